@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python side of bpf/event.h: field names, kinds, causes and the record that carries them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import NamedTuple
+
+#: (field, struct format) in the order of struct shadowwatch_event; "2x" is padding.
+FIELDS: tuple[tuple[str, str], ...] = (
+    ("kvm", "Q"),
+    ("ns", "Q"),
+    ("spt", "Q"),
+    ("parent_pte", "Q"),
+    ("gfn", "Q"),
+    ("seq", "I"),
+    ("role", "I"),
+    ("pid", "I"),
+    ("limit", "I"),
+    ("used", "I"),
+    ("kind", "B"),
+    ("cause", "B"),
+    ("pad", "2x"),
+)
+
+
+class Kind(IntEnum):
+    """What happened (enum shadowwatch_kind)."""
+
+    ALLOC = 1
+    LINK = 2
+    MOVE = 3
+    ZAP = 4
+    DESTROY = 5
+
+
+class Cause(IntEnum):
+    """Why a page was zapped (enum shadowwatch_cause)."""
+
+    OTHER = 0
+    RECLAIM = 1
+
+
+class Counter(IntEnum):
+    """Words of the counters map (enum shadowwatch_counter)."""
+
+    LOST = 0
+    UNTRACKED = 1
+
+
+class Event(NamedTuple):
+    """One wire event, field by field as in bpf/event.h."""
+
+    kvm: int
+    ns: int
+    spt: int = 0
+    parent_pte: int = 0
+    gfn: int = 0
+    seq: int = 0
+    role: int = 0
+    pid: int = 0
+    limit: int = 0
+    used: int = 0
+    kind: int = 0
+    cause: int = 0
+
+
+class Batch(NamedTuple):
+    """What one look at the ring gave: records, the clock then (CLOCK_MONOTONIC), the kernel's counters."""
+
+    now_ns: int
+    lost: int
+    untracked: int
+    records: bytes
+
+
+EVENT = struct.Struct("<" + "".join(code for _, code in FIELDS))
+
+#: A ring record: the kernel's 8-byte header (kernel/bpf/ringbuf.c, struct bpf_ringbuf_hdr), then the event.
+HEADER = struct.Struct("<II")
+RECORD = struct.Struct(f"<{HEADER.size}x" + EVENT.format[1:])
+
+#: Sequence numbers are 32 bits wide and wrap.
+SEQ_MASK = 0xFFFF_FFFF
+
+
+def decode(records: bytes) -> tuple[Iterator[tuple[int, ...]], int]:
+    """Read whole records as tuples in the order of Event, without building Events.
+
+    Returns the iterator and the number of bytes left over at the end: 0 unless the
+    input was cut inside a record.
+    """
+    left = len(records) % RECORD.size
+    whole = memoryview(records)[: len(records) - left]
+    return RECORD.iter_unpack(whole), left
+
+
+def encode(event: Event) -> bytes:
+    """Make the ring record that carries this event."""
+    return HEADER.pack(EVENT.size, 0) + EVENT.pack(*event)
