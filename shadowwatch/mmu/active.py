@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kvm->arch.active_mmu_pages`: who stands where, without keeping a list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from shadowwatch.mmu.page import Page
+
+
+class ActiveMmuPages:
+    """The order of a VM's list, newest at the head.
+
+    KVM only ever adds at the head, so a page's place is fixed by when it came there: its
+    `age`, a number that grows. One byte for each age says whether its page is still on the
+    list; a place is then a count of bytes, done in C. Ages are given out anew when most of
+    them belong to pages that are gone.
+    """
+
+    __slots__ = ("_live", "_oldest", "size")
+
+    #: Give out ages anew when there are this many for each page on the list, and a few more.
+    SLACK = 4
+    FLOOR = 256
+
+    def __init__(self) -> None:
+        self._live = bytearray()
+        self._oldest = 0
+        self.size = 0
+
+    def add(self) -> int:
+        """Put one page at the head and return its age."""
+        live = self._live
+        live.append(1)
+        self.size += 1
+        return len(live) - 1
+
+    def remove(self, age: int) -> None:
+        """Take the page of this age off the list."""
+        self._live[age] = 0
+        self.size -= 1
+
+    def move(self, age: int) -> int:
+        """Move the page of this age to the head and return its new age."""
+        live = self._live
+        live[age] = 0
+        live.append(1)
+        return len(live) - 1
+
+    def position(self, age: int) -> float:
+        """Where the page of this age stands: 0.0 is the newest, 1.0 the oldest."""
+        if self.size < 2:
+            return 1.0
+        live = self._live
+        self._oldest = oldest = live.find(1, self._oldest)
+        older = live.count(1, oldest, age)
+        return 1.0 - older / (self.size - 1)
+
+    def crowded(self) -> bool:
+        """Whether it is time to call `renumber`."""
+        return len(self._live) > self.SLACK * self.size + self.FLOOR
+
+    def renumber(self, pages: Iterable[Page]) -> None:
+        """Give all pages on the list ages anew, in the same order."""
+        for age, page in enumerate(sorted(pages, key=lambda page: page.age)):
+            page.age = age
+        self._live = bytearray(b"\1" * self.size)
+        self._oldest = 0
