@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Captures: batches of raw records in a file.
+
+A file is the magic, the version, then frames. A frame is a header (kind, payload length,
+clock, kernel counters, CRC-32 of all that and the payload) and a payload: the host's facts
+(FACT, first), a VM's name (NAME, before the batch that first speaks of it), a batch of ring
+records (DATA, zlib), and how many records there were (LAST, which tells a whole file from a
+cut one).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+from shadowwatch.errors import ShadowwatchError
+from shadowwatch.event.abi import RECORD, Batch
+from shadowwatch.facts import Facts
+
+MAGIC = b"\x89shadowwatch\r\n\x1a"
+VERSION = 1
+
+_PREAMBLE = struct.Struct(f"<{len(MAGIC)}sI")
+_FRAME = struct.Struct("<4sIQQQI")
+_FACT, _NAME, _DATA, _LAST = b"FACT", b"NAME", b"DATA", b"LAST"
+
+_NO_BATCH = Batch(0, 0, 0, b"")
+
+#: No honest frame is longer; a damaged length must not make a reader ask for all memory.
+_LONGEST = 1 << 28
+
+
+class Writer:
+    """Writes one capture to an open binary file."""
+
+    def __init__(self, file: BinaryIO, facts: Facts) -> None:
+        self._file = file
+        self._records = 0
+        file.write(_PREAMBLE.pack(MAGIC, VERSION))
+        self._frame(_FACT, facts.to_json().encode())
+
+    def _frame(self, kind: bytes, payload: bytes, batch: Batch = _NO_BATCH) -> None:
+        head = _FRAME.pack(kind, len(payload), batch.now_ns, batch.lost, batch.untracked, 0)[:-4]
+        crc = zlib.crc32(payload, zlib.crc32(head))
+        self._file.write(head + struct.pack("<I", crc) + payload)
+
+    def naming(self, name_of: Callable[[int], str]) -> Callable[[int], str]:
+        """Wrap the source of VM names so that what it says is kept."""
+
+        def keep(pid: int) -> str:
+            name = name_of(pid)
+            self._frame(_NAME, json.dumps([pid, name]).encode())
+            return name
+
+        return keep
+
+    def write(self, batch: Batch) -> None:
+        """Keep a batch, after the model took it, so that new names stand before it."""
+        self._records += len(batch.records) // RECORD.size
+        self._frame(_DATA, zlib.compress(batch.records, 1), batch)
+
+    def close(self) -> None:
+        """Write the last frame and close the file."""
+        self._frame(_LAST, json.dumps(self._records).encode())
+        self._file.close()
+
+
+class Reader:
+    """Reads one capture from an open binary file; `facts` are there at once.
+
+    Raises ShadowwatchError, here and from `batches`, when the file is not one, is newer
+    than this program, is cut or is damaged. What came before the fault has been yielded.
+    """
+
+    def __init__(self, file: BinaryIO, path: str) -> None:
+        self._file = file
+        self._path = path
+        self._names: dict[int, str] = {}
+        self._records = 0
+        preamble = file.read(_PREAMBLE.size)
+        if not preamble:
+            raise ShadowwatchError(f"{path} is empty; record it again")
+        if len(preamble) < _PREAMBLE.size or not preamble.startswith(MAGIC):
+            raise ShadowwatchError(f"{path} is not a shadowwatch capture; `shadowwatch record` writes them")
+        version = _PREAMBLE.unpack(preamble)[1]
+        if version > VERSION:
+            raise ShadowwatchError(
+                f"{path} is a capture of version {version}, this shadowwatch reads up to {VERSION}; update shadowwatch"
+            )
+        if version < 1:
+            raise self._damaged()
+        kind, payload, _ = self._frame()
+        try:
+            if kind != _FACT:
+                raise ValueError(kind)
+            self.facts = Facts.from_json(payload.decode())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise self._damaged() from None
+
+    def _damaged(self) -> ShadowwatchError:
+        return ShadowwatchError(
+            f"{self._path} is damaged after {self._records} events; the figures cover those,"
+            " record it again for the rest"
+        )
+
+    def _cut(self) -> ShadowwatchError:
+        return ShadowwatchError(
+            f"{self._path} is cut off after {self._records} events; the figures cover those,"
+            " end the recording with SIGINT or SIGTERM to have it whole"
+        )
+
+    def _frame(self) -> tuple[bytes, bytes, Batch]:
+        head = self._file.read(_FRAME.size)
+        if len(head) < _FRAME.size:
+            raise self._cut()
+        kind, length, now_ns, lost, untracked, crc = _FRAME.unpack(head)
+        if length > _LONGEST:
+            raise self._damaged()
+        payload = self._file.read(length)
+        if len(payload) < length:
+            raise self._cut()
+        if zlib.crc32(payload, zlib.crc32(head[:-4])) != crc:
+            raise self._damaged()
+        return kind, payload, Batch(now_ns, lost, untracked, b"")
+
+    def name_of(self, pid: int) -> str:
+        """The name that the recorded run gave to the VM of this process."""
+        return self._names.get(pid, str(pid))
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches as they were taken from the ring."""
+        while True:
+            kind, payload, batch = self._frame()
+            try:
+                if kind == _NAME:
+                    pid, name = json.loads(payload)
+                    self._names[int(pid)] = str(name)
+                elif kind == _DATA:
+                    records = zlib.decompressobj().decompress(payload, _LONGEST)
+                    self._records += len(records) // RECORD.size
+                    yield batch._replace(records=records)
+                elif kind == _LAST:
+                    if json.loads(payload) != self._records:
+                        raise ValueError
+                    return
+                else:
+                    raise ValueError(kind)
+            except (ValueError, TypeError, zlib.error):
+                raise self._damaged() from None

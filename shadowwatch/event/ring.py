@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The BPF ring buffer and the counters map, read through mmap alone: no capability, no bpf()."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Callable
+
+from shadowwatch.event.abi import RECORD, Batch, Counter
+
+_POSITION = struct.Struct("<Q")
+
+#: The most records that one look takes, so that a storm cannot keep the loop from its other work.
+LOOK = 65_536
+
+
+class Ring:
+    """A mapped ring of `size` bytes of data, a power of two (kernel/bpf/ringbuf.c).
+
+    Page 0 holds the consumer's position and is writable; page 1 the producer's; the data
+    follow. The kernel maps the data twice in a row, which is not used here: it would count
+    twice in this process' resident memory.
+    """
+
+    def __init__(self, ring_fd: int, counters_fd: int, size: int, clock: Callable[[], int]) -> None:
+        page = mmap.PAGESIZE
+        self._size = size
+        self._clock = clock
+        self._consumer = mmap.mmap(ring_fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._data = mmap.mmap(ring_fd, page + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        self._counters = mmap.mmap(counters_fd, page, mmap.MAP_SHARED, mmap.PROT_READ)
+        self._position: int = _POSITION.unpack_from(self._consumer)[0]
+
+    def look(self) -> Batch:
+        """Take the records that are complete, at most LOOK, and give their room back."""
+        (produced,) = _POSITION.unpack_from(self._data)
+        ready = min((produced - self._position) // RECORD.size, LOOK)
+        # Bit 31 of a record's length is set until the record is committed, and records
+        # commit in any order: read the headers first, and data only as far as they allow.
+        flags = self._bytes(ready)[3 :: RECORD.size]
+        whole = len(flags) - len(flags.lstrip(b"\0"))
+        records = self._bytes(whole)
+        self._position += len(records)
+        _POSITION.pack_into(self._consumer, 0, self._position)
+        return Batch(self._clock(), self._counter(Counter.LOST), self._counter(Counter.UNTRACKED), records)
+
+    def _bytes(self, records: int) -> bytes:
+        start = mmap.PAGESIZE + self._position % self._size
+        end = start + records * RECORD.size
+        over = end - mmap.PAGESIZE - self._size
+        if over <= 0:
+            return self._data[start:end]
+        return self._data[start : end - over] + self._data[mmap.PAGESIZE : mmap.PAGESIZE + over]
+
+    def _counter(self, counter: Counter) -> int:
+        value: int = _POSITION.unpack_from(self._counters, counter * _POSITION.size)[0]
+        return value
+
+
+def ring_pages(size: int) -> int:
+    """The number of pages, a power of two, of a ring that has at least `size` bytes of data."""
+    pages = 1
+    while pages * mmap.PAGESIZE < size:
+        pages *= 2
+    return pages

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the events of one run cannot be read without; it travels with them into captures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The host that the events come from.
+
+    `kernel` is its release, `probes` maps each probe point to the kernel symbol or
+    tracepoint that serves it, `role` maps the fields of union kvm_mmu_page_role to
+    (first bit, width), and `recent_seconds` is the threshold asked for: None is one
+    list-length of allocations.
+    """
+
+    kernel: str
+    probes: Mapping[str, str]
+    role: Mapping[str, tuple[int, int]]
+    recent_seconds: float | None = None
+
+    def to_json(self) -> str:
+        """Write the facts as one line of JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote; ValueError, KeyError or TypeError when it is something else."""
+        values = json.loads(text)
+        return cls(
+            kernel=str(values["kernel"]),
+            probes={str(point): str(hook) for point, hook in values["probes"].items()},
+            role={str(name): (int(bit), int(width)) for name, (bit, width) in values["role"].items()},
+            recent_seconds=None if values["recent_seconds"] is None else float(values["recent_seconds"]),
+        )

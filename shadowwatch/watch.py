@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What live, recorded and replayed events share: batch → model → snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Lock
+
+from shadowwatch.event.abi import EVENT, HEADER, Batch
+from shadowwatch.facts import Facts
+from shadowwatch.mmu.model import Model
+from shadowwatch.mmu.role import RoleLayout
+from shadowwatch.mmu.snapshot import Snapshot
+
+_FIRST_NS = slice(HEADER.size + 8, HEADER.size + 16)
+
+
+class Watch:
+    """The model and its lock: one thread feeds it, others take snapshots."""
+
+    def __init__(self, facts: Facts, name_of: Callable[[int], str]) -> None:
+        recent = facts.recent_seconds
+        self.facts = facts
+        self._name_of = name_of
+        self._lock = Lock()
+        self._model = Model(RoleLayout(facts.role), None if recent is None else int(recent * 1e9))
+        self._last = Batch(0, 0, 0, b"")
+        self._behind_ns = 0
+
+    def take(self, batch: Batch) -> None:
+        """Bring the model up to date with a batch, and name the VMs that are new in it."""
+        with self._lock:
+            model = self._model
+            if len(batch.records) >= HEADER.size + EVENT.size:
+                self._behind_ns = batch.now_ns - int.from_bytes(batch.records[_FIRST_NS], "little")
+                model.feed(batch.records)
+                for vm in model.unnamed():
+                    vm.name = self._unique(self._name_of(vm.pid), vm.pid)
+            else:
+                self._behind_ns = 0
+            model.forget(batch.now_ns)
+            self._last = batch._replace(records=b"")
+
+    def _unique(self, name: str, pid: int) -> str:
+        """Two VMs of one name would be one time series; the later one gets its pid, then a number."""
+        taken = self._model.names()
+        if name not in taken:
+            return name
+        name = wanted = f"{name}-{pid}"
+        number = 2
+        while name in taken:
+            name = f"{wanted}-{number}"
+            number += 1
+        return name
+
+    @property
+    def seen_ns(self) -> int:
+        """The clock at the last look at the ring; 0 before the first."""
+        return self._last.now_ns
+
+    def snapshot(self) -> Snapshot:
+        """Freeze everything; the feeding thread waits for no longer than this copy takes."""
+        with self._lock:
+            model = self._model
+            return Snapshot(
+                vms=model.snapshot(),
+                received=model.received,
+                undecodable=model.undecodable,
+                lost=self._last.lost,
+                untracked=self._last.untracked,
+                behind_ns=self._behind_ns,
+            )
