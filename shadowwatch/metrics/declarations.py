@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every metric, each one declaration: name, help, labels, and where its values come from.
+
+Names and units follow Prometheus' conventions. No label is unbounded: levels, causes and
+kinds are few, and a VM's series go when it has been gone for five minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from shadowwatch import __version__
+from shadowwatch.event.abi import Cause, Kind
+from shadowwatch.facts import Facts
+from shadowwatch.mmu.histogram import Distribution
+from shadowwatch.mmu.snapshot import Snapshot, VmSnapshot
+
+Value = float | Distribution
+#: Label values, in the order of the declaration's labels, and the value.
+Samples = Iterable[tuple[tuple[str, ...], Value]]
+
+
+@dataclass(frozen=True, slots=True)
+class VmMetric:
+    """A metric with a sample or more for each VM; the label `vm` comes first by itself."""
+
+    name: str
+    type: str
+    help: str
+    samples: Callable[[VmSnapshot], Samples]
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonMetric:
+    """A metric of the daemon itself."""
+
+    name: str
+    type: str
+    help: str
+    samples: Callable[[Snapshot, Facts], Samples]
+    labels: tuple[str, ...] = ()
+
+
+def _one(value: Value) -> Samples:
+    return (((), value),)
+
+
+def _by_level(values: Mapping[int, Value]) -> Samples:
+    return (((str(level),), value) for level, value in sorted(values.items()))
+
+
+VM_METRICS = (
+    VmMetric(
+        "vm_info",
+        "info",
+        "The VM: its process, and whether it is running or has ended.",
+        lambda vm: (((str(vm.pid), "ended" if vm.ended else "running"), 1),),
+        ("pid", "state"),
+    ),
+    VmMetric(
+        "recently_parented_zaps",
+        "counter",
+        "Directories zapped by reclaim although a child had been linked beneath them less than one"
+        " list-length of allocations ago (or less than the configured time).",
+        lambda vm: _by_level(vm.recently_parented_zaps),
+        ("level",),
+    ),
+    VmMetric(
+        "parenting_age_allocations",
+        "histogram",
+        "Pages allocated between the last linking of a child beneath a directory and its zap by reclaim.",
+        lambda vm: _by_level(vm.parenting_age),
+        ("level",),
+    ),
+    VmMetric(
+        "parenting_age_seconds",
+        "histogram",
+        "Time between the last linking of a child beneath a directory and its zap by reclaim.",
+        lambda vm: _by_level(vm.parenting_age_seconds),
+        ("level",),
+    ),
+    VmMetric(
+        "zap_list_position_ratio",
+        "histogram",
+        "Place on active_mmu_pages of pages zapped by reclaim: 0 is the newest, 1 the oldest.",
+        lambda vm: _by_level(vm.zap_position),
+        ("level",),
+    ),
+    VmMetric(
+        "pages",
+        "gauge",
+        "Shadow pages on active_mmu_pages.",
+        lambda vm: _by_level(vm.pages),
+        ("level",),
+    ),
+    VmMetric(
+        "pages_limit",
+        "gauge",
+        "Number of shadow pages above which KVM reclaims (n_max_mmu_pages).",
+        lambda vm: _one(vm.limit),
+    ),
+    VmMetric(
+        "orphaned_pages",
+        "gauge",
+        "Shadow pages that had a parent and have none now: still on the list, waiting for reuse or reclaim.",
+        lambda vm: _one(vm.orphans),
+    ),
+    VmMetric(
+        "allocations",
+        "counter",
+        "Shadow pages allocated (the kernel's mmu_cache_miss).",
+        lambda vm: _by_level(vm.allocations),
+        ("level",),
+    ),
+    VmMetric(
+        "zaps",
+        "counter",
+        "Shadow pages zapped, each once; with root_zaps the kernel's mmu_shadow_zapped.",
+        lambda vm: (
+            ((str(level), Cause(cause).name.lower()), zaps) for (level, cause), zaps in sorted(vm.zaps.items())
+        ),
+        ("level", "cause"),
+    ),
+    VmMetric(
+        "root_zaps",
+        "counter",
+        "Second zaps of roots that had been zapped while in use.",
+        lambda vm: _one(vm.root_zaps),
+    ),
+    VmMetric(
+        "links",
+        "counter",
+        "Sptes made to point to a shadow page.",
+        lambda vm: _one(vm.links),
+    ),
+    VmMetric(
+        "parent_moves",
+        "counter",
+        "Pages moved to the head of active_mmu_pages by mmu_parent_walk (patched KVM).",
+        lambda vm: _one(vm.moves),
+    ),
+    VmMetric(
+        "refaults",
+        "counter",
+        "Allocations for a gfn and role that had been zapped before.",
+        lambda vm: _by_level(vm.refaults),
+        ("level",),
+    ),
+    VmMetric(
+        "refault_distance_allocations",
+        "histogram",
+        "Pages allocated between a zap and the allocation of the same gfn and role again.",
+        lambda vm: _one(vm.refault_distance),
+    ),
+    VmMetric(
+        "vm_exact",
+        "gauge",
+        "1 while the model holds the very pages that the kernel does, 0 until all older pages have gone.",
+        lambda vm: _one(vm.exact),
+    ),
+    VmMetric(
+        "vm_events_lost",
+        "counter",
+        "Events of this VM that never arrived, by its sequence numbers.",
+        lambda vm: _one(vm.lost),
+    ),
+    VmMetric(
+        "vm_resyncs",
+        "counter",
+        "Times that the model was exact again after a loss.",
+        lambda vm: _one(vm.resyncs),
+    ),
+    VmMetric(
+        "vm_unknown_pages",
+        "counter",
+        "Events about a page that the model does not hold.",
+        lambda vm: (((Kind(kind).name.lower(),), count) for kind, count in sorted(vm.strangers.items())),
+        ("kind",),
+    ),
+)
+
+DAEMON_METRICS = (
+    DaemonMetric(
+        "build_info",
+        "info",
+        "shadowwatch's version and the kernel that the events come from.",
+        lambda _, facts: (((__version__, facts.kernel), 1),),
+        ("version", "kernel"),
+    ),
+    DaemonMetric(
+        "probe_attached",
+        "gauge",
+        "1 for each probe point that is served, with the kernel's symbol or tracepoint behind it.",
+        lambda _, facts: ((point_and_hook, 1) for point_and_hook in sorted(facts.probes.items())),
+        ("point", "hook"),
+    ),
+    DaemonMetric(
+        "vms",
+        "gauge",
+        "VMs that used shadow pages while watched.",
+        lambda now, _: (
+            (("running",), sum(not vm.ended for vm in now.vms)),
+            (("ended",), sum(vm.ended for vm in now.vms)),
+        ),
+        ("state",),
+    ),
+    DaemonMetric(
+        "events_received",
+        "counter",
+        "Events read from the ring.",
+        lambda now, _: _one(now.received),
+    ),
+    DaemonMetric(
+        "events_lost",
+        "counter",
+        "Events that the kernel could not hand over, by reason.",
+        lambda now, _: ((("ring_full",), now.lost), (("too_many_vms",), now.untracked)),
+        ("reason",),
+    ),
+    DaemonMetric(
+        "events_undecodable",
+        "counter",
+        "Records that are no event that this version knows.",
+        lambda now, _: _one(now.undecodable),
+    ),
+    DaemonMetric(
+        "events_behind_seconds",
+        "gauge",
+        "How long the oldest event of the last batch had waited in the ring.",
+        lambda now, _: _one(now.behind_ns / 1e9),
+    ),
+)
