@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compile and attach. The only user of bcc."""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+
+from shadowwatch.errors import ShadowwatchError
+from shadowwatch.event.ring import ring_pages
+from shadowwatch.probe.plan import Plan
+
+#: VMs at a time; further ones are counted as untracked.
+MAX_VMS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """Descriptors: the ring's and the counters' maps, and the links that keep the probes in place."""
+
+    ring: int
+    counters: int
+    links: tuple[int, ...]
+    ring_size: int
+
+
+def source_folder() -> Path:
+    """Where the BPF sources are: in the package when installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "bpf"
+    return installed if installed.is_dir() else package.parent / "bpf"
+
+
+def attach(plan: Plan, ring_bytes: int) -> Attached:
+    """Compile bpf/mmu.bpf.c for this host and attach what the plan says.
+
+    Takes some seconds and 100 MB (LLVM), which go with the exec of the other half.
+    Raises ShadowwatchError when bcc is not the one it should be, or refuses.
+    """
+    try:
+        from bcc import BPF
+    except ImportError as error:
+        raise ShadowwatchError(
+            f"bcc for Python cannot be used ({error}); apt install python3-bpfcc (bcc on PyPI is another project)"
+        ) from None
+    folder = source_folder()
+    pages = ring_pages(ring_bytes)
+    defines = {**plan.defines, "RING_PAGES": pages, "MAX_VMS": MAX_VMS}
+    flags = [f"-D{name}={value}" for name, value in defines.items()]
+    symbol = "the BPF program"
+    try:
+        bpf = BPF(text=(folder / "mmu.bpf.c").read_text(), cflags=[f"-I{folder}", *flags])
+        for attachment in plan.attachments:
+            symbol = attachment.symbol
+            match attachment.kind:
+                case "kprobe":
+                    bpf.attach_kprobe(event=symbol, fn_name=attachment.program)
+                case "kretprobe":
+                    bpf.attach_kretprobe(event=symbol, fn_name=attachment.program)
+                case "raw_tracepoint":
+                    bpf.attach_raw_tracepoint(tp=symbol, fn_name=attachment.program)
+    except Exception as error:  # bcc raises bare Exception
+        raise ShadowwatchError(
+            f"bcc could not load or attach {symbol}: {error}; `shadowwatch doctor` shows what this host lacks"
+        ) from None
+    links = [*(fd for probes in bpf.kprobe_fds.values() for fd in probes.values())]
+    links += bpf.raw_tracepoint_fds.values()
+    return Attached(
+        ring=bpf["events"].map_fd,
+        counters=bpf["counters"].map_fd,
+        links=tuple(links),
+        ring_size=pages * mmap.PAGESIZE,
+    )

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host must have, how it stands here, and the cure for each thing missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shadowwatch.errors import ShadowwatchError
+from shadowwatch.probe.host import Host
+from shadowwatch.probe.plan import Plan, make_plan, unknown_clones
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One requirement: `holds` on a host, else `missing` is what to say and `cure` what to do."""
+
+    name: str
+    holds: Callable[[Host], bool]
+    found: str
+    missing: str
+    cure: str
+
+
+#: In the order in which a person would mend them.
+CHECKS = (
+    Check("root", lambda host: host.root, "yes", "shadowwatch is not root", "run it with sudo"),
+    Check(
+        "BPF",
+        lambda host: host.bpf,
+        "in the kernel",
+        "this kernel has no BPF",
+        "boot one with CONFIG_BPF_SYSCALL=y, as distributions' kernels have",
+    ),
+    Check(
+        "lockdown",
+        lambda host: not host.lockdown,
+        "allows BPF to read kernel memory",
+        "kernel lockdown (confidentiality) forbids BPF to read kernel memory",
+        "boot with lockdown=integrity or none",
+    ),
+    Check(
+        "BTF",
+        lambda host: host.btf,
+        "/sys/kernel/btf/vmlinux",
+        "this kernel has no BTF (/sys/kernel/btf/vmlinux)",
+        "boot one with CONFIG_DEBUG_INFO_BTF=y, such as Debian 11's or later",
+    ),
+    Check(
+        "kprobes",
+        lambda host: host.kprobes,
+        "in the kernel",
+        "this kernel has no kprobes for perf (/sys/bus/event_source/devices/kprobe)",
+        "boot one with CONFIG_KPROBE_EVENTS=y",
+    ),
+    Check("bcc", lambda host: host.bcc, "importable", "bcc for Python is not installed", "apt install python3-bpfcc"),
+    Check(
+        "headers",
+        lambda host: host.headers,
+        "/lib/modules/{release}/build",
+        "the headers of kernel {release} are not installed",
+        "apt install linux-headers-{release}",
+    ),
+    Check(
+        "kvm",
+        lambda host: host.kvm,
+        "loaded",
+        "the kvm module is not loaded",
+        "modprobe kvm_intel or kvm_amd; if that fails, switch virtualization on in the firmware",
+    ),
+    Check(
+        "kvm's BTF",
+        lambda host: host.kvm_btf and bool(make_plan(host).defines) and "level" in host.role,
+        "/sys/kernel/btf/kvm",
+        "the kvm module has no usable BTF (/sys/kernel/btf/kvm)",
+        "boot a kernel with CONFIG_DEBUG_INFO_BTF_MODULES=y, such as Debian 12's or later",
+    ),
+)
+
+
+def require(host: Host) -> Plan:
+    """Make the plan for this host, or raise ShadowwatchError for the first thing that it lacks."""
+    for check in CHECKS:
+        if not check.holds(host):
+            raise ShadowwatchError(f"{check.missing}; {check.cure}".format(release=host.release))
+    plan = make_plan(host)
+    if plan.lacks:
+        point = plan.lacks[0]
+        clones = ", ".join(unknown_clones(host))
+        raise ShadowwatchError(
+            f"this kernel has no symbol to watch {point.loses} (probe point {point.name}"
+            + (f"; unchecked clones: {clones}" if clones else "")
+            + f") on Linux {host.release}; boot one that `shadowwatch doctor` finds complete, such as Debian's 6.1"
+        )
+    return plan
+
+
+def paging(host: Host) -> str:
+    """Say in words which MMU this host's guests use, by the parameters of the kvm modules."""
+    off = ("N", "0")
+    if host.parameters.get("kvm_amd.npt") in off or host.parameters.get("kvm_intel.ept") in off:
+        return "shadow paging: every guest's page tables are shadowed"
+    if "kvm_amd.npt" not in host.parameters and "kvm_intel.ept" not in host.parameters:
+        return "unknown: neither kvm_amd nor kvm_intel is loaded"
+    if host.parameters.get("kvm.tdp_mmu", "N") in off:
+        return "nested paging without the TDP MMU: all of its pages are on active_mmu_pages"
+    return "TDP MMU in use: nothing to watch but nested guests"

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the privileged half to the long-running one: drop everything, keep the descriptors, exec."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import pwd
+import sys
+from dataclasses import asdict, dataclass
+from typing import NoReturn, Self
+
+from shadowwatch.errors import ShadowwatchError
+from shadowwatch.facts import Facts
+
+#: include/uapi/linux/prctl.h
+_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """All that the long-running half is given: open descriptors (-1: none), and words."""
+
+    ring: int
+    ring_size: int
+    counters: int
+    facts: str
+    listen: str
+    capture: int = -1
+    capture_path: str = ""
+    metrics: int = -1
+    seconds: float | None = None
+
+    @classmethod
+    def read(cls, descriptor: int) -> Self:
+        """Read what `execute` wrote."""
+        with open(descriptor) as file:
+            return cls(**json.load(file))
+
+    def known_facts(self) -> Facts:
+        """The facts about the host."""
+        return Facts.from_json(self.facts)
+
+
+def unprivileged_user(name: str | None) -> pwd.struct_passwd:
+    """Look up the user to become: `name`, else shadowwatch, else nobody."""
+    for candidate in (name,) if name else ("shadowwatch", "nobody"):
+        try:
+            user = pwd.getpwnam(candidate)
+        except KeyError:
+            continue
+        if user.pw_uid != 0:
+            return user
+        raise ShadowwatchError(f"--user {candidate} is root; name a user without privileges, such as nobody")
+    raise ShadowwatchError(f"there is no user {name or 'nobody'} to run as; name another with --user")
+
+
+def _drop_privileges(user: pwd.struct_passwd) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    capability = 0
+    while libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
+        capability += 1
+    os.setgroups([])
+    os.setgid(user.pw_gid)
+    # Leaving uid 0 empties the permitted and effective sets (capabilities(7)).
+    os.setuid(user.pw_uid)
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise ShadowwatchError(f"no_new_privs: {os.strerror(ctypes.get_errno())}; this kernel is older than 3.5")
+
+
+def execute(handover: Handover, links: tuple[int, ...], user: pwd.struct_passwd) -> NoReturn:
+    """Become the long-running half: this process, without privileges, without LLVM in memory."""
+    message = os.memfd_create("handover", 0)
+    os.write(message, json.dumps(asdict(handover)).encode())
+    os.lseek(message, 0, os.SEEK_SET)
+    for descriptor in (handover.ring, handover.counters, handover.capture, handover.metrics, *links):
+        if descriptor >= 0:
+            os.set_inheritable(descriptor, True)
+    os.chdir("/")
+    _drop_privileges(user)
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "shadowwatch.daemon", str(message)])
