@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: parse, run, print the cure."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+from collections.abc import Sequence
+
+from shadowwatch import __version__
+from shadowwatch.errors import ShadowwatchError
+
+LISTEN = "127.0.0.1:9790"
+RING_MIB = 8
+
+
+def _collect(arguments: argparse.Namespace, capture_path: str = "", metrics_path: str = "") -> int:
+    """Attach, then exec: returns only by an error."""
+    from shadowwatch.facts import Facts
+    from shadowwatch.metrics.exporter import split_address
+    from shadowwatch.probe.attach import attach
+    from shadowwatch.probe.checks import require
+    from shadowwatch.probe.handover import Handover, execute, unprivileged_user
+    from shadowwatch.probe.host import gather
+
+    split_address(arguments.listen)
+    host = gather()
+    plan = require(host)
+    user = unprivileged_user(arguments.user)
+    capture = _create(capture_path) if capture_path else -1
+    metrics = _create(metrics_path) if metrics_path else -1
+    attached = attach(plan, arguments.ring_mib << 20)
+    facts = Facts(
+        kernel=host.release,
+        probes={attachment.point: attachment.symbol for attachment in plan.attachments},
+        role=host.role,
+        recent_seconds=arguments.recent_seconds,
+    )
+    handover = Handover(
+        ring=attached.ring,
+        ring_size=attached.ring_size,
+        counters=attached.counters,
+        facts=facts.to_json(),
+        listen=arguments.listen,
+        capture=capture,
+        capture_path=capture_path,
+        metrics=metrics,
+        seconds=getattr(arguments, "seconds", None),
+    )
+    execute(handover, attached.links, user)
+
+
+def _create(path: str) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ShadowwatchError(f"cannot write {path}: {error.strerror}; choose another place") from None
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    return _collect(arguments)
+
+
+def _record(arguments: argparse.Namespace) -> int:
+    return _collect(arguments, arguments.file, arguments.metrics)
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from shadowwatch.event.capture import Reader
+    from shadowwatch.metrics.collector import exposition
+    from shadowwatch.metrics.exporter import serve
+    from shadowwatch.watch import Watch
+
+    try:
+        file = open(arguments.file, "rb")
+    except OSError as error:
+        raise ShadowwatchError(f"cannot read {arguments.file}: {error.strerror}; check the path") from None
+    fault = None
+    with file:
+        reader = Reader(file, arguments.file)
+        watch = Watch(reader.facts, reader.name_of)
+        try:
+            for batch in reader.batches():
+                watch.take(batch)
+        except ShadowwatchError as error:
+            fault = error
+    if arguments.listen:
+        if fault:
+            print(f"shadowwatch: {fault}", file=sys.stderr)
+        print(f"shadowwatch: http://{serve(watch, arguments.listen)}/, Ctrl-C ends it", flush=True)
+        threading.Event().wait()
+    sys.stdout.buffer.write(exposition(watch))
+    sys.stdout.flush()
+    if fault:
+        raise fault
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from shadowwatch.probe.host import gather
+    from shadowwatch.probe.plan import make_plan
+    from shadowwatch.view.doctor import show
+
+    host = gather()
+    return 0 if show(host, make_plan(host), sys.stdout) else 1
+
+
+def _add_collecting(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--listen", metavar="HOST:PORT", default=LISTEN, help=f"serve metrics there (default {LISTEN})")
+    parser.add_argument(
+        "--recent-seconds",
+        metavar="S",
+        type=_positive,
+        help="a directory is recently parented for this long, instead of for one list-length of allocations",
+    )
+    parser.add_argument("--user", metavar="NAME", help="run as this user (default shadowwatch, else nobody)")
+    parser.add_argument(
+        "--ring-mib", metavar="N", type=_whole, default=RING_MIB, help=f"size of the event ring (default {RING_MIB})"
+    )
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a time above 0")
+    return value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 512:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 512")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    """The one definition of the command line."""
+    top = argparse.ArgumentParser(
+        prog="shadowwatch",
+        description="Watch KVM reclaim shadow pages: which directories it zaps that had just been given a child.",
+    )
+    top.add_argument("--version", action="version", version=f"shadowwatch {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    run = commands.add_parser("run", help="watch this host and serve metrics (root)")
+    _add_collecting(run)
+    run.set_defaults(command=_run)
+
+    record = commands.add_parser("record", help="do the same and keep all events in a file (root)")
+    record.add_argument("file", metavar="FILE", help="the capture to write")
+    record.add_argument("--metrics", metavar="FILE", default="", help="at the end, write the metrics there")
+    record.add_argument("--seconds", metavar="S", type=_positive, help="end after this time (default: when told to)")
+    _add_collecting(record)
+    record.set_defaults(command=_record)
+
+    replay = commands.add_parser("replay", help="print the metrics that a capture leads to")
+    replay.add_argument("file", metavar="FILE", help="the capture to read")
+    replay.add_argument("--listen", metavar="HOST:PORT", help="serve them instead of printing them")
+    replay.set_defaults(command=_replay)
+
+    doctor = commands.add_parser("doctor", help="say what this host offers and lacks, with the cure")
+    doctor.set_defaults(command=_doctor)
+    return top
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = parser().parse_args(words)
+    try:
+        code: int = arguments.command(arguments)
+    except ShadowwatchError as error:
+        print(f"shadowwatch: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader of our output went away, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return code

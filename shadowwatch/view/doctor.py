@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One screen: what this host offers, what it lacks, and the cure."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from shadowwatch.probe.checks import CHECKS, paging
+from shadowwatch.probe.host import Host
+from shadowwatch.probe.plan import Plan, unknown_clones
+
+_GOOD, _BAD = Text("ok", "green"), Text("no", "bold red")
+
+
+def _kvm(host: Host) -> str:
+    if host.patched:
+        return f"patched, reclaim_policy is {host.parameters['kvm.reclaim_policy']}"
+    return "stock: no reclaim_policy parameter" if host.kvm else "not loaded"
+
+
+def _table() -> Table:
+    # No wrapping inside a word: symbols and commands are there to be copied.
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, min_width=14)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _checks(host: Host) -> Table:
+    table = _table()
+    for check in CHECKS:
+        holds = check.holds(host)
+        words = check.found if holds else f"{check.missing}; {check.cure}"
+        table.add_row(_GOOD if holds else _BAD, check.name, words.format(release=host.release))
+    return table
+
+
+def _points(plan: Plan, host: Host) -> Table:
+    table = _table()
+    for attachment in plan.attachments:
+        table.add_row(_GOOD, attachment.point, f"{attachment.kind} {attachment.symbol}")
+    for point in plan.missing:
+        mark = _BAD if point.needed else Text("–", "dim")
+        table.add_row(mark, point.name, f"no hook: without it no {point.loses}")
+    for clone in unknown_clones(host):
+        table.add_row(_BAD, "clone", f"{clone}: its arguments are unchecked, no probe goes there")
+    return table
+
+
+def show(host: Host, plan: Plan, out: TextIO) -> bool:
+    """Print the screen; true when `shadowwatch run` can work here."""
+    console = Console(file=out, highlight=False, soft_wrap=False)
+    console.print(f"Linux {host.release}", style="bold", markup=False)
+    console.print(_checks(host))
+    console.print()
+    console.print("Guests", style="bold")
+    facts = _table()
+    facts.add_row("", "paging", paging(host))
+    facts.add_row("", "KVM", _kvm(host))
+    console.print(facts)
+    console.print()
+    console.print("Probe points", style="bold")
+    console.print(_points(plan, host))
+    console.print()
+    ready = all(check.holds(host) for check in CHECKS) and not plan.lacks
+    if ready:
+        console.print("Ready: sudo shadowwatch run", style="green")
+    else:
+        console.print("Not ready: mend the lines marked “no”, from the top.", style="red")
+    return ready
