@@ -13,7 +13,7 @@ from shadowwatch import __version__
 from shadowwatch.errors import ShadowwatchError
 
 LISTEN = "127.0.0.1:9790"
-RING_MIB = 8
+RING_MIB = 4
 
 
 def _collect(arguments: argparse.Namespace, capture_path: str = "", metrics_path: str = "") -> int:

@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 import mmap
-import struct
 from collections.abc import Callable
 
 from shadowwatch.event.abi import RECORD, Batch, Counter
 
-_POSITION = struct.Struct("<Q")
-
 #: The most records that one look takes, so that a storm cannot keep the loop from its other work.
-LOOK = 65_536
+LOOK = 16_384
 
 
 class Ring:
@@ -27,23 +24,28 @@ class Ring:
         page = mmap.PAGESIZE
         self._size = size
         self._clock = clock
-        self._consumer = mmap.mmap(ring_fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._data = mmap.mmap(ring_fd, page + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
-        self._counters = mmap.mmap(counters_fd, page, mmap.MAP_SHARED, mmap.PROT_READ)
-        self._position: int = _POSITION.unpack_from(self._consumer)[0]
+        # Positions are read and written as one word, as the kernel does at the same time.
+        # struct would go byte by byte and clear the word before it packs: a kernel that
+        # reads a consumer's position of 0 finds the ring full and drops the event.
+        consumer = mmap.mmap(ring_fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        counters = mmap.mmap(counters_fd, page, mmap.MAP_SHARED, mmap.PROT_READ)
+        self._consumed = memoryview(consumer).cast("Q")
+        self._produced = memoryview(self._data)[:page].cast("Q")
+        self._counters = memoryview(counters).cast("Q")
+        self._position = self._consumed[0]
 
     def look(self) -> Batch:
         """Take the records that are complete, at most LOOK, and give their room back."""
-        (produced,) = _POSITION.unpack_from(self._data)
-        ready = min((produced - self._position) // RECORD.size, LOOK)
+        ready = min((self._produced[0] - self._position) // RECORD.size, LOOK)
         # Bit 31 of a record's length is set until the record is committed, and records
         # commit in any order: read the headers first, and data only as far as they allow.
         flags = self._bytes(ready)[3 :: RECORD.size]
         whole = len(flags) - len(flags.lstrip(b"\0"))
         records = self._bytes(whole)
         self._position += len(records)
-        _POSITION.pack_into(self._consumer, 0, self._position)
-        return Batch(self._clock(), self._counter(Counter.LOST), self._counter(Counter.UNTRACKED), records)
+        self._consumed[0] = self._position
+        return Batch(self._clock(), self._counters[Counter.LOST], self._counters[Counter.UNTRACKED], records)
 
     def _bytes(self, records: int) -> bytes:
         start = mmap.PAGESIZE + self._position % self._size
@@ -52,10 +54,6 @@ class Ring:
         if over <= 0:
             return self._data[start:end]
         return self._data[start : end - over] + self._data[mmap.PAGESIZE : mmap.PAGESIZE + over]
-
-    def _counter(self, counter: Counter) -> int:
-        value: int = _POSITION.unpack_from(self._counters, counter * _POSITION.size)[0]
-        return value
 
 
 def ring_pages(size: int) -> int:

@@ -18,8 +18,9 @@ KEEP_NS = 300 * 10**9
 class Model:
     """Every VM that events have spoken of. No clock, no file, no probe: it can be fed from anywhere.
 
-    A directory is recently parented when a child was linked beneath it fewer than one
-    list-length of allocations ago, or, with `recent_ns`, less than that time ago.
+    A directory is recently parented when a child was linked beneath it less than one
+    list-length of allocations ago (and of parent moves, where KVM makes them: both put a
+    page at the head), or, with `recent_ns`, less than that time ago.
     """
 
     def __init__(self, roles: RoleLayout, recent_ns: int | None = None) -> None:

@@ -59,11 +59,12 @@ class Directory(Page):
     """A shadow page above level 1.
 
     `children` maps the address of an spte in this page to the page that it points to.
-    `parented` is the VM's count of allocations when a child was last linked beneath this
-    page, at any depth, and `parented_ns` is when that was; -1 before the first time.
+    `parented`, `parented_moves` and `parented_ns` are the VM's count of allocations, its
+    count of parent moves and the time when a child was last linked beneath this page, at
+    any depth; `parented_ns` is -1 before the first time.
     """
 
-    __slots__ = ("children", "parented", "parented_ns")
+    __slots__ = ("children", "parented", "parented_moves", "parented_ns")
 
     def __init__(self, spt: int, gfn: int, role: int, age: int) -> None:
         self.spt = spt
@@ -73,4 +74,5 @@ class Directory(Page):
         self.parent_ptes = None
         self.children: dict[int, Page] = {}
         self.parented = -1
+        self.parented_moves = 0
         self.parented_ns = -1

@@ -176,6 +176,7 @@ class Vm:
         directories = self.directories
         while directory.parented_ns != ns:
             directory.parented = self.allocated
+            directory.parented_moves = self.moves
             directory.parented_ns = ns
             ptes = directory.parent_ptes
             if not ptes:
@@ -229,7 +230,13 @@ class Vm:
             self.parenting_age_seconds[level] = Histogram(SECONDS_BOUNDS)
         self.parenting_age[level].observe(age)
         self.parenting_age_seconds[level].observe(age_ns / 1e9)
-        if age < self.active.size if self.recent_ns is None else age_ns < self.recent_ns:
+        if self.recent_ns is not None:
+            recent = age_ns < self.recent_ns
+        else:
+            # A page put at the head is the oldest after one list-length of pages was put
+            # there: allocated ones, and with the patched KVM moved ones, too.
+            recent = age + self.moves - directory.parented_moves < self.active.size
+        if recent:
             self.recently_parented_zaps[level] += 1
 
     def _remove(self, spt: int, page: Page) -> None:

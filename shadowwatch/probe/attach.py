@@ -53,13 +53,12 @@ def attach(plan: Plan, ring_bytes: int) -> Attached:
         bpf = BPF(text=(folder / "mmu.bpf.c").read_text(), cflags=[f"-I{folder}", *flags])
         for attachment in plan.attachments:
             symbol = attachment.symbol
-            match attachment.kind:
-                case "kprobe":
-                    bpf.attach_kprobe(event=symbol, fn_name=attachment.program)
-                case "kretprobe":
-                    bpf.attach_kretprobe(event=symbol, fn_name=attachment.program)
-                case "raw_tracepoint":
-                    bpf.attach_raw_tracepoint(tp=symbol, fn_name=attachment.program)
+            if attachment.kind == "raw_tracepoint":
+                bpf.attach_raw_tracepoint(tp=symbol, fn_name=attachment.program)
+            else:
+                bpf.attach_kprobe(event=symbol, fn_name=attachment.program)
+            if attachment.on_return:
+                bpf.attach_kretprobe(event=symbol, fn_name=attachment.on_return)
     except Exception as error:  # bcc raises bare Exception
         raise ShadowwatchError(
             f"bcc could not load or attach {symbol}: {error}; `shadowwatch doctor` shows what this host lacks"

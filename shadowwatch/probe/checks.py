@@ -88,7 +88,7 @@ def require(host: Host) -> Plan:
         point = plan.lacks[0]
         clones = ", ".join(unknown_clones(host))
         raise ShadowwatchError(
-            f"this kernel has no symbol to watch {point.loses} (probe point {point.name}"
+            f"this kernel has no symbol that tells {point.tells} (probe point {point.name}"
             + (f"; unchecked clones: {clones}" if clones else "")
             + f") on Linux {host.release}; boot one that `shadowwatch doctor` finds complete, such as Debian's 6.1"
         )

@@ -8,6 +8,7 @@ import json
 import os
 import pwd
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import NoReturn, Self
 
@@ -74,9 +75,11 @@ def execute(handover: Handover, links: tuple[int, ...], user: pwd.struct_passwd)
     message = os.memfd_create("handover", 0)
     os.write(message, json.dumps(asdict(handover)).encode())
     os.lseek(message, 0, os.SEEK_SET)
-    for descriptor in (handover.ring, handover.counters, handover.capture, handover.metrics, *links):
-        if descriptor >= 0:
-            os.set_inheritable(descriptor, True)
+    keep = {0, 1, 2, message, handover.ring, handover.counters, handover.capture, handover.metrics, *links}
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        # Links hold the programs, and programs the other maps: nothing else needs to stay open.
+        with suppress(OSError):  # listdir's own descriptor is gone by now
+            os.set_inheritable(descriptor, descriptor in keep)
     os.chdir("/")
     _drop_privileges(user)
     os.execv(sys.executable, [sys.executable, "-P", "-m", "shadowwatch.daemon", str(message)])

@@ -14,10 +14,10 @@ from shadowwatch.probe.host import Host
 class Hook:
     """A way to serve a probe point.
 
-    `kind` is kprobe, kretprobe or raw_tracepoint; `target` the kernel's name; `program` the
-    function in bpf/mmu.bpf.c. A `patched` hook is for the KVM of patches/ alone: names
-    alone do not tell, for other kernels had functions of these names with other arguments.
-    `clones` are the suffixes that compilers gave this function without changing the
+    `kind` is kprobe or raw_tracepoint; `target` the kernel's name; `program` the function in
+    bpf/mmu.bpf.c, and `on_return` the one for the target's return. A `patched` hook is for
+    the KVM of patches/ alone: names do not tell, for other kernels had functions of these
+    names with other arguments. `clones` are the suffixes that compilers gave this function without changing the
     registers that its arguments come in (disassembled: see the line that declares it).
     """
 
@@ -26,15 +26,16 @@ class Hook:
     program: str
     patched: bool = False
     clones: tuple[str, ...] = ()
+    on_return: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A thing to know. Without a hook for it, `loses` is what this host cannot have."""
+    """A thing to know: without a hook for it, `tells` is what stays unknown."""
 
     name: str
     hooks: tuple[Hook, ...]
-    loses: str
+    tells: str
     needed: bool = True
 
 
@@ -46,7 +47,7 @@ POINTS = (
             Hook("kprobe", "kvm_mmu_alloc_page", "probe_alloc_page", patched=True),
             Hook("raw_tracepoint", "kvm_mmu_get_page", "probe_get_page"),
         ),
-        "allocations, and with them everything",
+        "allocations",
     ),
     Point(
         "zap",
@@ -55,37 +56,39 @@ POINTS = (
             # A plain symbol with these arguments from 5.4 to 7.3.
             Hook("kprobe", "__kvm_mmu_prepare_zap_page", "probe_zap"),
         ),
-        "zaps, and with them everything",
+        "zaps",
     ),
     Point(
         "link",
-        # Named so since 6.1 (kernel commit cbd858b17ee9, "KVM: x86/mmu: Decouple rmap_add() and
-        # link_shadow_page() from kvm_vcpu"). Debian's 6.1 has .constprop.0, its 6.12 .isra.0:
-        # both keep kvm, cache, sptep and sp in rdi, rsi, rdx and rcx.
+        # The name in 6.1 and later; link_shadow_page(vcpu, sptep, sp) before. Debian's 6.1 has
+        # .constprop.0, its 6.12 .isra.0: both keep kvm, cache, sptep, sp in rdi, rsi, rdx, rcx.
         (Hook("kprobe", "__link_shadow_page", "probe_link", clones=(".constprop.0", ".isra.0")),),
-        "parents and children, and with them recently parented zaps",
+        "parents and children",
     ),
     Point(
         "move",
         (Hook("kprobe", "mmu_parent_walk", "probe_move", patched=True),),
-        "parent moves, which only the patched KVM makes",
+        "parent moves (patched KVM only)",
         needed=False,
     ),
     Point(
         "reclaim",
         # Plain from 5.10 to 6.12, .isra.0 in 6.18 and 7.3; the VM is in rdi in each.
-        (Hook("kprobe", "kvm_mmu_zap_oldest_mmu_pages", "probe_reclaim", clones=(".isra.0",)),),
+        (
+            Hook(
+                "kprobe",
+                "kvm_mmu_zap_oldest_mmu_pages",
+                "probe_reclaim",
+                clones=(".isra.0",),
+                on_return="probe_reclaim_return",
+            ),
+        ),
         "which zaps are reclaim",
-    ),
-    Point(
-        "reclaim_return",
-        (Hook("kretprobe", "kvm_mmu_zap_oldest_mmu_pages", "probe_reclaim_return", clones=(".isra.0",)),),
-        "where reclaim ends",
     ),
     Point(
         "destroy",
         (Hook("kprobe", "kvm_mmu_uninit_vm", "probe_destroy"),),
-        "when a VM ends",
+        "the end of a VM",
     ),
 )
 
@@ -98,6 +101,7 @@ class Attachment:
     kind: str
     symbol: str
     program: str
+    on_return: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,7 @@ def make_plan(host: Host) -> Plan:
         for hook in point.hooks:
             symbol = _symbol(hook, host)
             if symbol:
-                attachments.append(Attachment(point.name, hook.kind, symbol, hook.program))
+                attachments.append(Attachment(point.name, hook.kind, symbol, hook.program, hook.on_return))
                 break
         else:
             missing.append(point)

@@ -43,10 +43,14 @@ def _checks(host: Host) -> Table:
 def _points(plan: Plan, host: Host) -> Table:
     table = _table()
     for attachment in plan.attachments:
-        table.add_row(_GOOD, attachment.point, f"{attachment.kind} {attachment.symbol}")
+        table.add_row(
+            _GOOD,
+            attachment.point,
+            f"{attachment.kind} {attachment.symbol}" + (" and its return" if attachment.on_return else ""),
+        )
     for point in plan.missing:
         mark = _BAD if point.needed else Text("–", "dim")
-        table.add_row(mark, point.name, f"no hook: without it no {point.loses}")
+        table.add_row(mark, point.name, f"no hook, so unknown: {point.tells}")
     for clone in unknown_clones(host):
         table.add_row(_BAD, "clone", f"{clone}: its arguments are unchecked, no probe goes there")
     return table

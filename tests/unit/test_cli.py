@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command as a person runs it: a process, its output, its exit code."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shadowwatch.probe.plan import make_plan
+from shadowwatch.view.doctor import show
+from tests.golden import matches
+from tests.unit.hosts import PATCHED, STOCK
+from tests.unit.test_capture import recorded
+
+
+def shadowwatch(*words: str, user: int | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command."""
+    return subprocess.run(
+        [sys.executable, "-m", "shadowwatch", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        user=user,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+
+
+def test_replay_prints_the_metrics_of_the_recorded_run(tmp_path: Path) -> None:
+    """Byte for byte."""
+    content, live = recorded()
+    path = tmp_path / "a.capture"
+    path.write_bytes(content)
+    done = shadowwatch("replay", str(path))
+    assert done.stdout.encode() == live
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_replay_of_a_cut_file_prints_what_there_is_and_says_so(tmp_path: Path) -> None:
+    """Figures on standard output, one sentence on standard error, exit code 1."""
+    content, live = recorded()
+    path = tmp_path / "a.capture"
+    path.write_bytes(content[:-1])
+    done = shadowwatch("replay", str(path))
+    assert done.stdout.encode() == live
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"shadowwatch: {path} is cut off after 8 events; the figures cover those,"
+        " end the recording with SIGINT or SIGTERM to have it whole\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("replay", "/no/such/file"), "cannot read /no/such/file: No such file or directory; check the path"),
+        (("run", "--listen", "nowhere"), "nowhere is no address to listen on; give HOST:PORT, such as 127.0.0.1:9790"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(words: tuple[str, ...], said: str) -> None:
+    """No traceback for what the world can do."""
+    done = shadowwatch(*words)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"shadowwatch: {said}\n")
+
+
+def test_without_root_one_line_says_so() -> None:
+    """Before anything else is tried."""
+    if os.geteuid() != 0:
+        pytest.skip("root is missing, to become somebody else")
+    # The checkout may not be readable for another user, so the import happens before the change.
+    code = "import os, sys; from shadowwatch.cli import main; import shadowwatch.probe.attach, shadowwatch.probe.checks"
+    code += (
+        "\nimport shadowwatch.metrics.exporter, shadowwatch.probe.handover; os.setuid(65534); sys.exit(main(['run']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr == "shadowwatch: shadowwatch is not root; run it with sudo\n"
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("option", [("--recent-seconds", "0"), ("--recent-seconds", "nan"), ("--ring-mib", "0")])
+def test_values_out_of_range_are_refused(option: tuple[str, str]) -> None:
+    """By argparse, with usage."""
+    done = shadowwatch("run", *option)
+    assert done.returncode == 2
+    assert f"argument {option[0]}" in done.stderr
+
+
+def test_version_and_help() -> None:
+    """Every command has its line of help."""
+    assert shadowwatch("--version").stdout.startswith("shadowwatch ")
+    shown = shadowwatch("--help").stdout
+    for command in ("run", "record", "replay", "doctor"):
+        assert f"\n    {command} " in shown
+
+
+@pytest.mark.parametrize("name", ["patched", "stock", "bare"])
+def test_doctor_fits_one_screen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole host, and one that lacks what it can: golden, 80 × 24 at most for a whole one."""
+    from dataclasses import replace
+
+    monkeypatch.setenv("COLUMNS", "80")
+    bare = replace(
+        STOCK, root=False, bcc=False, headers=False, kvm=False, kvm_btf=False, parameters={}, symbols=frozenset()
+    )
+    host = {"patched": PATCHED, "stock": STOCK, "bare": bare}[name]
+    out = io.StringIO()
+    assert show(host, make_plan(host), out) == (name != "bare")
+    text = "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
+    if name != "bare":
+        assert len(text.splitlines()) <= 24
+    matches(f"doctor-{name}.txt", text)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP as a scraper, a load balancer and a person use it."""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from shadowwatch.errors import ShadowwatchError
+from shadowwatch.event.abi import Batch
+from shadowwatch.metrics.collector import exposition
+from shadowwatch.metrics.exporter import serve, split_address
+from shadowwatch.watch import Watch
+from tests.unit.story import FACTS, Story
+
+
+def watching(now_ns: int | None = None) -> Watch:
+    """A watch with one VM of a name that needs escaping, looked at just now."""
+    story = Story()
+    story.alloc(1, level=2)
+    story.alloc(2)
+    story.link(1, 0, 2)
+    story.zap(1, level=2)
+    watch = Watch(FACTS, lambda _: 'a<b>"c"')
+    watch.take(Batch(time.monotonic_ns() if now_ns is None else now_ns, 0, 0, story.records()))
+    return watch
+
+
+def get(address: str, path: str) -> tuple[int, str, str]:
+    """Status, content type and body."""
+    try:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
+            return answer.status, answer.headers["Content-Type"], answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers["Content-Type"], error.read().decode()
+
+
+def test_metrics_over_http_are_the_exposition() -> None:
+    """A scrape has every line of the exposition, and the process' own metrics."""
+    watch = watching()
+    status, content_type, body = get(serve(watch, "127.0.0.1:0"), "/metrics")
+    assert status == 200
+    assert content_type.startswith("text/plain; version=")
+    assert set(exposition(watch).decode().splitlines()) <= set(body.splitlines())
+    assert "process_resident_memory_bytes" in body
+
+
+def test_health_follows_the_event_loop() -> None:
+    """Ready once the ring was looked at; unhealthy when no look came for a while."""
+    fresh = serve(watching(), "127.0.0.1:0")
+    assert get(fresh, "/-/healthy") == (200, "text/plain; charset=utf-8", "healthy\n")
+    assert get(fresh, "/-/ready")[0] == 200
+    starting = serve(Watch(FACTS, str), "127.0.0.1:0")
+    assert get(starting, "/-/ready")[0] == 503
+    stuck = serve(watching(now_ns=time.monotonic_ns() - 11 * 10**9), "127.0.0.1:0")
+    assert get(stuck, "/-/healthy")[::2] == (503, "no look at the ring for 10 seconds\n")
+
+
+def test_the_landing_page_shows_state_and_escapes_names() -> None:
+    """A VM's name is somebody else's text."""
+    status, content_type, body = get(serve(watching(), "127.0.0.1:0"), "/")
+    assert status == 200
+    assert content_type.startswith("text/html")
+    assert "a&lt;b&gt;&quot;c&quot;" in body
+    assert "a<b>" not in body
+    assert "4 events received, 0 lost." in body
+
+
+def test_other_paths_are_not_found() -> None:
+    """With a word on where to go."""
+    assert get(serve(watching(), "127.0.0.1:0"), "/favicon.ico")[::2] == (404, "try / or /metrics\n")
+
+
+def test_scrapes_in_parallel_all_get_the_same() -> None:
+    """Sixteen scrapers at once, each a whole answer."""
+    address = serve(watching(), "127.0.0.1:0")
+    with ThreadPoolExecutor(16) as pool:
+        bodies = list(pool.map(lambda _: get(address, "/metrics")[2], range(64)))
+    ours = [[line for line in body.splitlines() if "shadowwatch_" in line] for body in bodies]
+    assert all(lines == ours[0] for lines in ours)
+    assert len(ours[0]) > 50
+
+
+def test_a_taken_port_is_one_sentence() -> None:
+    """With the flag that chooses another."""
+    address = serve(watching(), "127.0.0.1:0")
+    with pytest.raises(ShadowwatchError, match=r"cannot listen on .*: Address already in use; choose another with"):
+        serve(watching(), address)
+
+
+@pytest.mark.parametrize("address", ["9790", "host:", "host:port", "host:99999", ""])
+def test_a_bad_address_is_one_sentence(address: str) -> None:
+    """With an example of a good one."""
+    with pytest.raises(ShadowwatchError, match=r"give HOST:PORT, such as 127\.0\.0\.1:9790"):
+        split_address(address)
+
+
+def test_ipv6_addresses_have_brackets() -> None:
+    """As everywhere."""
+    assert split_address("[::1]:9790") == ("::1", 9790)

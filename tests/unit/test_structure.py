@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rooms: each outside library in one of them, and imports that point one way."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import shadowwatch
+
+PACKAGE = Path(shadowwatch.__file__).parent
+
+ROOMS = {"bcc": "probe/attach.py", "prometheus_client": "metrics/", "rich": "view/", "psutil": "vmname.py"}
+
+#: kernel → probe → event → decoder → model → snapshot → exporter, views: no room imports one to its right.
+ORDER = ["errors", "facts", "event", "mmu", "watch", "probe", "metrics", "vmname", "view", "daemon", "cli", "__main__"]
+
+
+def imports() -> list[tuple[str, str]]:
+    """(file, module that it imports), for each import in the package."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+            else:
+                continue
+            found += [(str(path.relative_to(PACKAGE)), name) for name in names]
+    return found
+
+
+def test_each_library_lives_in_one_room() -> None:
+    """And each is used there."""
+    users = {library: {file for file, name in imports() if name.split(".")[0] == library} for library in ROOMS}
+    for library, room in ROOMS.items():
+        assert users[library], library
+        assert all(file.startswith(room) for file in users[library]), users[library]
+
+
+def test_imports_point_one_way() -> None:
+    """A file imports from its own room or from rooms to its left."""
+    for file, name in imports():
+        if name.startswith("shadowwatch."):
+            source = file.split("/")[0].removesuffix(".py")
+            assert ORDER.index(name.split(".")[1]) <= ORDER.index(source), f"{file} imports {name}"
+
+
+def test_the_model_has_no_clock_and_no_file() -> None:
+    """mmu/ can be fed from anywhere."""
+    outside = {name.split(".")[0] for file, name in imports() if file.startswith("mmu/")}
+    assert outside <= {"__future__", "bisect", "collections", "dataclasses", "shadowwatch", "typing"}
