@@ -51,6 +51,11 @@ def _by_level(values: Mapping[int, Value]) -> Samples:
     return (((str(level),), value) for level, value in sorted(values.items()))
 
 
+def _directories(vm: VmSnapshot, values: Mapping[int, Value]) -> Samples:
+    """A sample for every level of directories that the VM has had: a counter that is 0 is there, too."""
+    return (((str(level),), values.get(level, 0)) for level in sorted(vm.allocations) if level > 1)
+
+
 VM_METRICS = (
     VmMetric(
         "vm_info",
@@ -64,7 +69,7 @@ VM_METRICS = (
         "counter",
         "Directories zapped by reclaim although a child had been linked beneath them less than one"
         " list-length of allocations ago (or less than the configured time).",
-        lambda vm: _by_level(vm.recently_parented_zaps),
+        lambda vm: _directories(vm, vm.recently_parented_zaps),
         ("level",),
     ),
     VmMetric(
@@ -119,7 +124,9 @@ VM_METRICS = (
         "counter",
         "Shadow pages zapped, each once; with root_zaps the kernel's mmu_shadow_zapped.",
         lambda vm: (
-            ((str(level), Cause(cause).name.lower()), zaps) for (level, cause), zaps in sorted(vm.zaps.items())
+            ((str(level), cause.name.lower()), vm.zaps.get((level, cause), 0))
+            for level in sorted({*vm.allocations, *(level for level, _ in vm.zaps)})
+            for cause in Cause
         ),
         ("level", "cause"),
     ),

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from shadowwatch.mmu.page import Page
 
@@ -17,7 +17,7 @@ class ActiveMmuPages:
     them belong to pages that are gone.
     """
 
-    __slots__ = ("_live", "_oldest", "size")
+    __slots__ = ("_live", "_oldest", "_room", "size")
 
     #: Give out ages anew when there are this many for each page on the list, and a few more.
     SLACK = 4
@@ -26,10 +26,13 @@ class ActiveMmuPages:
     def __init__(self) -> None:
         self._live = bytearray()
         self._oldest = 0
+        self._room = self.FLOOR
         self.size = 0
 
-    def add(self) -> int:
-        """Put one page at the head and return its age."""
+    def add(self, others: Collection[Page]) -> int:
+        """Put one page at the head and return its age; `others` are the pages on the list, in any order."""
+        if len(self._live) > self._room:
+            self._renumber(others)
         live = self._live
         live.append(1)
         self.size += 1
@@ -56,13 +59,9 @@ class ActiveMmuPages:
         older = live.count(1, oldest, age)
         return 1.0 - older / (self.size - 1)
 
-    def crowded(self) -> bool:
-        """Whether it is time to call `renumber`."""
-        return len(self._live) > self.SLACK * self.size + self.FLOOR
-
-    def renumber(self, pages: Iterable[Page]) -> None:
-        """Give all pages on the list ages anew, in the same order."""
+    def _renumber(self, pages: Collection[Page]) -> None:
         for age, page in enumerate(sorted(pages, key=lambda page: page.age)):
             page.age = age
         self._live = bytearray(b"\1" * self.size)
         self._oldest = 0
+        self._room = self.SLACK * self.size + self.FLOOR

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+#: A moment in a VM's life: its allocations so far, its parent moves so far, and the time in ns.
+#: A plain tuple, because one is made for every link.
+Parenting = tuple[int, int, int]
+
 #: A page table is one 4 KiB page, so an spte's address names the table that it is in.
 SPT_MASK = ~0xFFF
 
@@ -59,12 +63,11 @@ class Directory(Page):
     """A shadow page above level 1.
 
     `children` maps the address of an spte in this page to the page that it points to.
-    `parented`, `parented_moves` and `parented_ns` are the VM's count of allocations, its
-    count of parent moves and the time when a child was last linked beneath this page, at
-    any depth; `parented_ns` is -1 before the first time.
+    `parented` tells when a child was last linked beneath this page, at any depth: None
+    before the first time.
     """
 
-    __slots__ = ("children", "parented", "parented_moves", "parented_ns")
+    __slots__ = ("children", "parented")
 
     def __init__(self, spt: int, gfn: int, role: int, age: int) -> None:
         self.spt = spt
@@ -73,6 +76,4 @@ class Directory(Page):
         self.age = age
         self.parent_ptes = None
         self.children: dict[int, Page] = {}
-        self.parented = -1
-        self.parented_moves = 0
-        self.parented_ns = -1
+        self.parented: Parenting | None = None

@@ -11,7 +11,11 @@ from shadowwatch.mmu.histogram import Distribution
 
 @dataclass(frozen=True, slots=True)
 class PageSnapshot:
-    """One shadow page and its place. `position` 0 is the newest on active_mmu_pages."""
+    """One shadow page and its place.
+
+    `position` 0 is the newest on active_mmu_pages; `parented` is the VM's count of
+    allocations when a child was last linked beneath the page, None if never.
+    """
 
     spt: int
     gfn: int
@@ -20,7 +24,7 @@ class PageSnapshot:
     position: int
     parents: frozenset[int]
     children: frozenset[int]
-    parented: int
+    parented: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from shadowwatch.event.abi import Cause, Kind
 from shadowwatch.mmu.active import ActiveMmuPages
 from shadowwatch.mmu.histogram import Distribution, Histogram
-from shadowwatch.mmu.page import SPT_MASK, Directory, Page
+from shadowwatch.mmu.page import SPT_MASK, Directory, Page, Parenting
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.snapshot import PageSnapshot, VmSnapshot
 
@@ -14,8 +14,10 @@ from shadowwatch.mmu.snapshot import PageSnapshot, VmSnapshot
 LEVELS = 16
 
 AGE_BOUNDS = tuple(float(1 << power) for power in range(0, 21, 2))
-SECONDS_BOUNDS = tuple(10.0**power * step for power in range(-5, 3) for step in (1, 3))
+SECONDS_BOUNDS = tuple(float(f"{step}e{power}") for power in range(-5, 3) for step in (1, 3))
 POSITION_BOUNDS = tuple(step / 10 for step in range(11))
+
+_RECLAIM = int(Cause.RECLAIM)
 
 #: How many zapped pages a VM remembers for refaults: at least this many in each of two generations.
 REMEMBERED = 1024
@@ -128,15 +130,13 @@ class Vm:
         pages = self.pages
         if spt in pages:
             self.strangers[Kind.ALLOC] += 1
-            self._remove(spt, pages[spt])
-        active = self.active
+            self._remove(spt, pages[spt], self.levels[pages[spt].role])
         level = self.levels[role]
+        age = self.active.add(pages.values())
         if level > 1:
-            pages[spt] = self.directories[spt] = Directory(spt, gfn, role, active.add())
+            pages[spt] = self.directories[spt] = Directory(spt, gfn, role, age)
         else:
-            pages[spt] = Page(spt, gfn, role, active.add())
-        if active.crowded():
-            active.renumber(pages.values())
+            pages[spt] = Page(spt, gfn, role, age)
         self.allocated += 1
         self.allocations[level] += 1
         self.by_level[level] += 1
@@ -169,21 +169,19 @@ class Vm:
                 self.orphans -= 1
             parent.children[parent_pte] = child
             child.add_parent(parent_pte)
-        self._parented(parent, ns)
+        self._parented(parent, (self.allocated, self.moves, ns))
 
-    def _parented(self, directory: Directory, ns: int) -> None:
-        # A page that has this stamp was reached over another path: do not walk on from it.
+    def _parented(self, directory: Directory, now: Parenting) -> None:
+        # A page that has this very stamp was reached over another path: do not walk on from it.
         directories = self.directories
-        while directory.parented_ns != ns:
-            directory.parented = self.allocated
-            directory.parented_moves = self.moves
-            directory.parented_ns = ns
+        while directory.parented is not now:
+            directory.parented = now
             ptes = directory.parent_ptes
             if not ptes:
                 return
             if isinstance(ptes, set):
                 for pte in ptes:
-                    self._parented(directories[pte & SPT_MASK], ns)
+                    self._parented(directories[pte & SPT_MASK], now)
                 return
             directory = directories[ptes & SPT_MASK]
 
@@ -208,41 +206,40 @@ class Vm:
         if page is None:
             self.strangers[Kind.ZAP] += 1
             return
-        if cause == Cause.RECLAIM:
+        if cause == _RECLAIM:
             histogram = self.zap_position.get(level)
             if histogram is None:
                 histogram = self.zap_position[level] = Histogram(POSITION_BOUNDS)
             histogram.observe(self.active.position(page.age))
-            if isinstance(page, Directory) and page.parented >= 0:
-                self._reclaimed(page, level, ns)
-        self._remove(spt, page)
+            if isinstance(page, Directory) and page.parented:
+                self._reclaimed(page.parented, level, ns)
+        self._remove(spt, page, level)
         zapped = self.zapped
         zapped[page.gfn << 32 | page.role] = self.allocated
         if len(zapped) > REMEMBERED and len(zapped) > len(self.pages) >> 2:
             self.zapped_before = zapped
             self.zapped = {}
 
-    def _reclaimed(self, directory: Directory, level: int, ns: int) -> None:
-        age = self.allocated - directory.parented
-        age_ns = ns - directory.parented_ns
+    def _reclaimed(self, parented: Parenting, level: int, ns: int) -> None:
+        allocated, moves, parented_ns = parented
+        age = self.allocated - allocated
+        age_ns = ns - parented_ns
         if level not in self.parenting_age:
             self.parenting_age[level] = Histogram(AGE_BOUNDS)
             self.parenting_age_seconds[level] = Histogram(SECONDS_BOUNDS)
         self.parenting_age[level].observe(age)
         self.parenting_age_seconds[level].observe(age_ns / 1e9)
-        if self.recent_ns is not None:
-            recent = age_ns < self.recent_ns
-        else:
-            # A page put at the head is the oldest after one list-length of pages was put
-            # there: allocated ones, and with the patched KVM moved ones, too.
-            recent = age + self.moves - directory.parented_moves < self.active.size
+        # A page put at the head is the oldest after one list-length of pages was put there:
+        # allocated ones, and with the patched KVM moved ones, too.
+        put_ahead = age + self.moves - moves
+        recent = put_ahead < self.active.size if self.recent_ns is None else age_ns < self.recent_ns
         if recent:
             self.recently_parented_zaps[level] += 1
 
-    def _remove(self, spt: int, page: Page) -> None:
+    def _remove(self, spt: int, page: Page, level: int) -> None:
         directories = self.directories
         del self.pages[spt]
-        self.by_level[self.levels[page.role]] -= 1
+        self.by_level[level] -= 1
         self.active.remove(page.age)
         ptes = page.parent_ptes
         if isinstance(ptes, set):
@@ -299,7 +296,7 @@ class Vm:
                 children=frozenset(child.spt for child in page.children.values())
                 if isinstance(page, Directory)
                 else frozenset(),
-                parented=page.parented if isinstance(page, Directory) else -1,
+                parented=page.parented[0] if isinstance(page, Directory) and page.parented else None,
             )
             for position, page in enumerate(newest_first)
         )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.ring import ring_pages
@@ -32,8 +33,8 @@ def source_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "bpf"
 
 
-def attach(plan: Plan, ring_bytes: int) -> Attached:
-    """Compile bpf/mmu.bpf.c for this host and attach what the plan says.
+def load(plan: Plan, ring_pages: int) -> Any:
+    """Compile bpf/mmu.bpf.c for this host, attach what the plan says, and return the bcc.BPF.
 
     Takes some seconds and 100 MB (LLVM), which go with the exec of the other half.
     Raises ShadowwatchError when bcc is not the one it should be, or refuses.
@@ -45,8 +46,7 @@ def attach(plan: Plan, ring_bytes: int) -> Attached:
             f"bcc for Python cannot be used ({error}); apt install python3-bpfcc (bcc on PyPI is another project)"
         ) from None
     folder = source_folder()
-    pages = ring_pages(ring_bytes)
-    defines = {**plan.defines, "RING_PAGES": pages, "MAX_VMS": MAX_VMS}
+    defines = {**plan.defines, "RING_PAGES": ring_pages, "MAX_VMS": MAX_VMS}
     flags = [f"-D{name}={value}" for name, value in defines.items()]
     symbol = "the BPF program"
     try:
@@ -63,6 +63,13 @@ def attach(plan: Plan, ring_bytes: int) -> Attached:
         raise ShadowwatchError(
             f"bcc could not load or attach {symbol}: {error}; `shadowwatch doctor` shows what this host lacks"
         ) from None
+    return bpf
+
+
+def attach(plan: Plan, ring_bytes: int) -> Attached:
+    """Load the plan with a ring of at least so many bytes, and return the descriptors to keep."""
+    pages = ring_pages(ring_bytes)
+    bpf = load(plan, pages)
     links = [*(fd for probes in bpf.kprobe_fds.values() for fd in probes.values())]
     links += bpf.raw_tracepoint_fds.values()
     return Attached(

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make` lists the targets. Everything that one needs is installed by it: Debian's
+# packages as root from where apt is configured to take them, Python's into .venv.
+
+PYTHON ?= /usr/bin/python3
+BIN := .venv/bin
+
+# What the lab is made with, and run by.
+PACKAGES := bc binutils bison busybox-static cpio dwarves e2fsprogs flex gcc gcc-12 kmod libc6-dev \
+	libelf-dev libssl-dev make mmdebstrap openssh-client patch perl python3-venv qemu-system-x86 xz-utils
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lab bench effect check format clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+
+run: .venv/ready ## boot the lab, watch shadow-paged guests in it, and publish the metrics here
+	@exec $(BIN)/python -m tests.lab run $(ARGS)
+
+test: .venv/ready check ## run all tests, the lab's included
+	@exec $(BIN)/pytest $(ARGS)
+
+lab: .venv/ready ## a root shell in the lab; ARGS="--kvm stock --workload zipf --pages 64 --policy parents"
+	@exec $(BIN)/python -m tests.lab shell $(ARGS)
+
+bench: .venv/ready ## measure the decoder, the model and the metrics; figures also as lines of JSON
+	@exec $(BIN)/python -m tests.bench $(ARGS)
+
+effect: .venv/ready ## compare stock order with parents moved up, in the lab, the same workloads in both
+	@exec $(BIN)/python -m tests.lab.effect
+
+check: .venv/ready ## lint, formatting and types
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy shadowwatch tests
+
+format: .venv/ready ## format the code
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+
+clean: ## remove .venv and the lab's cache
+	rm -rf .venv "$${XDG_CACHE_HOME:-$$HOME/.cache}/shadowwatch"
+
+.venv/ready: pyproject.toml tests/floors.txt Makefile
+	@echo "setup: Debian's packages for the lab, and Python's in .venv"
+	@dpkg-query -W $(PACKAGES) >/dev/null 2>&1 || \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES); } \
+		>.setup.log 2>&1 || { tail -n 20 .setup.log; echo "setup: apt-get failed; run make as root, with Debian 12's packages configured"; exit 1; }
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint tests/floors.txt --editable '.[dev]' 2>.setup.log || \
+		{ cat .setup.log; exit 1; }
+	@rm -f .setup.log
+	@touch $@

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`make bench`: how fast events become metrics, and what a shadow page costs."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+from statistics import median
+
+from shadowwatch.event.abi import RECORD, Batch, decode
+from shadowwatch.event.capture import Reader
+from shadowwatch.metrics.collector import exposition
+from shadowwatch.mmu.model import Model
+from shadowwatch.watch import Watch
+from tests.bench.figure import Figure, show
+from tests.captures import CAPTURES
+from tests.unit.story import ROLES, Story
+
+REPETITIONS = 15
+PAGES = 100_000
+
+
+def _rates(work: Callable[[], int]) -> list[float]:
+    """Events a second, once for each repetition."""
+    rates = []
+    for _ in range(REPETITIONS):
+        gc.collect()
+        begun = time.perf_counter()
+        events = work()
+        rates.append(events / (time.perf_counter() - begun))
+    return rates
+
+
+def throughput(name: str) -> list[Figure]:
+    """Decoding alone, and decoding, model and metrics together, on what the lab recorded."""
+    with CAPTURES[name].open("rb") as file:
+        reader = Reader(file, name)
+        records = b"".join(batch.records for batch in reader.batches())
+    events = len(records) // RECORD.size
+    times = 1 + 300_000 // events
+
+    def decoding() -> int:
+        for _ in range(times):
+            for _ in decode(records)[0]:
+                pass
+        return times * events
+
+    def everything() -> int:
+        for _ in range(times):
+            watch = Watch(reader.facts, reader.name_of)
+            watch.take(Batch(0, 0, 0, records))
+        exposition(watch)
+        return times * events
+
+    decoded, all_of_it = _rates(decoding), _rates(everything)
+    return [
+        Figure.of(f"decode, {name}", decoded, "events/s"),
+        Figure.of(
+            f"decode, model and metrics, {name}",
+            all_of_it,
+            "events/s",
+            median(all_of_it) / median(decoded),
+            "decoding alone",
+        ),
+    ]
+
+
+def memory() -> Figure:
+    """Bytes that the model needs for a page: a tree, 64 tables in a directory, and the zapped pages it remembers."""
+    story = Story()
+    story.alloc(0, level=4)
+    for number in range(1, PAGES // 65):
+        story.alloc(number, level=2)
+        story.link(0, number % 512, number)
+        for table in range(64):
+            page = PAGES + number * 64 + table
+            story.alloc(page)
+            story.link(number, table, page)
+    pages = story.used
+    for number in range(pages // 2):
+        story.alloc(10 * PAGES + number)
+        story.zap(10 * PAGES + number)
+    records = story.records()
+    del story
+    gc.collect()
+    tracemalloc.start()
+    model = Model(ROLES)
+    model.feed(records)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sum(model.snapshot()[0].pages.values()) == pages
+    return Figure.of("memory of the model", [size / pages], "bytes/page")
+
+
+def readers() -> list[Figure]:
+    """The same model fed by our reader of the ring, and by bcc's callback, on a real ring in the lab."""
+    from tests.lab.machine import Lab
+    from tests.lab.workload import Workload
+
+    command = Workload("bench", accesses=15_000).argv()
+    with Lab.boot(kvm="patched", progress=lambda what: print(what, file=sys.stderr, flush=True)) as lab:
+        said = lab.run(
+            ["env", "PYTHONPATH=/srv/shadowwatch", "python3", "-m", "tests.bench.ring_readers", json.dumps(command)]
+        )
+    measured = json.loads(said.stdout.splitlines()[-1])
+    rates = {name: [events / seconds for events, seconds in rounds] for name, rounds in measured.items()}
+    assert all(events > 10_000 for rounds in measured.values() for events, _ in rounds)
+    return [
+        Figure.of("bcc's callback for each event, then the model (emulated machine)", rates["callback"], "events/s"),
+        Figure.of(
+            "one look at the ring, then the model (emulated machine)",
+            rates["look"],
+            "events/s",
+            median(rates["look"]) / median(rates["callback"]),
+            "bcc's callback",
+        ),
+    ]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--no-lab", action="store_true", help="leave out what needs the lab")
+    options = parser.parse_args()
+    figures = [*throughput("stock"), *throughput("parents"), memory()]
+    if not options.no_lab:
+        figures += readers()
+    show(figures)
+
+
+if __name__ == "__main__":
+    main()
