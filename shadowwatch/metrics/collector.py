@@ -32,7 +32,7 @@ def _family(name: str, type: str, help: str, labels: Sequence[str], samples: Sam
         histogram = HistogramMetricFamily(name, help, labels=labels)
         for values, value in samples:
             assert isinstance(value, Distribution)
-            bounds = [*map(str, value.bounds), "+Inf"]
+            bounds = [*(str(float(bound)) for bound in value.bounds), "+Inf"]
             histogram.add_metric(values, list(zip(bounds, accumulate(value.counts), strict=True)), value.total)
         return histogram
     plain = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}[type]

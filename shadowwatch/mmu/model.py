@@ -14,6 +14,12 @@ from shadowwatch.mmu.vm import Vm
 #: which is how long Prometheus itself looks back.
 KEEP_NS = 300 * 10**9
 
+#: No VM has this address.
+NO_KVM = -1
+
+#: …but no more of them than this, however fast VMs come and go.
+KEEP_MOST = 128
+
 
 class Model:
     """Every VM that events have spoken of. No clock, no file, no probe: it can be fed from anywhere.
@@ -29,6 +35,7 @@ class Model:
         self._vms: dict[int, Vm] = {}
         self._ended: list[Vm] = []
         self._unnamed: list[Vm] = []
+        self._nobody = Vm(NO_KVM, 0, roles, recent_ns)
         self.received = 0
         self.undecodable = 0
 
@@ -39,17 +46,14 @@ class Model:
         if left:
             self.undecodable += 1
         vms = self._vms
-        current = 0
-        last = 0
-        vm: Vm | None = None
+        current, vm, last = NO_KVM, self._nobody, 0
         # The hot path: one pass, no object for an event, a VM looked up only when it changes.
         for kvm, ns, spt, parent_pte, gfn, seq, role, pid, limit, used, kind, cause in events:
-            if kvm != current or vm is None:
-                if vm is not None:
-                    vm.seq = last
+            if kvm != current:
+                vm.seq = last
                 if not kvm or not Kind.ALLOC <= kind <= Kind.DESTROY:
                     self.undecodable += 1
-                    vm = None
+                    current, vm = NO_KVM, self._nobody
                     continue
                 current = kvm
                 vm = vms.get(kvm) or self._new_vm(kvm, pid)
@@ -66,13 +70,11 @@ class Model:
             elif kind == 3:
                 vm.move(spt)
             elif kind == 5:
-                vm.seq = last
                 self._end_vm(vm, ns)
-                vm = None
+                current, vm = NO_KVM, self._nobody
             else:
                 self.undecodable += 1
-        if vm is not None:
-            vm.seq = last
+        vm.seq = last
 
     def _new_vm(self, kvm: int, pid: int) -> Vm:
         vm = self._vms[kvm] = Vm(kvm, pid, self._roles, self._recent_ns)
@@ -83,6 +85,7 @@ class Model:
         del self._vms[vm.kvm]
         vm.end(ns)
         self._ended.append(vm)
+        del self._ended[:-KEEP_MOST]
 
     def unnamed(self) -> Iterator[Vm]:
         """Take the VMs that were first seen since the last call and have no name yet."""

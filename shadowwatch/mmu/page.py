@@ -14,66 +14,56 @@ SPT_MASK = ~0xFFF
 
 
 class Page:
-    """A shadow page of level 1.
+    """A shadow page; above level 1 it is a directory.
 
-    `parent_ptes` is kept as the kernel keeps it (struct kvm_rmap_head): one spte's address
-    while there is one, a set when there are more, 0 when the last one went. It is None for
-    a page that nothing has pointed to yet, such as a root.
+    `age` is its place on active_mmu_pages (see ActiveMmuPages).
+
+    `parent_pte` is the address of an spte that points here, 0 when the last one went, and
+    None while nothing has pointed here yet, as to a root. `more_parents` are the others,
+    which few pages have (the kernel keeps them likewise: struct kvm_rmap_head).
+
+    `children` maps the address of an spte in this page to the page that it points to. All
+    pages of level 1 share one map, which stays empty.
+
+    `parented` tells when a child was last linked beneath this page, at any depth: None
+    before the first time.
+
+    There is one class for both, since the hot path is faster when it meets only one.
     """
 
-    __slots__ = ("age", "gfn", "parent_ptes", "role", "spt")
+    __slots__ = ("age", "children", "gfn", "more_parents", "parent_pte", "parented", "role", "spt")
 
-    def __init__(self, spt: int, gfn: int, role: int, age: int) -> None:
+    def __init__(self, spt: int, gfn: int, role: int, age: int, children: dict[int, Page]) -> None:
         self.spt = spt
         self.gfn = gfn
         self.role = role
         self.age = age
-        self.parent_ptes: int | set[int] | None = None
+        self.children = children
+        self.parent_pte: int | None = None
+        self.more_parents: set[int] | None = None
+        self.parented: Parenting | None = None
 
     def parents(self) -> Iterator[int]:
         """Iterate over the sptes that point to this page."""
-        ptes = self.parent_ptes
-        if isinstance(ptes, set):
-            yield from ptes
-        elif ptes:
-            yield ptes
+        if self.parent_pte:
+            yield self.parent_pte
+        if self.more_parents:
+            yield from self.more_parents
 
     def add_parent(self, pte: int) -> None:
-        """Note that this spte points here."""
-        ptes = self.parent_ptes
-        if not ptes:
-            self.parent_ptes = pte
-        elif isinstance(ptes, set):
-            ptes.add(pte)
-        elif ptes != pte:
-            self.parent_ptes = {ptes, pte}
+        """Note that this spte points here, beside the one that does."""
+        if self.more_parents is None:
+            self.more_parents = set()
+        self.more_parents.add(pte)
 
     def remove_parent(self, pte: int) -> bool:
         """Note that this spte points here no more; true when it was the last one."""
-        ptes = self.parent_ptes
-        if isinstance(ptes, set):
-            ptes.discard(pte)
-            if ptes:
-                return False
-        self.parent_ptes = 0
-        return True
-
-
-class Directory(Page):
-    """A shadow page above level 1.
-
-    `children` maps the address of an spte in this page to the page that it points to.
-    `parented` tells when a child was last linked beneath this page, at any depth: None
-    before the first time.
-    """
-
-    __slots__ = ("children", "parented")
-
-    def __init__(self, spt: int, gfn: int, role: int, age: int) -> None:
-        self.spt = spt
-        self.gfn = gfn
-        self.role = role
-        self.age = age
-        self.parent_ptes = None
-        self.children: dict[int, Page] = {}
-        self.parented: Parenting | None = None
+        more = self.more_parents
+        if not more:
+            self.parent_pte = 0
+            return True
+        if pte == self.parent_pte:
+            self.parent_pte = more.pop()
+        else:
+            more.discard(pte)
+        return False

@@ -6,18 +6,20 @@ from __future__ import annotations
 from shadowwatch.event.abi import Cause, Kind
 from shadowwatch.mmu.active import ActiveMmuPages
 from shadowwatch.mmu.histogram import Distribution, Histogram
-from shadowwatch.mmu.page import SPT_MASK, Directory, Page, Parenting
+from shadowwatch.mmu.page import SPT_MASK, Page, Parenting
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.snapshot import PageSnapshot, VmSnapshot
 
 #: Level 1 tables to level 5 roots, indexed by level; 0 and 6–15 only if an event is damaged.
 LEVELS = 16
 
-AGE_BOUNDS = tuple(float(1 << power) for power in range(0, 21, 2))
+AGE_BOUNDS = tuple(1 << power for power in range(0, 21, 2))
 SECONDS_BOUNDS = tuple(float(f"{step}e{power}") for power in range(-5, 3) for step in (1, 3))
 POSITION_BOUNDS = tuple(step / 10 for step in range(11))
 
 _RECLAIM = int(Cause.RECLAIM)
+
+_NO_CHILDREN: dict[int, Page] = {}
 
 #: How many zapped pages a VM remembers for refaults: at least this many in each of two generations.
 REMEMBERED = 1024
@@ -36,7 +38,6 @@ class Vm:
         "active",
         "allocated",
         "allocations",
-        "by_level",
         "directories",
         "ended_ns",
         "exact",
@@ -82,8 +83,7 @@ class Vm:
         self.limit = 0
         #: spt -> page: all of them, and those above level 1.
         self.pages: dict[int, Page] = {}
-        self.directories: dict[int, Directory] = {}
-        self.by_level = [0] * LEVELS
+        self.directories: dict[int, Page] = {}
         self.active = ActiveMmuPages()
         self.orphans = 0
         #: The VM's own clock: pages allocated so far.
@@ -119,7 +119,6 @@ class Vm:
     def _forget_pages(self) -> None:
         self.pages = {}
         self.directories = {}
-        self.by_level = [0] * LEVELS
         self.active = ActiveMmuPages()
         self.orphans = 0
         self.zapped = {}
@@ -130,16 +129,15 @@ class Vm:
         pages = self.pages
         if spt in pages:
             self.strangers[Kind.ALLOC] += 1
-            self._remove(spt, pages[spt], self.levels[pages[spt].role])
+            self._remove(pages[spt])
         level = self.levels[role]
         age = self.active.add(pages.values())
         if level > 1:
-            pages[spt] = self.directories[spt] = Directory(spt, gfn, role, age)
+            pages[spt] = self.directories[spt] = Page(spt, gfn, role, age, {})
         else:
-            pages[spt] = Page(spt, gfn, role, age)
+            pages[spt] = Page(spt, gfn, role, age, _NO_CHILDREN)
         self.allocated += 1
         self.allocations[level] += 1
-        self.by_level[level] += 1
         self.limit = limit
         identity = gfn << 32 | role
         then = self.zapped.pop(identity, None)
@@ -165,25 +163,26 @@ class Vm:
         if before is not child:
             if before is not None and before.remove_parent(parent_pte):
                 self.orphans += 1
-            if child.parent_ptes == 0:
-                self.orphans -= 1
             parent.children[parent_pte] = child
-            child.add_parent(parent_pte)
+            if child.parent_pte:
+                child.add_parent(parent_pte)
+            else:
+                if child.parent_pte == 0:
+                    self.orphans -= 1
+                child.parent_pte = parent_pte
         self._parented(parent, (self.allocated, self.moves, ns))
 
-    def _parented(self, directory: Directory, now: Parenting) -> None:
+    def _parented(self, directory: Page, now: Parenting) -> None:
         # A page that has this very stamp was reached over another path: do not walk on from it.
         directories = self.directories
         while directory.parented is not now:
             directory.parented = now
-            ptes = directory.parent_ptes
-            if not ptes:
-                return
-            if isinstance(ptes, set):
-                for pte in ptes:
+            if directory.more_parents:
+                for pte in directory.more_parents:
                     self._parented(directories[pte & SPT_MASK], now)
+            if not directory.parent_pte:
                 return
-            directory = directories[ptes & SPT_MASK]
+            directory = directories[directory.parent_pte & SPT_MASK]
 
     def move(self, spt: int) -> None:
         """mmu_parent_walk() moved a page to the head of the list."""
@@ -211,9 +210,9 @@ class Vm:
             if histogram is None:
                 histogram = self.zap_position[level] = Histogram(POSITION_BOUNDS)
             histogram.observe(self.active.position(page.age))
-            if isinstance(page, Directory) and page.parented:
+            if page.parented:
                 self._reclaimed(page.parented, level, ns)
-        self._remove(spt, page, level)
+        self._remove(page)
         zapped = self.zapped
         zapped[page.gfn << 32 | page.role] = self.allocated
         if len(zapped) > REMEMBERED and len(zapped) > len(self.pages) >> 2:
@@ -236,27 +235,26 @@ class Vm:
         if recent:
             self.recently_parented_zaps[level] += 1
 
-    def _remove(self, spt: int, page: Page, level: int) -> None:
+    def _remove(self, page: Page) -> None:
         directories = self.directories
-        del self.pages[spt]
-        self.by_level[level] -= 1
+        del self.pages[page.spt]
         self.active.remove(page.age)
-        ptes = page.parent_ptes
-        if isinstance(ptes, set):
-            for pte in ptes:
-                del directories[pte & SPT_MASK].children[pte]
-        elif ptes:
-            del directories[ptes & SPT_MASK].children[ptes]
-        elif ptes == 0:
+        pte = page.parent_pte
+        if pte:
+            del directories[pte & SPT_MASK].children[pte]
+            if page.more_parents:
+                for pte in page.more_parents:
+                    del directories[pte & SPT_MASK].children[pte]
+        elif pte == 0:
             self.orphans -= 1
-        if isinstance(page, Directory):
-            del directories[spt]
+        if page.children is not _NO_CHILDREN:
+            del directories[page.spt]
             for pte, child in page.children.items():
                 if child.remove_parent(pte):
                     self.orphans += 1
 
     def freeze(self) -> VmSnapshot:
-        """Copy the figures; the time that it takes does not depend on the number of pages."""
+        """Copy the figures; the time that it takes depends on the directories, not on all pages."""
         return VmSnapshot(
             kvm=self.kvm,
             pid=self.pid,
@@ -264,7 +262,7 @@ class Vm:
             ended=self.ended_ns is not None,
             exact=self.exact,
             limit=self.limit,
-            pages=_by_level(self.by_level),
+            pages=self._pages_by_level(),
             orphans=self.orphans,
             allocations=_by_level(self.allocations),
             zaps={(level, cause): zaps for cause in Cause for level, zaps in _by_level(self.zaps[cause]).items()},
@@ -282,6 +280,13 @@ class Vm:
             strangers={kind: count for kind, count in enumerate(self.strangers) if count},
         )
 
+    def _pages_by_level(self) -> dict[int, int]:
+        counts = [0] * LEVELS
+        counts[1] = len(self.pages) - len(self.directories)
+        for directory in self.directories.values():
+            counts[self.levels[directory.role]] += 1
+        return _by_level(counts)
+
     def tree(self) -> tuple[PageSnapshot, ...]:
         """Copy every page, the newest on active_mmu_pages first."""
         newest_first = sorted(self.pages.values(), key=lambda page: -page.age)
@@ -293,10 +298,8 @@ class Vm:
                 level=self.levels[page.role],
                 position=position,
                 parents=frozenset(page.parents()),
-                children=frozenset(child.spt for child in page.children.values())
-                if isinstance(page, Directory)
-                else frozenset(),
-                parented=page.parented[0] if isinstance(page, Directory) and page.parented else None,
+                children=frozenset(child.spt for child in page.children.values()),
+                parented=page.parented[0] if page.parented else None,
             )
             for position, page in enumerate(newest_first)
         )

@@ -60,7 +60,8 @@ POINTS = (
     ),
     Point(
         "link",
-        # The name in 6.1 and later; link_shadow_page(vcpu, sptep, sp) before. Debian's 6.1 has
+        # Since commit 2ff9039a75a8 ("KVM: x86/mmu: Decouple rmap_add() and link_shadow_page()
+        # from kvm_vcpu", v6.0); link_shadow_page(vcpu, sptep, sp) before. Debian's 6.1 has
         # .constprop.0, its 6.12 .isra.0: both keep kvm, cache, sptep, sp in rdi, rsi, rdx, rcx.
         (Hook("kprobe", "__link_shadow_page", "probe_link", clones=(".constprop.0", ".isra.0")),),
         "parents and children",

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from shadowwatch.event.abi import Event, Kind, encode
-from shadowwatch.mmu.model import KEEP_NS, Model
+from shadowwatch.mmu.model import KEEP_MOST, KEEP_NS, Model
 from tests.unit.story import ROLES, Story
 
 
@@ -99,6 +99,17 @@ def test_an_ended_vm_is_kept_for_a_while() -> None:
     assert len(model.snapshot()) == 1
     model.forget(story.ns + KEEP_NS + 1)
     assert model.snapshot() == ()
+
+
+def test_ended_vms_cannot_fill_the_memory() -> None:
+    """A host on which thousands of VMs come and go keeps the last ones."""
+    model = Model(ROLES)
+    for number in range(KEEP_MOST + 10):
+        story = Story(kvm=0x1000 * (number + 1), pid=number)
+        story.alloc(1)
+        story.destroy()
+        model.feed(story.records())
+    assert [vm.pid for vm in model.snapshot()] == list(range(10, KEEP_MOST + 10))
 
 
 def test_what_cannot_be_read_is_counted_and_passed_over() -> None:
