@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Batch
@@ -16,21 +17,20 @@ from shadowwatch.event.capture import Writer
 from shadowwatch.event.ring import LOOK, Ring
 from shadowwatch.metrics.collector import exposition
 from shadowwatch.metrics.exporter import serve
-from shadowwatch.probe.handover import Handover
+from shadowwatch.probe.handover import STOP_SIGNALS, Handover
 from shadowwatch.vmname import name_of
 from shadowwatch.watch import Watch
 
 #: Between looks at the ring: short against its depth, long against the cost of a look.
 PERIOD_SECONDS = 0.05
 
-_STOP = (signal.SIGINT, signal.SIGTERM)
-
 
 def notify(state: str) -> None:
     """Tell systemd, when it asked to be told (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET")
     if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify_socket:
+        # Whoever asked may be gone; that is no reason to stop.
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify_socket:
             notify_socket.connect(address.replace("@", "\0", 1))
             notify_socket.send(state.encode())
 
@@ -62,13 +62,12 @@ class Collection:
 
 def watch_until_told(handover: Handover) -> None:
     """Run until SIGINT, SIGTERM or the end of the time asked for."""
-    # Blocked signals wait for sigtimedwait, which is the loop's timer too. Threads inherit this.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     facts = handover.known_facts()
     capture = None
     names: Callable[[int], str] = name_of
     if handover.capture >= 0:
-        capture = Writer(open(handover.capture, "wb", buffering=1 << 20), facts)
+        file = open(handover.capture, "wb", buffering=1 << 20)
+        capture = Writer(file, handover.capture_path, facts)
         names = capture.naming(name_of)
     watch = Watch(facts, names)
     ring = Ring(handover.ring, handover.counters, handover.ring_size, time.monotonic_ns)
@@ -78,15 +77,18 @@ def watch_until_told(handover: Handover) -> None:
     print(f"shadowwatch: {len(facts.probes)} probes on Linux {facts.kernel}, http://{address}/", flush=True)
     notify("READY=1")
     end = None if handover.seconds is None else time.monotonic() + handover.seconds
-    while signal.sigtimedwait(_STOP, PERIOD_SECONDS) is None and (end is None or time.monotonic() < end):
+    while signal.sigtimedwait(STOP_SIGNALS, PERIOD_SECONDS) is None and (end is None or time.monotonic() < end):
         collection.step()
     notify("STOPPING=1")
     collection.step(last=True)
     if capture:
         capture.close()
     if handover.metrics >= 0:
-        with open(handover.metrics, "wb") as metrics:
-            metrics.write(exposition(watch))
+        try:
+            with open(handover.metrics, "wb") as metrics:
+                metrics.write(exposition(watch))
+        except OSError as error:
+            raise ShadowwatchError(f"cannot write the metrics: {error.strerror}; make room for them") from None
 
 
 def main() -> int:
@@ -96,12 +98,6 @@ def main() -> int:
         watch_until_told(handover)
     except ShadowwatchError as error:
         print(f"shadowwatch: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(
-            f"shadowwatch: cannot write {handover.capture_path}: {error.strerror}; give it room and record again",
-            file=sys.stderr,
-        )
         return 1
     return 0
 

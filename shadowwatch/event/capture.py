@@ -14,6 +14,7 @@ import json
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import BinaryIO
 
 from shadowwatch.errors import ShadowwatchError
@@ -34,18 +35,32 @@ _LONGEST = 1 << 28
 
 
 class Writer:
-    """Writes one capture to an open binary file."""
+    """Writes one capture to an open binary file; ShadowwatchError when that does not go on."""
 
-    def __init__(self, file: BinaryIO, facts: Facts) -> None:
+    def __init__(self, file: BinaryIO, path: str, facts: Facts) -> None:
         self._file = file
+        self._path = path
         self._records = 0
-        file.write(_PREAMBLE.pack(MAGIC, VERSION))
+        self._put(_PREAMBLE.pack(MAGIC, VERSION))
         self._frame(_FACT, facts.to_json().encode())
 
     def _frame(self, kind: bytes, payload: bytes, batch: Batch = _NO_BATCH) -> None:
         head = _FRAME.pack(kind, len(payload), batch.now_ns, batch.lost, batch.untracked, 0)[:-4]
         crc = zlib.crc32(payload, zlib.crc32(head))
-        self._file.write(head + struct.pack("<I", crc) + payload)
+        self._put(head + struct.pack("<I", crc) + payload)
+
+    def _put(self, data: bytes) -> None:
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise self._stopped(error) from None
+
+    def _stopped(self, error: OSError) -> ShadowwatchError:
+        with suppress(OSError):  # what is buffered has no room either
+            self._file.close()
+        return ShadowwatchError(
+            f"cannot go on writing {self._path}: {error.strerror}; make room, or record to another place"
+        )
 
     def naming(self, name_of: Callable[[int], str]) -> Callable[[int], str]:
         """Wrap the source of VM names so that what it says is kept."""
@@ -65,7 +80,10 @@ class Writer:
     def close(self) -> None:
         """Write the last frame and close the file."""
         self._frame(_LAST, json.dumps(self._records).encode())
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            raise self._stopped(error) from None
 
 
 class Reader:

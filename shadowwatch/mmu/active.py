@@ -55,7 +55,11 @@ class ActiveMmuPages:
         if self.size < 2:
             return 1.0
         live = self._live
-        self._oldest = oldest = live.find(1, self._oldest)
+        oldest = self._oldest
+        if not live[oldest]:
+            oldest = self._oldest = live.find(1, oldest)
+        if age == oldest:
+            return 1.0
         older = live.count(1, oldest, age)
         return 1.0 - older / (self.size - 1)
 

@@ -17,7 +17,7 @@ AGE_BOUNDS = tuple(1 << power for power in range(0, 21, 2))
 SECONDS_BOUNDS = tuple(float(f"{step}e{power}") for power in range(-5, 3) for step in (1, 3))
 POSITION_BOUNDS = tuple(step / 10 for step in range(11))
 
-_RECLAIM = int(Cause.RECLAIM)
+_OTHER, _RECLAIM = int(Cause.OTHER), int(Cause.RECLAIM)
 
 _NO_CHILDREN: dict[int, Page] = {}
 
@@ -200,6 +200,8 @@ class Vm:
             self.root_zaps += 1
             return
         level = self.levels[role]
+        if cause > _RECLAIM:
+            cause = _OTHER  # one that only a later version knows
         self.zaps[cause][level] += 1
         page = self.pages.get(spt)
         if page is None:

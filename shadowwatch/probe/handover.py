@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import pwd
+import signal
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -17,6 +18,10 @@ from shadowwatch.facts import Facts
 
 #: include/uapi/linux/prctl.h
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
+
+
+#: They end the long-running half, which waits for them and for its next look at the ring in one place.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,5 +86,7 @@ def execute(handover: Handover, links: tuple[int, ...], user: pwd.struct_passwd)
         with suppress(OSError):  # listdir's own descriptor is gone by now
             os.set_inheritable(descriptor, descriptor in keep)
     os.chdir("/")
+    # The mask outlives exec, and threads inherit it: from here on a signal waits until it is asked for.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     _drop_privileges(user)
     os.execv(sys.executable, [sys.executable, "-P", "-m", "shadowwatch.daemon", str(message)])

@@ -32,7 +32,7 @@ class Kept(io.BytesIO):
 def recorded() -> tuple[bytes, bytes]:
     """A capture of two VMs of one name in three batches, and the metrics of the run that wrote it."""
     file = Kept()
-    writer = Writer(file, FACTS)
+    writer = Writer(file, "x.capture", FACTS)
     watch = Watch(FACTS, writer.naming(lambda pid: "web"))
     first, second = Story(kvm=0x1000, pid=10), Story(kvm=0x2000, pid=20)
     for story in (first, second):
@@ -123,10 +123,17 @@ def test_extra_bytes_after_the_end_are_not_read() -> None:
     assert exposition(replayed(content + b"more")) == live
 
 
+def test_a_full_disk_is_one_sentence() -> None:
+    """/dev/full refuses every byte, at the latest when what was buffered is flushed."""
+    writer = Writer(open("/dev/full", "wb"), "/dev/full", FACTS)  # noqa: SIM115
+    with pytest.raises(ShadowwatchError, match="cannot go on writing /dev/full: No space left on device; make room"):
+        writer.close()
+
+
 def test_capture_files_are_real_files(tmp_path: Path) -> None:
     """What is written to a path can be read from it."""
     path = tmp_path / "a.capture"
-    writer = Writer(path.open("wb"), FACTS)
+    writer = Writer(path.open("wb"), str(path), FACTS)
     writer.close()
     with path.open("rb") as file:
         assert Reader(file, str(path)).facts == FACTS

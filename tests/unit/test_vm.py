@@ -157,6 +157,16 @@ def test_only_reclaim_counts() -> None:
     assert vm.zap_position == {}
 
 
+def test_a_cause_of_a_later_version_is_another_cause() -> None:
+    """The zap is one, whatever for."""
+    story = directory_with_tables(1)
+    story.zap(10)
+    story.events[-1] = story.events[-1]._replace(cause=200)
+    vm = frozen(story)
+    assert vm.zaps == {(1, Cause.OTHER): 1}
+    assert vm.pages == {2: 1, 3: 1}
+
+
 def test_tables_and_childless_directories_are_never_recently_parented() -> None:
     """Level 1 has no children, and a directory that got none was not parented."""
     story = directory_with_tables(1)
