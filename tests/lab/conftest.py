@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One lab for the patched KVM and one for Debian's own, each with the daemon as a service."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.machine import Kvm, Lab
+from tests.lab.scrape import Metrics, scrape, scrape_until
+
+PORT = 9790
+
+
+class Watched:
+    """A lab in which the daemon runs."""
+
+    def __init__(self, lab: Lab, kvm: Kvm) -> None:
+        self.lab = lab
+        self.kvm = kvm
+        lab.start_daemon()
+        self.port = lab.forward(PORT)
+
+    def metrics(self) -> Metrics:
+        """Scrape now."""
+        return scrape(self.port)
+
+    def settled(self, vm: str, allocations: int) -> Metrics:
+        """Scrape once the daemon has heard of as many allocations as the kernel counts."""
+        return scrape_until(self.port, lambda metrics: metrics.sum("allocations_total", vm=vm) >= allocations)
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+@pytest.fixture(scope="session")
+def patched() -> Iterator[Watched]:
+    """The patched KVM, which serves both orders."""
+    with Lab.boot(kvm="patched", progress=_say) as lab:
+        yield Watched(lab, "patched")
+
+
+@pytest.fixture(scope="session")
+def stock() -> Iterator[Watched]:
+    """Debian's own KVM."""
+    with Lab.boot(kvm="stock", progress=_say) as lab:
+        yield Watched(lab, "stock")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests here need the lab."""
+    for item in items:
+        if "tests/lab/" in item.path.as_posix():
+            item.add_marker("lab")

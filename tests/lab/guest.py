@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real Linux as the lab's guest: QEMU in the lab, with the lab's own kernel and one process after another."""
+
+import subprocess
+from types import TracebackType
+from typing import Self
+
+from tests.lab.errors import LabError
+from tests.lab.lines import line_within
+from tests.lab.machine import Lab
+from tests.lab.qmp import ARGUMENTS, Qmp
+
+BOOT_SECONDS = 600.0
+MARKER = "processes done"
+PAGE_SIZE = 4096
+
+
+class RealGuest:
+    """A real guest that shadow paging follows; quit() or the end of a `with` statement ends it."""
+
+    def __init__(
+        self, lab: Lab, *, name: str = "real-linux", pages: int = 64, processes: int = 40, endless: bool = False
+    ) -> None:
+        self.name = name
+        self._lab = lab
+        append = f"console=ttyS0 quiet panic=-1 forks={processes} endless={'yes' if endless else 'no'}"
+        # The console comes out of standard error, since the other two belong to QEMU's control channel.
+        command = (
+            f"echo $$ >&2; exec qemu-system-x86_64 -name {name},debug-threads=on -accel kvm -cpu host -m 96"
+            f" -M pc,kvm-shadow-mem={pages * PAGE_SIZE} -nodefaults -no-user-config -no-reboot -display none"
+            f" -serial file:/dev/stderr {' '.join(ARGUMENTS)}"
+            f" -kernel /boot/vmlinux -initrd /srv/lab/guest.cpio -append '{append}'"
+        )
+        self._process = lab.popen(command, stderr=subprocess.PIPE)
+        self.pid = int(self._console())
+        self._qmp = Qmp(self._process)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.quit()
+
+    def wait(self) -> None:
+        """Wait until the guest has run its processes."""
+        while MARKER not in self._console():
+            pass
+
+    def stop(self) -> None:
+        """Halt the guest, so that its counters rest."""
+        self._qmp.command("stop")
+
+    def resume(self) -> None:
+        """Let a stopped guest go on."""
+        self._qmp.command("cont")
+
+    def counters(self) -> dict[str, int]:
+        """Return the kernel's counters of this guest's VM."""
+        return kernel_counters(self._lab, self.pid)
+
+    def quit(self) -> None:
+        """End the guest."""
+        if self._process.poll() is None:
+            self._qmp.command("quit")
+        self._process.communicate()
+
+    def _console(self) -> str:
+        """Return the next line of the guest's console."""
+        line = line_within(BOOT_SECONDS, self._process, self._process.stderr)
+        if not line:
+            raise LabError(f"guest {self.name} ended in the lab before it was done; look at its kernel's arguments")
+        return line
+
+
+def kernel_counters(lab: Lab, pid: int) -> dict[str, int]:
+    """Return what the lab's kernel counts for the VM of this process."""
+    shown = lab.run(f"cd /sys/kernel/debug/kvm/{pid}-* && grep -d skip '' *").stdout
+    pairs = (line.partition(":")[::2] for line in shown.splitlines())
+    return {name: int(value) for name, value in pairs if value.lstrip("-").isdigit()}

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A KVM host in a box: an emulated machine whose own guests are shadow-paged."""
+
+import atexit
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from tests.lab import boot, image, kernel, programs
+from tests.lab.cache import Cache, Progress, default_root
+from tests.lab.command import tail
+from tests.lab.connection import Command, Connection, wait_for_server
+from tests.lab.emulator import Emulator, Hardware
+from tests.lab.errors import LabError
+from tests.lab.run_folder import RunFolder
+
+Kvm = Literal["patched", "stock"]
+Policy = Literal["parents", "stock"]
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+BOOT_SECONDS = 300.0
+SSH_LOST = 255  # ssh's own exit status when the connection is gone
+UNIT = "shadowwatch.service"
+
+
+def quiet(_: str) -> None:
+    """Take progress and say nothing."""
+
+
+def build(progress: Progress = quiet) -> tuple[kernel.Kernel, boot.Boot, image.Image, Path]:
+    """Make whatever of the lab is not in the cache, and return its parts: the last is the guests' programs."""
+    cache = Cache(default_root(), progress)
+    stock = kernel.prepare(cache.root, progress)
+    start = boot.prepare(cache, stock)
+    return stock, start, image.prepare(cache, stock, start), programs.prepare(cache)
+
+
+class Lab:
+    """A running lab; boot() makes one, and a `with` statement ends it."""
+
+    def __init__(self, hardware: Hardware, progress: Progress = quiet) -> None:
+        stock, start, system, guests = build(progress)
+        self.release = stock.release
+        self._begun = time.monotonic()
+        self._progress = progress
+        self._emulator: Emulator | None = None
+        self._connection: Connection | None = None
+        self._folder = RunFolder()
+        run = self._folder.path
+        self.out = run / "out"
+        atexit.register(self.close)
+        try:
+            self.out.mkdir()
+            # Copies, so that a build during this run changes nothing in it.
+            shutil.copytree(guests, run / "lab")
+            shutil.copytree(stock.patched, run / "lab" / "kvm")
+            shares = {"shadowwatch": CHECKOUT, "lab": run / "lab", "out": self.out}
+            self._emulator = Emulator(run, hardware, start, system.disk, shares)
+            if not wait_for_server(self._emulator.ssh_port, self._emulator.running, BOOT_SECONDS):
+                raise LabError(f"the lab did not come up: {self._emulator.last_words()}")
+            self._connection = Connection(run, self._emulator.ssh_port, system)
+        except BaseException:
+            self.close()
+            raise
+        self._say("up")
+
+    @classmethod
+    def boot(
+        cls,
+        *,
+        kvm: Kvm = "patched",
+        memory: str = "3G",
+        cpus: int = 2,
+        icount: bool = False,
+        progress: Progress = quiet,
+    ) -> Self:
+        """Boot a fresh lab and load KVM in it; `icount` makes its clock count instructions, with one processor."""
+        lab = cls(Hardware(memory=memory, cpus=1 if icount else cpus, icount=icount), progress)
+        try:
+            lab.load_kvm(kvm)
+        except BaseException:
+            lab.close()
+            raise
+        return lab
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def run(
+        self, command: Command, *, stdin: str | None = None, check: bool = True, timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the lab: a line for its shell, or a list of words."""
+        shown = command if isinstance(command, str) else " ".join(command)
+        try:
+            done = self._connected().run(command, stdin, timeout)
+        except subprocess.TimeoutExpired:
+            raise self._failure(f"`{shown}` had not ended after {timeout:.0f} s in the lab") from None
+        if check and done.returncode:
+            what = f"`{shown}` exited {done.returncode} in the lab: {tail(done.stderr + done.stdout, 20)}"
+            raise self._failure(what, lost=done.returncode == SSH_LOST)
+        return done
+
+    def popen(self, command: Command, *, stderr: int | None = None) -> subprocess.Popen[str]:
+        """Start a command in the lab with pipes to its standard input and output; close() ends it at the latest."""
+        return self._connected().popen(command, stderr)
+
+    def interact(self, command: Command | None = None) -> int:
+        """Connect our own input and output to a command in the lab, or to a shell; return its exit status."""
+        return self._connected().interact(command)
+
+    def forward(self, port: int, local: int = 0) -> int:
+        """Publish a loopback port of the lab on this machine's loopback, and return the port it has here."""
+        return self._connected().forward(port, local)
+
+    def load_kvm(self, kvm: Kvm) -> None:
+        """Load this KVM, without nested paging, in place of the one that is loaded."""
+        self.run("if [ -d /sys/module/kvm_amd ]; then rmmod kvm_amd kvm; fi")
+        if kvm == "stock":
+            self.run("modprobe kvm_amd")
+        else:
+            self.run("modprobe -a irqbypass ccp && insmod /srv/lab/kvm/kvm.ko")
+            self.run("insmod /srv/lab/kvm/kvm-amd.ko npt=0 nested=0")
+        if self.run("cat /sys/module/kvm_amd/parameters/npt").stdout.strip() not in {"N", "0"}:
+            raise LabError("kvm_amd came up with nested paging: see rootfs/etc/modprobe.d")
+        self._say(f"{kvm} KVM loaded")
+
+    def policy(self, policy: Policy) -> None:
+        """Choose the reclaim policy of the patched KVM."""
+        if self.run("test -e /sys/module/kvm/parameters/reclaim_policy", check=False).returncode:
+            raise LabError("the KVM in this lab has only the stock policy: load the patched one")
+        self.run(["tee", "/sys/module/kvm/parameters/reclaim_policy"], stdin=policy)
+
+    def start_daemon(self, args: str = "") -> None:
+        """Install the checkout's unit, with these arguments added to its command, and wait until it is ready."""
+        unit = CHECKOUT / "systemd" / UNIT
+        lines = unit.read_text().splitlines()
+        command = next(line for line in lines if line.startswith("ExecStart="))
+        override = f"[Service]\nExecStart=\n{command} {args}\n"
+        folder = f"/etc/systemd/system/{UNIT}.d"
+        self.run(f"cp /srv/shadowwatch/systemd/{UNIT} /etc/systemd/system && mkdir -p {folder}")
+        self.run(f"cat >{folder}/arguments.conf", stdin=override)
+        self.run("systemctl daemon-reload")
+        if self.run(f"systemctl restart {UNIT}", check=False).returncode:
+            journal = self.run(f"journalctl -o cat -n 8 -u {UNIT}", check=False).stdout
+            raise LabError(f"the daemon did not start: {tail(journal, 8)}")
+        self._say("daemon ready")
+
+    def close(self) -> None:
+        """End the lab; only what the caller took out of `out` is left."""
+        atexit.unregister(self.close)
+        if self._connection:
+            self._connection.close()
+        if self._emulator:
+            self._emulator.close()
+        self._connection = self._emulator = None
+        self._folder.remove()
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            raise LabError("this lab is closed: boot another")
+        return self._connection
+
+    def _failure(self, what: str, *, lost: bool = False) -> LabError:
+        """Return the error of a command; a lab that has ended, as one soon does after a panic, says its last words."""
+        if self._emulator and self._emulator.ended_within(5 if lost else 0):
+            what += f"; the lab itself has ended: {self._emulator.last_words()}"
+        return LabError(what)
+
+    def _say(self, what: str) -> None:
+        self._progress(f"lab: {what}, {time.monotonic() - self._begun:.1f} s after its start")

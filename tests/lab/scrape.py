@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's metrics as numbers to calculate with."""
+
+from __future__ import annotations
+
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.lab.errors import LabError
+
+
+class Metrics:
+    """One scrape."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._samples = [
+            (sample.name, sample.labels, sample.value)
+            for family in text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+            for sample in family.samples
+        ]
+
+    def sum(self, name: str, **labels: str) -> float:
+        """Add up the samples of `shadowwatch_<name>` that have these labels."""
+        return sum(value for _, value in self._chosen(name, labels))
+
+    def by(self, label: str, name: str, **labels: str) -> dict[str, float]:
+        """Add up the same samples, apart for each value of one label."""
+        sums: dict[str, float] = {}
+        for found, value in self._chosen(name, labels):
+            sums[found[label]] = sums.get(found[label], 0) + value
+        return sums
+
+    def _chosen(self, name: str, wanted: Mapping[str, str]) -> list[tuple[Mapping[str, str], float]]:
+        return [
+            (labels, value)
+            for sample, labels, value in self._samples
+            if sample == f"shadowwatch_{name}" and wanted.items() <= labels.items()
+        ]
+
+    def ours(self) -> list[str]:
+        """The lines about shadowwatch itself, without those about its process."""
+        return [line for line in self.text.splitlines() if "shadowwatch_" in line]
+
+
+def scrape(port: int) -> Metrics:
+    """Read the metrics that are published on this port of this machine's loopback."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        return Metrics(answer.read().decode())
+
+
+def scrape_until(port: int, holds: Callable[[Metrics], bool], seconds: float = 30) -> Metrics:
+    """Scrape until this holds, and return that scrape; LabError with what there was when it never does."""
+    deadline = time.monotonic() + seconds
+    while True:
+        metrics = scrape(port)
+        if holds(metrics):
+            return metrics
+        if time.monotonic() > deadline:
+            vms = "; ".join(line for line in metrics.ours() if "_total" in line and "#" not in line)
+            raise LabError(f"the metrics did not come to what was awaited in {seconds:.0f} s: {vms}")
+        time.sleep(0.1)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon as a service on a KVM host: privileges, memory, recording, and what it says when it cannot run."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.lab.conftest import PORT, Watched
+from tests.lab.scrape import scrape_until
+from tests.lab.workload import Vmm, Workload
+
+RESIDENT_KIB = 40_000
+
+
+def status(watched: Watched) -> dict[str, str]:
+    """/proc/PID/status of the service's process."""
+    text = watched.lab.run("cat /proc/$(systemctl show -p MainPID --value shadowwatch)/status").stdout
+    return {name: value.strip() for name, value in (line.split(":", 1) for line in text.splitlines())}
+
+
+def test_the_long_running_half_has_no_privilege(patched: Watched) -> None:
+    """Not root, no capability in any set, and no way to gain one."""
+    now = status(patched)
+    assert "0" not in now["Uid"].split()
+    assert "0" not in now["Gid"].split()
+    assert now["Groups"] == ""
+    for capabilities in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(now[capabilities], 16) == 0, capabilities
+    assert now["NoNewPrivs"] == "1"
+
+
+def test_it_keeps_only_the_descriptors_that_it_needs(patched: Watched) -> None:
+    """The ring, the counters and the links: no program, and no map that only programs use."""
+    pid = patched.lab.run("systemctl show -p MainPID --value shadowwatch").stdout.strip()
+    info = patched.lab.run(f"cat /proc/{pid}/fdinfo/*").stdout.splitlines()
+    # mmap keeps a descriptor of its own, so a map has more than one.
+    assert len({line for line in info if line.startswith("map_id:")}) == 2
+    assert not any(line.startswith("prog_type:") for line in info)
+
+
+def test_an_ended_vm_is_said_to_have_ended(patched: Watched) -> None:
+    """Its last figures stay, its state says so, and all of its pages were zapped."""
+    with Vmm(patched.lab, Workload("ending", accesses=2_000)) as vmm:
+        vmm.finished()
+    metrics = scrape_until(patched.port, lambda metrics: metrics.sum("vm_info", vm="ending", state="ended") == 1)
+    assert metrics.sum("pages", vm="ending") == 0
+    assert metrics.sum("zaps_total", vm="ending") == metrics.sum("allocations_total", vm="ending")
+
+
+def test_replay_of_a_recording_gives_the_live_runs_metrics(stock: Watched, tmp_path: Path) -> None:
+    """Byte for byte: the file written at the end, the last scrape, and the replay on another machine."""
+    lab = stock.lab
+    lab.run("systemctl stop shadowwatch")
+    recorder = lab.popen(
+        "exec shadowwatch record /srv/out/live.capture --metrics /srv/out/live.prom", stderr=subprocess.STDOUT
+    )
+    assert recorder.stdout
+    assert f"http://127.0.0.1:{PORT}/" in recorder.stdout.readline()
+    with Vmm(lab, Workload("recorded", accesses=5_000)) as vmm:
+        counters = vmm.finished().counters
+        scraped = stock.settled("recorded", counters["mmu_cache_miss"])
+        scraped = scrape_until(stock.port, lambda metrics: metrics.sum("events_behind_seconds") == 0)
+        lab.run("pkill -INT -f shadowwatch.daemon")
+        recorder.communicate(timeout=60)
+    assert recorder.returncode == 0
+    for name in ("live.capture", "live.prom"):
+        shutil.copy(lab.out / name, tmp_path)
+    live = (tmp_path / "live.prom").read_bytes()
+    replay = subprocess.run(
+        [sys.executable, "-m", "shadowwatch", "replay", str(tmp_path / "live.capture")], check=True, capture_output=True
+    )
+    assert replay.stdout == live
+    assert scraped.ours() == [line for line in live.decode().splitlines() if "shadowwatch_" in line]
+    assert scraped.sum("allocations_total", vm="recorded") == counters["mmu_cache_miss"]
+    lab.start_daemon()
+
+
+def test_without_root_or_kvm_it_says_so_in_one_sentence(stock: Watched) -> None:
+    """On a real host, with nothing faked; doctor agrees by its exit code."""
+    lab = stock.lab
+    done = lab.run("setpriv --reuid nobody shadowwatch run", check=False)
+    assert (done.returncode, done.stderr) == (1, "shadowwatch: shadowwatch is not root; run it with sudo\n")
+    assert lab.run("shadowwatch doctor", check=False).returncode == 0
+    lab.run("systemctl stop shadowwatch")
+    lab.run("rmmod kvm_amd kvm")
+    done = lab.run("shadowwatch run", check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "shadowwatch: the kvm module is not loaded; modprobe kvm_intel or kvm_amd;"
+        " if that fails, switch virtualization on in the firmware\n"
+    )
+    assert lab.run("shadowwatch doctor", check=False).returncode == 1
+    lab.load_kvm("stock")
+    lab.start_daemon()
+
+
+def test_it_stayed_small_and_silent(patched: Watched) -> None:
+    """Resident memory at its highest, and no word in the journal but the one at the start."""
+    assert int(status(patched)["VmHWM"].split()[0]) < RESIDENT_KIB
+    said = patched.lab.run("journalctl -o cat _COMM=python3 -u shadowwatch").stdout.splitlines()
+    assert len(said) == 1, said
+    assert said[0].startswith("shadowwatch: 6 probes on Linux ")

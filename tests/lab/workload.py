@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guests that touch a list of addresses: the same workload gives the same counts in every lab."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO, Literal, Self
+
+from tests.lab.errors import LabError
+from tests.lab.lines import line_within
+from tests.lab.machine import Lab
+
+Pattern = Literal["uniform", "zipf", "hotset", "sequential"]
+LINE_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the small VMM's guest touches, and how many shadow pages KVM may keep for it."""
+
+    name: str
+    pattern: Pattern = "zipf"
+    directories: int = 16
+    tables: int = 8
+    accesses: int = 30_000
+    seed: int = 1
+    pages: int = 64
+
+    def argv(self, rounds: int = 1, pause_ms: int = 0) -> list[str]:
+        """Return the command for the lab; no rounds means until it is told to end."""
+        return [
+            *("/srv/lab/vmm", "--name", self.name, "--pattern", self.pattern, "--seed", str(self.seed)),
+            *("--directories", str(self.directories), "--tables", str(self.tables)),
+            *("--accesses", str(self.accesses), "--pages", str(self.pages)),
+            *("--rounds", str(rounds), "--pause-ms", str(pause_ms)),
+        ]
+
+
+# The kinds of access that the project's figures are about.
+WORKLOADS: Mapping[str, Workload] = {
+    workload.name: workload
+    for workload in (
+        Workload("uniform", "uniform"),
+        Workload("zipf", "zipf"),
+        Workload("hotset", "hotset"),
+        Workload("sequential", "sequential"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the VMM says of itself: the kernel's counters of its VM, and the processor time it has had."""
+
+    name: str
+    pid: int
+    rounds: int
+    cpu_us: int
+    counters: Mapping[str, int]
+
+
+class Vmm:
+    """A workload that runs in the lab; quit() or the end of a `with` statement ends it."""
+
+    def __init__(self, lab: Lab, workload: Workload, *, rounds: int = 1, pause_ms: int = 0) -> None:
+        self.workload = workload
+        self._process = lab.popen(workload.argv(rounds, pause_ms), stderr=subprocess.STDOUT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.quit()
+
+    def finished(self) -> Reading:
+        """Wait until the rounds that it was started with are done."""
+        line = line_within(LINE_SECONDS, self._process, self._process.stdout)
+        try:
+            return Reading(**json.loads(line))
+        except ValueError:
+            said = line.strip() or "nothing"
+            raise LabError(f"workload {self.workload.name} ended in the lab, and said: {said}") from None
+
+    def again(self) -> Reading:
+        """Touch the whole list once more and wait for the end of it."""
+        return self._asked("run")
+
+    def counters(self) -> Mapping[str, int]:
+        """Return the kernel's counters as they are now, or after the round that is under way."""
+        return self._asked("stats").counters
+
+    def quit(self) -> None:
+        """End the VM."""
+        _ask(self._process.stdin, "quit")
+        self._process.communicate()
+
+    def _asked(self, request: str) -> Reading:
+        _ask(self._process.stdin, request)
+        return self.finished()
+
+
+def _ask(stdin: IO[str] | None, request: str) -> None:
+    with suppress(BrokenPipeError):  # it has ended: what it said last is still to be read
+        print(request, file=stdin, flush=True)
