@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 from shadowwatch.mmu.page import Page
 
@@ -29,8 +29,8 @@ class ActiveMmuPages:
         self._room = self.FLOOR
         self.size = 0
 
-    def add(self, others: Collection[Page]) -> int:
-        """Put one page at the head and return its age; `others` are the pages on the list, in any order."""
+    def add(self, others: Mapping[int, Page]) -> int:
+        """Put one page at the head and return its age; `others` are all pages on the list, by spt."""
         if len(self._live) > self._room:
             self._renumber(others)
         live = self._live
@@ -63,8 +63,8 @@ class ActiveMmuPages:
         older = live.count(1, oldest, age)
         return 1.0 - older / (self.size - 1)
 
-    def _renumber(self, pages: Collection[Page]) -> None:
-        for age, page in enumerate(sorted(pages, key=lambda page: page.age)):
+    def _renumber(self, pages: Mapping[int, Page]) -> None:
+        for age, page in enumerate(sorted(pages.values(), key=lambda page: page.age)):
             page.age = age
         self._live = bytearray(b"\1" * self.size)
         self._oldest = 0

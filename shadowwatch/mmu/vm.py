@@ -131,7 +131,7 @@ class Vm:
             self.strangers[Kind.ALLOC] += 1
             self._remove(pages[spt])
         level = self.levels[role]
-        age = self.active.add(pages.values())
+        age = self.active.add(pages)
         if level > 1:
             pages[spt] = self.directories[spt] = Page(spt, gfn, role, age, {})
         else:

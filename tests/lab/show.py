@@ -10,7 +10,7 @@ import termios
 import time
 import tty
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -34,13 +34,14 @@ REAL = "linux"
 PAUSE_MS = 400
 
 TRY = """\
-  p   switch the reclaim policy (now: {policy}): in stock order directories are zapped that had just
-      been given a child; with parents moved to the head there are none of these zaps
+  p   switch the reclaim policy: in stock order, directories are reclaimed that
+      had just been given a child; with parents moved up, none of them is
   q   end the lab
 
-Elsewhere:  curl -s {url}metrics | grep recently_parented
-            make lab ARGS="--workload zipf"    a root shell beside a watched guest
-            make test                          the proof that every count is the kernel's own
+Elsewhere:
+  curl -s {url}metrics | grep recently_parented
+  make lab ARGS="--workload zipf"    a root shell beside a watched guest
+  make test                          proves that every count is the kernel's own
 """
 
 
@@ -75,9 +76,11 @@ def _number(value: float | None) -> str:
 def table(metrics: Metrics, rates: Rates) -> Table:
     """One row for each VM."""
     shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    shown.add_column("VM")
-    for title in ("pages", "limit", "allocated/s", "reclaimed/s", "directories/s", "recently parented/s", "moves/s"):
+    shown.add_column("\nVM")
+    for title in ("\npages", "\nlimit", "allocated\n/s", "reclaimed\n/s", "of these\ndirectories"):
         shown.add_column(title, justify="right")
+    shown.add_column("recently\nparented", justify="right", header_style="bold red")
+    shown.add_column("moves\n/s", justify="right")
     for vm in sorted(metrics.by("vm", "vm_info", state="running")):
         reclaimed = rates.of("zaps_total", vm=vm, cause="reclaim")
         tables = rates.of("zaps_total", vm=vm, cause="reclaim", level="1")
@@ -103,8 +106,8 @@ def summary(metrics: Metrics) -> str:
         directories = sum(count for level, count in zaps.items() if level != "1")
         recent = metrics.sum("recently_parented_zaps_total", vm=vm)
         lines.append(
-            f"{vm}: {metrics.sum('allocations_total', vm=vm):,.0f} pages allocated, {sum(zaps.values()):,.0f}"
-            f" reclaimed, {directories:,.0f} of them directories, {recent:,.0f} of these recently parented"
+            f"{vm}: reclaimed {sum(zaps.values()):,.0f} pages, {directories:,.0f} directories,"
+            f" {recent:,.0f} recently parented"
         )
     lost = metrics.sum("events_lost_total")
     lines.append(f"{metrics.sum('events_received_total'):,.0f} events, {lost:,.0f} lost")
@@ -131,7 +134,7 @@ def _watch_on_terminal(lab: Lab, port: int, console: Console) -> None:
             metrics = scrape(port)
             rates.add(metrics)
             heading = Text.assemble(("shadowwatch", "bold"), f"   {url}   reclaim policy: ", (policy, "bold"))
-            live.update(Group(heading, "", table(metrics, rates), "", TRY.format(policy=policy, url=url)), refresh=True)
+            live.update(Group(heading, "", table(metrics, rates), "", TRY.format(url=url)), refresh=True)
             if select.select([sys.stdin], [], [], SECONDS)[0]:
                 key = sys.stdin.read(1)
                 if key == "q":
@@ -159,7 +162,8 @@ def run(progress: Progress) -> int:
         metrics = scrape_until(port, lambda metrics: metrics.sum("zaps_total") > 0)
         progress(f"metrics: http://127.0.0.1:{port}/metrics")
         if console.is_terminal and sys.stdin.isatty():
-            _watch_on_terminal(lab, port, console)
+            with suppress(KeyboardInterrupt):  # it is how people end things
+                _watch_on_terminal(lab, port, console)
         else:
             print(f"http://127.0.0.1:{port}/metrics\n{summary(metrics)}", flush=True)
             signal.sigwait({signal.SIGINT, signal.SIGTERM})
