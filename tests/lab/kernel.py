@@ -6,6 +6,7 @@ information (BTF), so they load into the distribution's kernel. The packages com
 """
 
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -135,8 +136,10 @@ def _download(folder: Path, version: str, names: Sequence[str]) -> None:
 
 def _make(tree: Path, release: str, goals: Sequence[str]) -> None:
     jobs = len(sched_getaffinity(0))
-    variables = ["CC=gcc-12", "HOSTCC=gcc-12", f"KERNELRELEASE={release}"]
-    output(["make", "-s", f"-j{jobs}", *variables, *goals], cwd=tree, env={"MAKEFLAGS": ""})
+    command = shlex.join(["make", "-s", f"-j{jobs}", "CC=gcc-12", "HOSTCC=gcc-12", f"KERNELRELEASE={release}", *goals])
+    # What went wrong comes long before make's own last words.
+    script = f"{command} >make.log 2>&1 || {{ grep -m 1 -i error make.log >&2; exit 1; }}"
+    output(["sh", "-c", script], cwd=tree, env={"MAKEFLAGS": ""}, cure=f"{tree}/make.log has the rest")
 
 
 def _require_tools() -> None:
