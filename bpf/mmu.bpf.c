@@ -60,11 +60,15 @@ static __always_inline struct vm_state *vm_of(u64 kvm)
 	return vms.lookup(&kvm);
 }
 
-/* Reserve one event of this VM with the fields that every kind has, or count it lost. */
+/* Reserve one event of this VM with the fields that every kind has, or count why there is none. */
 static __always_inline struct shadowwatch_event *reserve(struct vm_state *vm, u64 kvm, u8 kind)
 {
 	struct shadowwatch_event *event;
 
+	if (!vm) {
+		count(SHADOWWATCH_UNTRACKED);
+		return 0;
+	}
 	vm->seq++;
 	event = events.ringbuf_reserve(sizeof(*event));
 	if (!event) {
@@ -91,12 +95,9 @@ static __always_inline void alloc(u64 kvm, u64 sp, u64 parent_pte, u32 uncounted
 	struct vm_state *vm = vm_of(kvm);
 	struct shadowwatch_event *event;
 
-	if (!vm) {
-		count(SHADOWWATCH_UNTRACKED);
-		return;
-	}
 	/* Reclaim never allocates: this ends one whose return was missed. */
-	vm->reclaiming = 0;
+	if (vm)
+		vm->reclaiming = 0;
 	event = reserve(vm, kvm, SHADOWWATCH_ALLOC);
 	if (!event)
 		return;
@@ -139,14 +140,8 @@ int probe_get_page(struct bpf_raw_tracepoint_args *ctx)
 int probe_link(struct pt_regs *ctx)
 {
 	u64 kvm = PT_REGS_PARM1(ctx), sp = PT_REGS_PARM4(ctx);
-	struct vm_state *vm = vm_of(kvm);
-	struct shadowwatch_event *event;
+	struct shadowwatch_event *event = reserve(vm_of(kvm), kvm, SHADOWWATCH_LINK);
 
-	if (!vm) {
-		count(SHADOWWATCH_UNTRACKED);
-		return 0;
-	}
-	event = reserve(vm, kvm, SHADOWWATCH_LINK);
 	if (!event)
 		return 0;
 	event->spt = read64(sp + SP_SPT);
@@ -159,14 +154,8 @@ int probe_link(struct pt_regs *ctx)
 int probe_move(struct pt_regs *ctx)
 {
 	u64 kvm = PT_REGS_PARM1(ctx), sp = PT_REGS_PARM2(ctx);
-	struct vm_state *vm = vm_of(kvm);
-	struct shadowwatch_event *event;
+	struct shadowwatch_event *event = reserve(vm_of(kvm), kvm, SHADOWWATCH_MOVE);
 
-	if (!vm) {
-		count(SHADOWWATCH_UNTRACKED);
-		return 0;
-	}
-	event = reserve(vm, kvm, SHADOWWATCH_MOVE);
 	if (!event)
 		return 0;
 	event->spt = read64(sp + SP_SPT);
@@ -179,19 +168,15 @@ int probe_zap(struct pt_regs *ctx)
 {
 	u64 kvm = PT_REGS_PARM1(ctx), sp = PT_REGS_PARM2(ctx);
 	struct vm_state *vm = vm_of(kvm);
-	struct shadowwatch_event *event;
+	u8 cause = vm && vm->reclaiming ? SHADOWWATCH_RECLAIM : SHADOWWATCH_OTHER;
+	struct shadowwatch_event *event = reserve(vm, kvm, SHADOWWATCH_ZAP);
 
-	if (!vm) {
-		count(SHADOWWATCH_UNTRACKED);
-		return 0;
-	}
-	event = reserve(vm, kvm, SHADOWWATCH_ZAP);
 	if (!event)
 		return 0;
 	event->spt = read64(sp + SP_SPT);
 	event->gfn = read64(sp + SP_GFN);
 	event->role = read32(sp + SP_ROLE);
-	event->cause = vm->reclaiming ? SHADOWWATCH_RECLAIM : SHADOWWATCH_OTHER;
+	event->cause = cause;
 	submit(event);
 	return 0;
 }

@@ -2,9 +2,8 @@
 """A real Linux as the lab's guest: QEMU in the lab, with the lab's own kernel and one process after another."""
 
 import subprocess
-from types import TracebackType
-from typing import Self
 
+from tests.lab.ending import Ending
 from tests.lab.errors import LabError
 from tests.lab.lines import line_within
 from tests.lab.machine import Lab
@@ -15,7 +14,7 @@ MARKER = "processes done"
 PAGE_SIZE = 4096
 
 
-class RealGuest:
+class RealGuest(Ending):
     """A real guest that shadow paging follows; quit() or the end of a `with` statement ends it."""
 
     def __init__(
@@ -34,14 +33,6 @@ class RealGuest:
         self._process = lab.popen(command, stderr=subprocess.PIPE)
         self.pid = int(self._console())
         self._qmp = Qmp(self._process)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.quit()
 
     def wait(self) -> None:
         """Wait until the guest has run its processes."""

@@ -85,7 +85,7 @@ def test_without_root_or_kvm_it_says_so_in_one_sentence(stock: Watched) -> None:
     assert (done.returncode, done.stderr) == (1, "shadowwatch: shadowwatch is not root; run it with sudo\n")
     assert lab.run("shadowwatch doctor", check=False).returncode == 0
     lab.run("systemctl stop shadowwatch")
-    lab.run("rmmod kvm_amd kvm")
+    lab.unload_kvm()
     done = lab.run("shadowwatch run", check=False)
     assert done.returncode == 1
     assert done.stderr == (

@@ -6,9 +6,9 @@ import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import IO, Literal, Self
+from typing import IO, Literal
 
+from tests.lab.ending import Ending
 from tests.lab.errors import LabError
 from tests.lab.lines import line_within
 from tests.lab.machine import Lab
@@ -62,20 +62,12 @@ class Reading:
     counters: Mapping[str, int]
 
 
-class Vmm:
+class Vmm(Ending):
     """A workload that runs in the lab; quit() or the end of a `with` statement ends it."""
 
     def __init__(self, lab: Lab, workload: Workload, *, rounds: int = 1, pause_ms: int = 0) -> None:
         self.workload = workload
         self._process = lab.popen(workload.argv(rounds, pause_ms), stderr=subprocess.STDOUT)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.quit()
 
     def finished(self) -> Reading:
         """Wait until the rounds that it was started with are done."""
