@@ -61,7 +61,8 @@ def _landing_page(watch: Watch) -> str:
         )
         for vm in now.vms
     ]
-    cells = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    texts = [[f"{cell:,}" if isinstance(cell, int) else escape(cell) for cell in row] for row in rows]
+    cells = "".join("<tr>" + "".join(f"<td>{text}</td>" for text in row) + "</tr>" for row in texts)
     heading = "".join(f"<th>{heading}</th>" for heading in _HEADINGS)
     return _PAGE.format(
         state=f"{now.received:,} events received, {now.lost + now.untracked:,} lost."

@@ -75,6 +75,16 @@ def _drop_privileges(user: pwd.struct_passwd) -> None:
         raise ShadowwatchError(f"no_new_privs: {os.strerror(ctypes.get_errno())}; this kernel is older than 3.5")
 
 
+def check_reach(program: str, package: str) -> None:
+    """Raise ShadowwatchError when this process' user may not run the one or read the other."""
+    for path, mode, do in ((program, os.X_OK, "run"), (package, os.R_OK, "read")):
+        if not os.access(path, mode):
+            raise ShadowwatchError(
+                f"user {pwd.getpwuid(os.getuid()).pw_name} may not {do} {path};"
+                " install shadowwatch where every user may, or name one who may with --user"
+            )
+
+
 def execute(handover: Handover, links: tuple[int, ...], user: pwd.struct_passwd) -> NoReturn:
     """Become the long-running half: this process, without privileges, without LLVM in memory."""
     message = os.memfd_create("handover", 0)
@@ -89,4 +99,5 @@ def execute(handover: Handover, links: tuple[int, ...], user: pwd.struct_passwd)
     # The mask outlives exec, and threads inherit it: from here on a signal waits until it is asked for.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     _drop_privileges(user)
+    check_reach(sys.executable, __file__)
     os.execv(sys.executable, [sys.executable, "-P", "-m", "shadowwatch.daemon", str(message)])

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the long-running half is given, and whom it may become."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from shadowwatch.errors import ShadowwatchError
+from shadowwatch.probe.handover import Handover, check_reach, unprivileged_user
+from tests.unit.story import FACTS
+
+
+def test_a_handover_comes_through_whole(tmp_path: Path) -> None:
+    """Written as `execute` does, read by the other half."""
+    given = Handover(ring=3, ring_size=4096, counters=4, facts=FACTS.to_json(), listen="127.0.0.1:0", seconds=1.5)
+    path = tmp_path / "handover"
+    path.write_text(json.dumps(asdict(given)))
+    taken = Handover.read(os.open(path, os.O_RDONLY))
+    assert taken == given
+    assert taken.known_facts() == FACTS
+
+
+def test_the_user_is_one_without_privileges() -> None:
+    """Root is refused, an unknown name is said, and without a name nobody is found at the latest."""
+    assert unprivileged_user(None).pw_uid != 0
+    assert unprivileged_user("nobody").pw_name == "nobody"
+    with pytest.raises(ShadowwatchError, match="--user root is root; name a user without privileges"):
+        unprivileged_user("root")
+    with pytest.raises(ShadowwatchError, match="there is no user no-such-user to run as; name another with --user"):
+        unprivileged_user("no-such-user")
+
+
+def test_an_installation_that_the_user_may_not_read_is_one_sentence(tmp_path: Path) -> None:
+    """As in a checkout below /root: said before exec, not by an interpreter that finds no module."""
+    if os.geteuid() != 0:
+        pytest.skip("root is missing, to become somebody else")
+    hidden = tmp_path / "hidden"
+    hidden.mkdir(mode=0o700)
+    (hidden / "module.py").touch()
+    code = (
+        "import os, sys; from shadowwatch.probe.handover import check_reach, ShadowwatchError\n"
+        "os.setuid(65534)\n"
+        "try: check_reach(sys.argv[1], sys.argv[2])\n"
+        "except ShadowwatchError as error: print(error)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code, "/bin/true", str(hidden / "module.py")], check=True, capture_output=True, text=True
+    ).stdout
+    assert said == (
+        f"user nobody may not read {hidden / 'module.py'};"
+        " install shadowwatch where every user may, or name one who may with --user\n"
+    )
+    check_reach("/bin/true", "/bin/true")
