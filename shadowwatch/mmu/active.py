@@ -43,12 +43,14 @@ class ActiveMmuPages:
         self._live[age] = 0
         self.size -= 1
 
-    def move(self, age: int) -> int:
-        """Move the page of this age to the head and return its new age."""
+    def move(self, page: Page, all_pages: Mapping[int, Page]) -> None:
+        """Move a page to the head and give it its new age; `all_pages` are those on the list, by spt."""
+        if len(self._live) > self._room:
+            self._renumber(all_pages)
         live = self._live
-        live[age] = 0
+        live[page.age] = 0
+        page.age = len(live)
         live.append(1)
-        return len(live) - 1
 
     def position(self, age: int) -> float:
         """Where the page of this age stands: 0.0 is the newest, 1.0 the oldest."""

@@ -191,7 +191,7 @@ class Vm:
         if page is None:
             self.strangers[Kind.MOVE] += 1
             return
-        page.age = self.active.move(page.age)
+        self.active.move(page, self.pages)
 
     def zap(self, ns: int, spt: int, role: int, cause: int) -> None:
         """A page is being zapped: it leaves the list, its children and its parents."""

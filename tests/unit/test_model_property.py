@@ -146,6 +146,22 @@ def test_ages_given_out_anew_keep_the_order() -> None:
     assert abs(positions.total / sum(positions.counts) - (1 - 1 / 6)) < 1e-9
 
 
+def test_moves_alone_cannot_fill_the_memory() -> None:
+    """A guest that makes KVM link the same pages over and over moves parents without an allocation."""
+    story = Story()
+    for page in range(8):
+        story.alloc(page + 1, level=2)
+    model = Model(ROLES)
+    model.feed(story.records())
+    story.events.clear()
+    for number in range(5000):
+        story.move(number % 8 + 1)
+    model.feed(story.records())
+    vm = model.vm(story.kvm)
+    assert len(vm.active._live) < 1000
+    assert [page.spt for page in vm.tree()] == [Story.spt(page) for page in (8, 7, 6, 5, 4, 3, 2, 1)]
+
+
 #: Few values for each field, so that events meet each other's pages, VMs and sptes.
 DAMAGED = st.builds(
     Event,
