@@ -6,13 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from threading import Lock
 
-from shadowwatch.event.abi import EVENT, HEADER, Batch
+from shadowwatch.event.abi import RECORD, Batch, Event
 from shadowwatch.facts import Facts
 from shadowwatch.mmu.model import Model
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.snapshot import Snapshot
-
-_FIRST_NS = slice(HEADER.size + 8, HEADER.size + 16)
 
 
 class Watch:
@@ -31,8 +29,8 @@ class Watch:
         """Bring the model up to date with a batch, and name the VMs that are new in it."""
         with self._lock:
             model = self._model
-            if len(batch.records) >= HEADER.size + EVENT.size:
-                self._behind_ns = batch.now_ns - int.from_bytes(batch.records[_FIRST_NS], "little")
+            if len(batch.records) >= RECORD.size:
+                self._behind_ns = batch.now_ns - Event(*RECORD.unpack_from(batch.records)).ns
                 model.feed(batch.records)
                 for vm in model.unnamed():
                     vm.name = self._unique(self._name_of(vm.pid), vm.pid)

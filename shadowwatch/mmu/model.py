@@ -10,6 +10,9 @@ from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.snapshot import VmSnapshot
 from shadowwatch.mmu.vm import Vm
 
+#: In the order of Kind, as plain ints for the hot path.
+KINDS = tuple(map(int, Kind))
+
 #: A VM that ended is kept this long, so that a scraper sees its last figures: five minutes,
 #: which is how long Prometheus itself looks back.
 KEEP_NS = 300 * 10**9
@@ -46,12 +49,13 @@ class Model:
         if left:
             self.undecodable += 1
         vms = self._vms
+        alloc, link, move, zap, destroy = KINDS
         current, vm, last = NO_KVM, self._nobody, 0
         # The hot path: one pass, no object for an event, a VM looked up only when it changes.
         for kvm, ns, spt, parent_pte, gfn, seq, role, pid, limit, used, kind, cause in events:
             if kvm != current:
                 vm.seq = last
-                if not kvm or not Kind.ALLOC <= kind <= Kind.DESTROY:
+                if not kvm or not alloc <= kind <= destroy:
                     self.undecodable += 1
                     current, vm = NO_KVM, self._nobody
                     continue
@@ -61,15 +65,15 @@ class Model:
             if seq != last + 1 and (seq - last) & SEQ_MASK != 1:
                 vm.lose((seq - last - 1) & SEQ_MASK)
             last = seq
-            if kind == 2:
+            if kind == link:
                 vm.link(ns, spt, parent_pte)
-            elif kind == 1:
+            elif kind == alloc:
                 vm.alloc(spt, gfn, role, limit, used)
-            elif kind == 4:
+            elif kind == zap:
                 vm.zap(ns, spt, role, cause)
-            elif kind == 3:
+            elif kind == move:
                 vm.move(spt)
-            elif kind == 5:
+            elif kind == destroy:
                 self._end_vm(vm, ns)
                 current, vm = NO_KVM, self._nobody
             else:

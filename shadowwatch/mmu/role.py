@@ -27,12 +27,6 @@ class RoleLayout:
     """
 
     def __init__(self, fields: Mapping[str, tuple[int, int]]) -> None:
-        self.fields = dict(fields)
         shift, width = fields["level"]
         self.levels: dict[int, int] = _Levels(shift, (1 << width) - 1)
         self.invalid = 1 << fields["invalid"][0]
-
-    def field(self, role: int, name: str) -> int:
-        """Read one field of a role word; KeyError when this kernel has no such field."""
-        shift, width = self.fields[name]
-        return (role >> shift) & ((1 << width) - 1)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -99,11 +98,11 @@ def memory() -> Figure:
 
 def readers() -> list[Figure]:
     """The same model fed by our reader of the ring, and by bcc's callback, on a real ring in the lab."""
-    from tests.lab.machine import Lab
+    from tests.lab.machine import Lab, say
     from tests.lab.workload import Workload
 
     command = Workload("bench", accesses=15_000).argv()
-    with Lab.boot(kvm="patched", progress=lambda what: print(what, file=sys.stderr, flush=True)) as lab:
+    with Lab.boot(kvm="patched", progress=say) as lab:
         said = lab.run(
             ["env", "PYTHONPATH=/srv/shadowwatch", "python3", "-m", "tests.bench.ring_readers", json.dumps(command)]
         )

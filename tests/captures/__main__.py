@@ -6,11 +6,10 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from dataclasses import asdict
 
 from tests.captures import CAPTURES
-from tests.lab.machine import Kvm, Lab, Policy
+from tests.lab.machine import Kvm, Lab, Policy, say
 from tests.lab.workload import Vmm, Workload
 
 WORKLOAD = Workload("zipf", accesses=6_000)
@@ -40,7 +39,7 @@ def main() -> None:
         "parents": ("patched", "parents"),
     }
     for name, (kvm, policy) in wanted.items():
-        with Lab.boot(kvm=kvm, progress=lambda what: print(what, file=sys.stderr, flush=True)) as lab:
+        with Lab.boot(kvm=kvm, progress=say) as lab:
             if policy:
                 lab.policy(policy)
             record(lab, name)

@@ -3,23 +3,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.machine import Kvm, Lab
-from tests.lab.scrape import Metrics, scrape, scrape_until
-
-PORT = 9790
+from tests.lab.machine import Lab, say
+from tests.lab.scrape import PORT, Metrics, scrape, settled
 
 
 class Watched:
     """A lab in which the daemon runs."""
 
-    def __init__(self, lab: Lab, kvm: Kvm) -> None:
+    def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.kvm = kvm
         lab.start_daemon()
         self.port = lab.forward(PORT)
 
@@ -29,25 +25,21 @@ class Watched:
 
     def settled(self, vm: str, allocations: int) -> Metrics:
         """Scrape once the daemon has heard of as many allocations as the kernel counts."""
-        return scrape_until(self.port, lambda metrics: metrics.sum("allocations_total", vm=vm) >= allocations)
-
-
-def _say(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
+        return settled(self.port, vm, allocations)
 
 
 @pytest.fixture(scope="session")
 def patched() -> Iterator[Watched]:
     """The patched KVM, which serves both orders."""
-    with Lab.boot(kvm="patched", progress=_say) as lab:
-        yield Watched(lab, "patched")
+    with Lab.boot(kvm="patched", progress=say) as lab:
+        yield Watched(lab)
 
 
 @pytest.fixture(scope="session")
 def stock() -> Iterator[Watched]:
     """Debian's own KVM."""
-    with Lab.boot(kvm="stock", progress=_say) as lab:
-        yield Watched(lab, "stock")
+    with Lab.boot(kvm="stock", progress=say) as lab:
+        yield Watched(lab)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 from tests.bench.figure import Figure, show
-from tests.lab.machine import Lab, Policy
-from tests.lab.scrape import scrape_until
+from tests.lab.machine import Lab, Policy, say
+from tests.lab.scrape import PORT, settled
 from tests.lab.workload import WORKLOADS, Vmm, Workload
-
-PORT = 9790
 
 
 @dataclass(frozen=True)
@@ -28,12 +25,9 @@ def measure(lab: Lab, port: int, workload: Workload, policy: Policy) -> Effect:
     """Run one workload under one policy, with the daemon's metrics on this port."""
     lab.policy(policy)
     vm = f"{workload.name}-{workload.seed}-{policy}"
-    named = Workload(**{**workload.__dict__, "name": vm})
-    with Vmm(lab, named) as vmm:
+    with Vmm(lab, replace(workload, name=vm)) as vmm:
         counters = vmm.finished().counters
-        metrics = scrape_until(
-            port, lambda metrics: metrics.sum("allocations_total", vm=vm) >= counters["mmu_cache_miss"]
-        )
+        metrics = settled(port, vm, counters["mmu_cache_miss"])
     reclaimed = metrics.by("level", "zaps_total", vm=vm, cause="reclaim")
     return Effect(
         page_faults=counters["pf_taken"],
@@ -46,7 +40,7 @@ def measure(lab: Lab, port: int, workload: Workload, policy: Policy) -> Effect:
 def figures(workload: Workload, stock: Effect, parents: Effect) -> list[Figure]:
     """Each count under `parents`, as a ratio to that in stock order."""
     made = []
-    for name, before in stock.__dict__.items():
+    for name, before in asdict(stock).items():
         after = getattr(parents, name)
         words = name.replace("_", " ")
         title = f"{workload.pattern} {workload.directories} × {workload.tables}: {words}"
@@ -58,7 +52,7 @@ def figures(workload: Workload, stock: Effect, parents: Effect) -> list[Figure]:
 def main() -> None:
     """Measure all patterns."""
     made = []
-    with Lab.boot(kvm="patched", progress=lambda what: print(what, file=sys.stderr, flush=True)) as lab:
+    with Lab.boot(kvm="patched", progress=say) as lab:
         lab.start_daemon()
         port = lab.forward(PORT)
         for workload in WORKLOADS.values():

@@ -43,10 +43,6 @@ class RealGuest(Ending):
         """Halt the guest, so that its counters rest."""
         self._qmp.command("stop")
 
-    def resume(self) -> None:
-        """Let a stopped guest go on."""
-        self._qmp.command("cont")
-
     def counters(self) -> dict[str, int]:
         """Return the kernel's counters of this guest's VM."""
         return kernel_counters(self._lab, self.pid)

@@ -4,6 +4,7 @@
 import atexit
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +40,11 @@ signal.pause()
 
 def quiet(_: str) -> None:
     """Take progress and say nothing."""
+
+
+def say(what: str) -> None:
+    """Print progress where it is in nobody's way."""
+    print(what, file=sys.stderr, flush=True)
 
 
 def build(progress: Progress = quiet) -> tuple[kernel.Kernel, boot.Boot, image.Image, Path]:

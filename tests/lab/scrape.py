@@ -9,7 +9,12 @@ from collections.abc import Callable, Mapping
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from shadowwatch.cli import LISTEN
+from shadowwatch.metrics.exporter import split_address
 from tests.lab.errors import LabError
+
+#: Where the daemon listens when nothing else is said.
+PORT = split_address(LISTEN)[1]
 
 
 class Metrics:
@@ -50,6 +55,11 @@ def scrape(port: int) -> Metrics:
     """Read the metrics that are published on this port of this machine's loopback."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         return Metrics(answer.read().decode())
+
+
+def settled(port: int, vm: str, allocations: int) -> Metrics:
+    """Scrape once the daemon has heard of as many allocations as the kernel counts."""
+    return scrape_until(port, lambda metrics: metrics.sum("allocations_total", vm=vm) >= allocations)
 
 
 def scrape_until(port: int, holds: Callable[[Metrics], bool], seconds: float = 30) -> Metrics:

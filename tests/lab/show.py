@@ -9,6 +9,7 @@ import sys
 import termios
 import time
 import tty
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -22,10 +23,9 @@ from tests.lab.connection import free_port
 from tests.lab.errors import LabError
 from tests.lab.guest import RealGuest
 from tests.lab.machine import Lab, Policy
-from tests.lab.scrape import Metrics, scrape, scrape_until
+from tests.lab.scrape import PORT, Metrics, scrape, scrape_until
 from tests.lab.workload import Vmm, Workload
 
-PORT = 9790
 SECONDS = 1.0
 #: The RFC's case: a limit of 64 shadow pages, and a guest that wants more.
 GUESTS = (Workload("rfc-zipf", accesses=3_000), Workload("rfc-hotset", "hotset", accesses=3_000))
@@ -49,24 +49,19 @@ class Rates:
     """What changed between two scrapes, for each second and VM."""
 
     def __init__(self) -> None:
-        self._before: tuple[float, Metrics] | None = None
-        self.seconds = 0.0
-        self._now: Metrics | None = None
-        self._then: Metrics | None = None
+        #: The last two scrapes, and when they were.
+        self._scrapes: deque[tuple[float, Metrics]] = deque(maxlen=2)
 
     def add(self, metrics: Metrics) -> None:
         """Take the newest scrape."""
-        now = time.monotonic()
-        if self._before:
-            self.seconds, self._then = now - self._before[0], self._before[1]
-        self._now = metrics
-        self._before = (now, metrics)
+        self._scrapes.append((time.monotonic(), metrics))
 
     def of(self, name: str, **labels: str) -> float | None:
         """The rate of a counter; None before the second scrape."""
-        if not self._then or not self._now:
+        if len(self._scrapes) < 2:
             return None
-        return (self._now.sum(name, **labels) - self._then.sum(name, **labels)) / self.seconds
+        (then, before), (now, after) = self._scrapes
+        return (after.sum(name, **labels) - before.sum(name, **labels)) / (now - then)
 
 
 def _number(value: float | None) -> str:

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.lab.conftest import PORT, Watched
-from tests.lab.scrape import scrape_until
+from tests.lab.conftest import Watched
+from tests.lab.scrape import PORT, scrape_until
 from tests.lab.workload import Vmm, Workload
 
 RESIDENT_KIB = 40_000
