@@ -45,19 +45,16 @@ class Collection:
         self._written = Batch(0, 0, 0, b"-")
 
     def step(self, last: bool = False) -> None:
-        """Empty the ring, as far as it was filled when this began."""
-        batch = self._ring.look()
-        self._take(batch, last)
-        while len(batch.records) == LOOK * RECORD.size:
+        """Empty the ring, as far as it can have been filled when this began: a storm does not hold the loop."""
+        for _ in range(self._ring.looks):
             batch = self._ring.look()
-            self._take(batch, last)
-
-    def _take(self, batch: Batch, last: bool) -> None:
-        self._watch.take(batch)
-        # One batch without records says that the ring is empty; more of them say nothing.
-        if self._capture and (batch.records or self._written.records or last):
-            self._capture.write(batch)
-            self._written = batch
+            self._watch.take(batch)
+            # One batch without records says that the ring is empty; more of them say nothing.
+            if self._capture and (batch.records or self._written.records or last):
+                self._capture.write(batch)
+                self._written = batch
+            if len(batch.records) < LOOK * RECORD.size:
+                return
 
 
 def watch_until_told(handover: Handover) -> None:

@@ -22,6 +22,8 @@ class Ring:
 
     def __init__(self, ring_fd: int, counters_fd: int, size: int, clock: Callable[[], int]) -> None:
         page = mmap.PAGESIZE
+        #: As many looks as a full ring needs.
+        self.looks = size // (LOOK * RECORD.size) + 1
         self._size = size
         self._clock = clock
         self._data = mmap.mmap(ring_fd, page + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
