@@ -2,27 +2,38 @@
 /*
  * One function for each probe: find the VM, reserve, fill, submit.
  *
- * All of them run under the VM's mmu_lock, held for writing (a spinlock
- * before 5.15), but for destroy, which runs when no one else can have the VM.
- * So the events of one VM are made one at a time, and its state needs no atomics.
+ * Those that number their events run under the VM's mmu_lock, held for writing
+ * (a spinlock before 531810caa9f4, v5.12), but for destroy, which runs when no one else can
+ * have the VM. So the numbered events of one VM are made one at a time, and its
+ * state needs no atomics. The others say so.
  *
- * SP_*, KVM_* and TDP_MMU_PAGE are offsets in bytes, read from the running
- * kernel's BTF and given with -D by shadowwatch/probe/plan.py.
+ * SP_*, DESC_*, KVM_*, VCPU_* and VM_* are offsets in bytes, and the names in
+ * capitals without these prefixes are kernel addresses. All are read from the
+ * running kernel and given with -D by shadowwatch/probe/plan.py.
  */
 #include <uapi/linux/ptrace.h>
 #include "event.h"
 
+#ifdef DESC_COUNT
+#define DESC_SLOTS(desc) read32((desc) + DESC_COUNT)
+#else
+#define DESC_SLOTS(desc) ((DESC_MORE - DESC_SPTES) / sizeof(u64)) /* those that are free are 0 */
+#endif
+
 struct vm_state {
 	u32 seq;
 	u32 pid;
-	u32 reclaiming; /* inside kvm_mmu_zap_oldest_mmu_pages() */
-	u32 pad;
+	u32 caller;  /* patched KVM: who called __kvm_mmu_prepare_zap_page() */
+	u32 skip;    /* an event without a number was lost */
+	u32 wanted;  /* the walk that was asked for; all else here is written under mmu_lock */
+	u32 walking; /* the walk that is under way or was the last */
+	u64 cursor;  /* the next page of it, by its link; 0 when it is over */
 };
 
 BPF_HASH(vms, u64, struct vm_state, MAX_VMS);
-BPF_HASH(reclaimers, u32, u64, MAX_VMS); /* thread -> the VM that it reclaims from */
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 BPF_F_TABLE("array", u32, u64, counters, SHADOWWATCH_COUNTERS, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, struct shadowwatch_request, requests, 1, BPF_F_MMAPABLE);
 
 static __always_inline void count(u32 counter)
 {
@@ -48,6 +59,23 @@ static __always_inline u32 read32(u64 address)
 	return value;
 }
 
+static __always_inline u8 read8(u64 address)
+{
+	u8 value = 0;
+
+	bpf_probe_read_kernel(&value, sizeof(value), (void *)address);
+	return value;
+}
+
+/* Before somebody reads the ring it would only fill up, and events would be lost that nobody misses. */
+static __always_inline bool listening(void)
+{
+	u32 zero = 0;
+	struct shadowwatch_request *request = requests.lookup(&zero);
+
+	return request && request->listening;
+}
+
 static __always_inline struct vm_state *vm_of(u64 kvm)
 {
 	struct vm_state *vm = vms.lookup(&kvm);
@@ -56,21 +84,14 @@ static __always_inline struct vm_state *vm_of(u64 kvm)
 	if (vm)
 		return vm;
 	new.pid = read32(kvm + KVM_USERSPACE_PID);
-	vms.update(&kvm, &new);
+	vms.insert(&kvm, &new);
 	return vms.lookup(&kvm);
 }
 
-/* Reserve one event of this VM with the fields that every kind has, or count why there is none. */
-static __always_inline struct shadowwatch_event *reserve(struct vm_state *vm, u64 kvm, u8 kind)
+static __always_inline struct shadowwatch_event *reserve(u64 kvm, u32 pid, u8 kind)
 {
-	struct shadowwatch_event *event;
+	struct shadowwatch_event *event = events.ringbuf_reserve(sizeof(*event));
 
-	if (!vm) {
-		count(SHADOWWATCH_UNTRACKED);
-		return 0;
-	}
-	vm->seq++;
-	event = events.ringbuf_reserve(sizeof(*event));
 	if (!event) {
 		count(SHADOWWATCH_LOST);
 		return 0;
@@ -78,9 +99,30 @@ static __always_inline struct shadowwatch_event *reserve(struct vm_state *vm, u6
 	__builtin_memset(event, 0, sizeof(*event));
 	event->kvm = kvm;
 	event->ns = bpf_ktime_get_ns();
-	event->seq = vm->seq;
-	event->pid = vm->pid;
+	event->pid = pid;
 	event->kind = kind;
+	return event;
+}
+
+/* Reserve the next event of this VM, or count why there is none. */
+static __always_inline struct shadowwatch_event *reserve_next(struct vm_state *vm, u64 kvm, u8 kind)
+{
+	struct shadowwatch_event *event;
+
+	if (!listening())
+		return 0;
+	if (!vm) {
+		count(SHADOWWATCH_UNTRACKED);
+		return 0;
+	}
+	vm->seq++;
+	if (vm->skip) {
+		vm->skip = 0;
+		vm->seq++;
+	}
+	event = reserve(kvm, vm->pid, kind);
+	if (event)
+		event->seq = vm->seq;
 	return event;
 }
 
@@ -90,15 +132,118 @@ static __always_inline void submit(struct shadowwatch_event *event)
 	events.ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 }
 
-static __always_inline void alloc(u64 kvm, u64 sp, u64 parent_pte, u32 uncounted)
+static __always_inline bool tell(struct shadowwatch_event *step, u8 kind, u64 spt, u64 parent_pte, u64 gfn, u32 role)
 {
-	struct vm_state *vm = vm_of(kvm);
-	struct shadowwatch_event *event;
+	struct shadowwatch_event *event = reserve(step->kvm, 0, kind);
 
-	/* Reclaim never allocates: this ends one whose return was missed. */
-	if (vm)
-		vm->reclaiming = 0;
-	event = reserve(vm, kvm, SHADOWWATCH_ALLOC);
+	if (!event)
+		return false;
+	event->spt = spt;
+	event->parent_pte = parent_pte;
+	event->gfn = gfn;
+	event->role = role;
+	event->walk = step->walk;
+	submit(event);
+	step->used++;
+	return true;
+}
+
+/*
+ * Walk on from `link`, the oldest page first, and return where to go on. Pages
+ * are told with one parent, the others of a page that has more follow it (struct
+ * pte_list_desc; bit 0 of parent_ptes.val tells, bit 1 is a lock of its
+ * own since 4834eaded91e, v6.15).
+ *
+ * What varies is kept in `step` and in words that helpers wrote: the verifier
+ * does not know their values, so it need not follow each of them. `zero` is one.
+ */
+static __always_inline u64 walk(struct shadowwatch_event *step, u64 link)
+{
+	u64 head = step->kvm + KVM_ACTIVE_MMU_PAGES, zero = read64(0);
+	u64 spt = zero, desc = zero, slot = zero, end = zero;
+	int i;
+
+	for (i = 0; i < SHADOWWATCH_STEP_MOST; i++) {
+		u64 sp, val, parent_pte;
+
+		if (slot != end) {
+			parent_pte = read64(slot);
+			slot += sizeof(u64);
+			if (parent_pte && !tell(step, SHADOWWATCH_PARENT, spt, parent_pte, 0, 0)) {
+				step->flags |= SHADOWWATCH_VOID;
+				return 0;
+			}
+			if (slot != end)
+				continue;
+			desc = read64(desc + DESC_MORE);
+			if (desc) {
+				slot = desc + DESC_SPTES;
+				end = slot + sizeof(u64) * DESC_SLOTS(desc);
+			}
+			continue;
+		}
+		if (step->used >= SHADOWWATCH_STEP_RECORDS)
+			return link;
+		if (link == head) {
+			step->flags |= SHADOWWATCH_LAST;
+			return 0;
+		}
+		sp = link - SP_LINK;
+		spt = read64(sp + SP_SPT);
+		val = read64(sp + SP_PARENT_PTES);
+		parent_pte = val & 1 ? 0 : val & ~3ULL;
+		if (!spt || !tell(step, SHADOWWATCH_PAGE, spt, parent_pte, read64(sp + SP_GFN), read32(sp + SP_ROLE))) {
+			step->flags |= SHADOWWATCH_VOID;
+			return 0;
+		}
+		if (val & 1) {
+			desc = val & ~3ULL;
+			slot = desc + DESC_SPTES;
+			end = slot + sizeof(u64) * DESC_SLOTS(desc);
+		}
+		link = read64(link + sizeof(u64));
+	}
+	step->flags |= SHADOWWATCH_MANY;
+	return link;
+}
+
+/* One step of the walk that was asked for, where mmu_lock is held and no page is half zapped. */
+static __always_inline void step_locked(struct vm_state *vm, u64 kvm)
+{
+	struct shadowwatch_event *step;
+	u32 wanted;
+
+	if (!vm)
+		return;
+	wanted = vm->wanted;
+	if (!wanted || (vm->walking == wanted && !vm->cursor))
+		return;
+	step = reserve(kvm, vm->pid, SHADOWWATCH_STEP);
+	if (!step)
+		return;
+	step->seq = vm->seq;
+	step->walk = wanted;
+	step->limit = read32(kvm + KVM_N_MAX_MMU_PAGES);
+	if (vm->walking != wanted) {
+		vm->walking = wanted;
+		vm->cursor = read64(kvm + KVM_ACTIVE_MMU_PAGES + sizeof(u64));
+		step->flags = SHADOWWATCH_FIRST;
+	}
+	vm->cursor = walk(step, vm->cursor);
+	submit(step);
+}
+
+/* A page is about to leave its place: a walk that would go on there goes on behind it. */
+static __always_inline void step_over(struct vm_state *vm, u64 sp)
+{
+	if (vm && vm->cursor == sp + SP_LINK)
+		vm->cursor = read64(sp + SP_LINK + sizeof(u64));
+}
+
+static __always_inline void alloc(struct vm_state *vm, u64 kvm, u64 sp, u64 parent_pte, u32 uncounted)
+{
+	struct shadowwatch_event *event = reserve_next(vm, kvm, SHADOWWATCH_ALLOC);
+
 	if (!event)
 		return;
 	event->spt = read64(sp + SP_SPT);
@@ -110,10 +255,14 @@ static __always_inline void alloc(u64 kvm, u64 sp, u64 parent_pte, u32 uncounted
 	submit(event);
 }
 
-/* kvm_mmu_alloc_page(kvm, sp, parent_pte) of the patched KVM, entered before the page is counted. */
+/* kvm_mmu_alloc_page(kvm, sp, parent_pte) of the patched KVM, entered before the page is listed and counted. */
 int probe_alloc_page(struct pt_regs *ctx)
 {
-	alloc(PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 1);
+	u64 kvm = PT_REGS_PARM1(ctx);
+	struct vm_state *vm = vm_of(kvm);
+
+	step_locked(vm, kvm);
+	alloc(vm, kvm, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 1);
 	return 0;
 }
 
@@ -124,28 +273,65 @@ int probe_alloc_page(struct pt_regs *ctx)
  */
 int probe_get_page(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 sp = ctx->args[0];
-	u8 tdp_mmu_page = 0;
+	u64 kvm, sp = ctx->args[0];
+	struct vm_state *vm;
 
-	if (!(u8)ctx->args[1])
+	if (!(u8)ctx->args[1] || read8(sp + SP_TDP_MMU_PAGE))
 		return 0;
-	bpf_probe_read_kernel(&tdp_mmu_page, 1, (void *)(sp + SP_TDP_MMU_PAGE));
-	if (tdp_mmu_page)
-		return 0;
-	alloc(read64(sp + SP_LINK + sizeof(u64)) - KVM_ACTIVE_MMU_PAGES, sp, 0, 0);
+	kvm = read64(sp + SP_LINK + sizeof(u64)) - KVM_ACTIVE_MMU_PAGES;
+	vm = vm_of(kvm);
+	alloc(vm, kvm, sp, 0, 0);
+	step_locked(vm, kvm);
 	return 0;
 }
 
-/* __link_shadow_page(kvm, cache, sptep, sp, …), 6.1 and later. */
-int probe_link(struct pt_regs *ctx)
+static __always_inline int link(u64 kvm, u64 parent_pte, u64 sp)
 {
-	u64 kvm = PT_REGS_PARM1(ctx), sp = PT_REGS_PARM4(ctx);
-	struct shadowwatch_event *event = reserve(vm_of(kvm), kvm, SHADOWWATCH_LINK);
+	struct vm_state *vm = vm_of(kvm);
+	struct shadowwatch_event *event;
 
+	step_locked(vm, kvm);
+	event = reserve_next(vm, kvm, SHADOWWATCH_LINK);
 	if (!event)
 		return 0;
 	event->spt = read64(sp + SP_SPT);
-	event->parent_pte = PT_REGS_PARM3(ctx);
+	event->parent_pte = parent_pte;
+	submit(event);
+	return 0;
+}
+
+/* __link_shadow_page(kvm, cache, sptep, sp, …), 6.0 and later. */
+int probe_link(struct pt_regs *ctx)
+{
+	return link(PT_REGS_PARM1(ctx), PT_REGS_PARM3(ctx), PT_REGS_PARM4(ctx));
+}
+
+/* link_shadow_page(vcpu, sptep, sp), before. */
+int probe_link_vcpu(struct pt_regs *ctx)
+{
+	return link(read64(PT_REGS_PARM1(ctx) + VCPU_KVM), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
+}
+
+/*
+ * mmu_set_spte(vcpu, slot, sptep, pte_access, …), mmu_set_spte(vcpu, sptep, pte_access, …) until 5.15. When a
+ * huge page takes the place of a table, that has one parent less. Whether there is a table or another page
+ * of memory in the spte depends on its level, which the model knows.
+ */
+int probe_set_spte(struct pt_regs *ctx)
+{
+	u64 spte, kvm, sptep = PT_REGS_PARM3(ctx);
+	struct shadowwatch_event *event;
+
+	if (sptep < 4096)
+		sptep = PT_REGS_PARM2(ctx);
+	spte = read64(sptep);
+	if (!(spte & 1) || spte & 1 << 7)
+		return 0;
+	kvm = read64(PT_REGS_PARM1(ctx) + VCPU_KVM);
+	event = reserve_next(vm_of(kvm), kvm, SHADOWWATCH_UNLINK);
+	if (!event)
+		return 0;
+	event->parent_pte = sptep;
 	submit(event);
 	return 0;
 }
@@ -154,8 +340,13 @@ int probe_link(struct pt_regs *ctx)
 int probe_move(struct pt_regs *ctx)
 {
 	u64 kvm = PT_REGS_PARM1(ctx), sp = PT_REGS_PARM2(ctx);
-	struct shadowwatch_event *event = reserve(vm_of(kvm), kvm, SHADOWWATCH_MOVE);
+	struct vm_state *vm = vm_of(kvm);
+	struct shadowwatch_event *event;
 
+	/* The newest page stays where it is. */
+	if (read64(sp + SP_LINK + sizeof(u64)) != kvm + KVM_ACTIVE_MMU_PAGES)
+		step_over(vm, sp);
+	event = reserve_next(vm, kvm, SHADOWWATCH_MOVE);
 	if (!event)
 		return 0;
 	event->spt = read64(sp + SP_SPT);
@@ -163,50 +354,115 @@ int probe_move(struct pt_regs *ctx)
 	return 0;
 }
 
-/* kvm_mmu_zap_page(kvm, sp, …) of the patched KVM, __kvm_mmu_prepare_zap_page(kvm, sp, …) of others. */
-int probe_zap(struct pt_regs *ctx)
+/*
+ * Where the function that was just entered returns to. mmu_page_zap_pte() zaps
+ * for several reasons, so there it is where that returns to.
+ */
+static __always_inline u32 caller_of(struct pt_regs *ctx)
 {
-	u64 kvm = PT_REGS_PARM1(ctx), sp = PT_REGS_PARM2(ctx);
-	struct vm_state *vm = vm_of(kvm);
-	u8 cause = vm && vm->reclaiming ? SHADOWWATCH_RECLAIM : SHADOWWATCH_OTHER;
-	struct shadowwatch_event *event = reserve(vm, kvm, SHADOWWATCH_ZAP);
+	u64 stack[3] = {};
+	u32 caller = read64(PT_REGS_SP(ctx));
 
+	if (caller >= MMU_PAGE_ZAP_PTE && caller < MMU_PAGE_ZAP_PTE_END &&
+	    bpf_get_stack(ctx, stack, sizeof(stack), 0) == sizeof(stack))
+		caller = stack[2];
+	return caller;
+}
+
+static __always_inline int zap(struct vm_state *vm, u64 kvm, u64 sp, u32 caller)
+{
+	struct shadowwatch_event *event;
+
+	step_over(vm, sp);
+	event = reserve_next(vm, kvm, SHADOWWATCH_ZAP);
 	if (!event)
 		return 0;
 	event->spt = read64(sp + SP_SPT);
 	event->gfn = read64(sp + SP_GFN);
 	event->role = read32(sp + SP_ROLE);
-	event->cause = cause;
+	event->caller = caller;
 	submit(event);
 	return 0;
 }
 
-/* kvm_mmu_zap_oldest_mmu_pages(kvm, nr), entry and return: what is zapped between is reclaimed. */
-int probe_reclaim(struct pt_regs *ctx)
+/* __kvm_mmu_prepare_zap_page(kvm, sp, …). */
+int probe_prepare_zap_page(struct pt_regs *ctx)
 {
 	u64 kvm = PT_REGS_PARM1(ctx);
-	u32 thread = bpf_get_current_pid_tgid();
+
+	return zap(vm_of(kvm), kvm, PT_REGS_PARM2(ctx), caller_of(ctx));
+}
+
+/* kvm_mmu_zap_page(kvm, sp, …) of the patched KVM, which only __kvm_mmu_prepare_zap_page(kvm, …) calls. */
+int probe_zap_page(struct pt_regs *ctx)
+{
+	u64 kvm = PT_REGS_PARM1(ctx);
 	struct vm_state *vm = vm_of(kvm);
 
-	if (!vm)
-		return 0;
-	vm->reclaiming = 1;
-	reclaimers.update(&thread, &kvm);
+	return zap(vm, kvm, PT_REGS_PARM2(ctx), vm ? vm->caller : 0);
+}
+
+int probe_caller(struct pt_regs *ctx)
+{
+	struct vm_state *vm = vm_of(PT_REGS_PARM1(ctx));
+
+	if (vm)
+		vm->caller = caller_of(ctx);
 	return 0;
 }
 
-int probe_reclaim_return(struct pt_regs *ctx)
+/* kvm_mmu_zap_oldest_mmu_pages(kvm, nr). */
+int probe_reclaim(struct pt_regs *ctx)
 {
-	u32 thread = bpf_get_current_pid_tgid();
-	u64 *kvm = reclaimers.lookup(&thread);
-	struct vm_state *vm;
+	u64 kvm = PT_REGS_PARM1(ctx);
+	struct vm_state *vm = vm_of(kvm);
+	struct shadowwatch_event *event;
 
-	if (!kvm)
+	step_locked(vm, kvm);
+	event = reserve_next(vm, kvm, SHADOWWATCH_RECLAIM);
+	if (!event)
 		return 0;
-	vm = vms.lookup(kvm);
-	if (vm)
-		vm->reclaiming = 0;
-	reclaimers.delete(&thread);
+	event->caller = read64(PT_REGS_SP(ctx));
+	submit(event);
+	return 0;
+}
+
+/* Reserve an event that comes without mmu_lock, of a VM that is known to have shadow pages. */
+static __always_inline struct shadowwatch_event *reserve_unlocked(u64 kvm, u8 kind)
+{
+	struct vm_state *vm = vms.lookup(&kvm);
+	struct shadowwatch_event *event;
+
+	if (!vm || !listening())
+		return 0;
+	event = reserve(kvm, vm->pid, kind);
+	if (!event)
+		vm->skip = 1;
+	return event;
+}
+
+/* kvm_mmu_zap_all_fast(kvm), under slots_lock. */
+int probe_flush(struct pt_regs *ctx)
+{
+	struct shadowwatch_event *event = reserve_unlocked(PT_REGS_PARM1(ctx), SHADOWWATCH_FLUSH);
+
+	if (!event)
+		return 0;
+	event->caller = read64(PT_REGS_SP(ctx));
+	submit(event);
+	return 0;
+}
+
+/* kvm_mmu_pte_write(vcpu, gpa, …), kvm_mmu_track_write(vcpu, gpa, …): the sptes made from what was there are cleared. */
+int probe_write(struct pt_regs *ctx)
+{
+	u64 kvm = read64(PT_REGS_PARM1(ctx) + VCPU_KVM);
+	struct shadowwatch_event *event = reserve_unlocked(kvm, SHADOWWATCH_WRITE);
+
+	if (!event)
+		return 0;
+	event->gfn = PT_REGS_PARM2(ctx);
+	submit(event);
 	return 0;
 }
 
@@ -219,9 +475,120 @@ int probe_destroy(struct pt_regs *ctx)
 
 	if (!vm)
 		return 0;
-	event = reserve(vm, kvm, SHADOWWATCH_DESTROY);
+	event = reserve_next(vm, kvm, SHADOWWATCH_DESTROY);
 	if (event)
 		submit(event);
 	vms.delete(&kvm);
+	return 0;
+}
+
+#ifdef VM_LIST
+/* Tell the VMs on vm_list. Nothing holds kvm_lock: a walk that finds no way back to the head is void. */
+static __always_inline void list_vms(struct shadowwatch_request *request)
+{
+	struct shadowwatch_event *step = reserve(0, 0, SHADOWWATCH_STEP), *event;
+	u64 link;
+	int i;
+
+	if (!step) {
+		request->flags = SHADOWWATCH_VOID;
+		return;
+	}
+	link = request->cursor ?: read64(VM_LIST);
+	step->walk = request->walk;
+	if (!request->cursor)
+		step->flags |= SHADOWWATCH_FIRST;
+	for (i = 0; i < SHADOWWATCH_STEP_MOST; i++) {
+		u64 kvm = link - KVM_VM_LIST;
+
+		if (link == VM_LIST) {
+			step->flags |= SHADOWWATCH_LAST;
+			break;
+		}
+		event = link ? reserve(kvm, read32(kvm + KVM_USERSPACE_PID), SHADOWWATCH_VM) : 0;
+		if (!event) {
+			step->flags |= SHADOWWATCH_VOID;
+			break;
+		}
+		event->walk = step->walk;
+		event->limit = read32(kvm + KVM_N_MAX_MMU_PAGES);
+		event->used = read32(kvm + KVM_N_USED_MMU_PAGES);
+		submit(event);
+		step->used++;
+		link = read64(link);
+	}
+	request->cursor = link;
+	request->flags = step->flags;
+	submit(step);
+}
+#endif
+
+/*
+ * A step without mmu_lock that is as good as one under it: nobody has the lock
+ * before and after, and whoever took it in between and changed the list would
+ * have made a numbered event. The lock's lowest byte is that of a writer (struct
+ * qrwlock; struct qspinlock before 531810caa9f4, v5.12).
+ */
+static __always_inline void step_unlocked(struct shadowwatch_request *request)
+{
+	u64 kvm = request->kvm;
+	struct vm_state *vm = vm_of(kvm);
+	struct shadowwatch_event *step;
+	u32 seq;
+
+	request->flags = SHADOWWATCH_VOID;
+	if (!vm)
+		return;
+	/* First the number, then the lock: who takes it after that makes another number. */
+	seq = vm->seq;
+	if (read8(kvm + KVM_MMU_LOCK))
+		return;
+	if (request->cursor && seq != request->seq)
+		return;
+	step = reserve(kvm, vm->pid, SHADOWWATCH_STEP);
+	if (!step)
+		return;
+	step->seq = seq;
+	step->walk = request->walk;
+	step->limit = read32(kvm + KVM_N_MAX_MMU_PAGES);
+	if (!request->cursor) {
+		request->cursor = read64(kvm + KVM_ACTIVE_MMU_PAGES + sizeof(u64));
+		request->seq = seq;
+		step->flags = SHADOWWATCH_FIRST;
+	}
+	request->cursor = walk(step, request->cursor);
+	vm = vms.lookup(&kvm);
+	if (!vm || vm->seq != seq || vm->skip || read8(kvm + KVM_MMU_LOCK))
+		step->flags |= SHADOWWATCH_VOID;
+	request->flags = step->flags;
+	submit(step);
+}
+
+/* A system call that the owner makes for this alone: see shadowwatch/event/request.py. */
+int probe_ask(struct pt_regs *ctx)
+{
+	u32 zero = 0, process = bpf_get_current_pid_tgid() >> 32;
+	struct shadowwatch_request *request = requests.lookup(&zero);
+	struct vm_state *vm;
+	u64 kvm;
+
+	if (!request)
+		return 0;
+	if (request->want == SHADOWWATCH_OWN && !request->owner)
+		request->owner = process;
+	if (request->owner != process)
+		return 0;
+#ifdef VM_LIST
+	if (request->want == SHADOWWATCH_VMS)
+		list_vms(request);
+#endif
+	if (request->want == SHADOWWATCH_WALK)
+		step_unlocked(request);
+	if (request->want == SHADOWWATCH_WALK_LOCKED) {
+		kvm = request->kvm;
+		vm = vm_of(kvm);
+		if (vm)
+			vm->wanted = request->walk;
+	}
 	return 0;
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
 #: (field, struct format) in the order of struct shadowwatch_event; "2x" is padding.
@@ -20,9 +20,23 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("pid", "I"),
     ("limit", "I"),
     ("used", "I"),
+    ("caller", "I"),
+    ("walk", "I"),
     ("kind", "B"),
-    ("cause", "B"),
+    ("flags", "B"),
     ("pad", "2x"),
+)
+
+#: (field, struct format) in the order of struct shadowwatch_request.
+REQUEST_FIELDS: tuple[tuple[str, str], ...] = (
+    ("kvm", "Q"),
+    ("cursor", "Q"),
+    ("seq", "I"),
+    ("walk", "I"),
+    ("want", "I"),
+    ("owner", "I"),
+    ("flags", "I"),
+    ("listening", "I"),
 )
 
 
@@ -33,14 +47,24 @@ class Kind(IntEnum):
     LINK = 2
     MOVE = 3
     ZAP = 4
-    DESTROY = 5
+    RECLAIM = 5
+    UNLINK = 6
+    DESTROY = 7
+    FLUSH = 8
+    WRITE = 9
+    STEP = 10
+    PAGE = 11
+    PARENT = 12
+    VM = 13
 
 
-class Cause(IntEnum):
-    """Why a page was zapped (enum shadowwatch_cause)."""
+class Flags(IntFlag):
+    """What a step of a walk was like (enum shadowwatch_flags)."""
 
-    OTHER = 0
-    RECLAIM = 1
+    FIRST = 1
+    LAST = 2
+    VOID = 4
+    MANY = 8
 
 
 class Counter(IntEnum):
@@ -48,6 +72,16 @@ class Counter(IntEnum):
 
     LOST = 0
     UNTRACKED = 1
+
+
+class Want(IntEnum):
+    """What a request asks for (enum shadowwatch_want)."""
+
+    NOTHING = 0
+    OWN = 1
+    VMS = 2
+    WALK = 3
+    WALK_LOCKED = 4
 
 
 class Event(NamedTuple):
@@ -63,8 +97,10 @@ class Event(NamedTuple):
     pid: int = 0
     limit: int = 0
     used: int = 0
+    caller: int = 0
+    walk: int = 0
     kind: int = 0
-    cause: int = 0
+    flags: int = 0
 
 
 class Batch(NamedTuple):
@@ -77,10 +113,14 @@ class Batch(NamedTuple):
 
 
 EVENT = struct.Struct("<" + "".join(code for _, code in FIELDS))
+REQUEST = struct.Struct("<" + "".join(code for _, code in REQUEST_FIELDS))
 
 #: A ring record: the kernel's 8-byte header (kernel/bpf/ringbuf.c, struct bpf_ringbuf_hdr), then the event.
 HEADER = struct.Struct("<II")
 RECORD = struct.Struct(f"<{HEADER.size}x" + EVENT.format[1:])
+
+#: A step of a walk has about so many records (SHADOWWATCH_STEP_RECORDS in bpf/event.h).
+STEP_RECORDS = 64
 
 #: Sequence numbers are 32 bits wide and wrap.
 SEQ_MASK = 0xFFFF_FFFF

@@ -13,16 +13,17 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Batch
 from shadowwatch.facts import Facts
 
 MAGIC = b"\x89shadowwatch\r\n\x1a"
-VERSION = 1
+VERSION = 2
 
 _PREAMBLE = struct.Struct(f"<{len(MAGIC)}sI")
 _FRAME = struct.Struct("<4sIQQQI")
@@ -32,6 +33,20 @@ _NO_BATCH = Batch(0, 0, 0, b"")
 
 #: No honest frame is longer; a damaged length must not make a reader ask for all memory.
 _LONGEST = 1 << 28
+
+
+class Packed(NamedTuple):
+    """A batch as captures have it: its records compressed, and how many they are."""
+
+    batch: Batch
+    payload: bytes
+    records: int
+
+
+def pack(batch: Batch) -> Packed:
+    """Compress a batch."""
+    count = len(batch.records) // RECORD.size
+    return Packed(batch._replace(records=b""), zlib.compress(batch.records, 1), count)
 
 
 class Writer:
@@ -74,8 +89,12 @@ class Writer:
 
     def write(self, batch: Batch) -> None:
         """Keep a batch, after the model took it, so that new names stand before it."""
-        self._records += len(batch.records) // RECORD.size
-        self._frame(_DATA, zlib.compress(batch.records, 1), batch)
+        self.write_packed(pack(batch))
+
+    def write_packed(self, packed: Packed) -> None:
+        """Keep a batch that is packed already."""
+        self._records += packed.records
+        self._frame(_DATA, packed.payload, packed.batch)
 
     def close(self) -> None:
         """Write the last frame and close the file."""
@@ -84,6 +103,56 @@ class Writer:
             self._file.close()
         except OSError as error:
             raise self._stopped(error) from None
+
+
+class Recent:
+    """The batches since the last audit but one, in memory; `keep` writes them as a capture.
+
+    Replayed, the walks of the first audit build the model, the events that followed lead it
+    astray, and the walks of the last audit show where.
+    """
+
+    #: Compressed bytes; what is older than this allows is dropped, and then the next audit is the first.
+    MOST = 4 << 20
+
+    def __init__(self, descriptor: int, path: str, facts: Facts) -> None:
+        self._descriptor = descriptor
+        self._path = path
+        self._facts = facts
+        self._batches: deque[Packed] = deque()
+        self._size = 0
+        self._marks: deque[int] = deque()
+
+    def write(self, batch: Batch) -> None:
+        """Remember a batch."""
+        packed = pack(batch)
+        self._batches.append(packed)
+        self._size += len(packed.payload)
+        while self._size > self.MOST:
+            self._drop()
+
+    def _drop(self) -> None:
+        self._size -= len(self._batches.popleft().payload)
+        self._marks = deque(mark - 1 for mark in self._marks if mark)
+
+    def mark(self) -> None:
+        """An audit begins: what came before the last one is of no use any more."""
+        if self._marks:
+            for _ in range(self._marks.popleft()):
+                self._drop()
+            self._marks.clear()
+        self._marks.append(len(self._batches))
+
+    def keep(self, names: Mapping[int, str]) -> None:
+        """Write what is remembered, and the VMs' names, as a capture; ShadowwatchError when that fails."""
+        with open(self._descriptor, "wb", buffering=1 << 20) as file:
+            writer = Writer(file, self._path, self._facts)
+            name_of = writer.naming(lambda pid: names[pid])
+            for pid in names:
+                name_of(pid)
+            for packed in self._batches:
+                writer.write_packed(packed)
+            writer.close()
 
 
 class Reader:
@@ -106,10 +175,13 @@ class Reader:
         version = _PREAMBLE.unpack(preamble)[1]
         if version > VERSION:
             raise ShadowwatchError(
-                f"{path} is a capture of version {version}, this shadowwatch reads up to {VERSION}; update shadowwatch"
+                f"{path} is a capture of version {version}, this shadowwatch reads {VERSION}; update shadowwatch"
             )
-        if version < 1:
-            raise self._damaged()
+        if version < VERSION:
+            raise ShadowwatchError(
+                f"{path} is a capture of version {version}, this shadowwatch reads {VERSION};"
+                " replay it with the shadowwatch that wrote it"
+            )
         kind, payload, _ = self._frame()
         try:
             if kind != _FACT:

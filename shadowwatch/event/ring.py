@@ -6,7 +6,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable
 
-from shadowwatch.event.abi import RECORD, Batch, Counter
+from shadowwatch.event.abi import RECORD, STEP_RECORDS, Batch, Counter
 
 #: The most records that one look takes, so that a storm cannot keep the loop from its other work.
 LOOK = 16_384
@@ -24,6 +24,8 @@ class Ring:
         page = mmap.PAGESIZE
         #: As many looks as a full ring needs.
         self.looks = size // (LOOK * RECORD.size) + 1
+        #: As many steps of a walk as it has room for beside other events.
+        self.steps = size // (4 * STEP_RECORDS * RECORD.size)
         self._size = size
         self._clock = clock
         self._data = mmap.mmap(ring_fd, page + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
