@@ -55,6 +55,12 @@ class VmSnapshot:
     zap_position: Mapping[int, Distribution]
     lost: int
     resyncs: int
+    audits: int
+    audited: int
+    differing: int
+    reclaims: int
+    writes: int
+    newest_first: bool
     strangers: Mapping[int, int]
 
 

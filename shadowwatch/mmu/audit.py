@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model against the kernel's own list, entry by entry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from shadowwatch.mmu.page import Page
+from shadowwatch.mmu.vm import Vm
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a place on active_mmu_pages holds: a page, and the sptes that point to it."""
+
+    spt: int
+    gfn: int
+    role: int
+    parents: frozenset[int]
+
+    def __str__(self) -> str:
+        parents = ", ".join(f"{pte:#x}" for pte in sorted(self.parents)) or "none"
+        return f"spt {self.spt:#x} gfn {self.gfn:#x} role {self.role:#x} parents {parents}"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first place, counted from the newest page, where model and kernel differ; None: no such place."""
+
+    vm: str
+    position: int
+    model: Entry | None
+    kernel: Entry | None
+
+    def __str__(self) -> str:
+        return f"VM {self.vm}, position {self.position}: model has {self.model}, kernel has {self.kernel}"
+
+
+class Audited:
+    """A VM during an audit: its events go to the model, and to another that a walk builds from the kernel's list.
+
+    When the walk ends both speak of the same moment, however long it took.
+    """
+
+    __slots__ = ("_kernel", "_vm", "over")
+
+    def __init__(self, vm: Vm) -> None:
+        self._vm = vm
+        self._kernel = Vm(vm.kvm, vm.pid, vm.roles, vm.causes, vm.recent_ns)
+        #: Whether the walk has ended, in one way or the other.
+        self.over = False
+
+    def alloc(self, spt: int, gfn: int, role: int, limit: int, used: int) -> None:
+        """As Vm.alloc."""
+        self._vm.alloc(spt, gfn, role, limit, used)
+        self._kernel.alloc(spt, gfn, role, limit, used)
+
+    def link(self, ns: int, spt: int, parent_pte: int) -> None:
+        """As Vm.link."""
+        self._vm.link(ns, spt, parent_pte)
+        self._kernel.link(ns, spt, parent_pte)
+
+    def unlink(self, parent_pte: int) -> None:
+        """As Vm.unlink."""
+        self._vm.unlink(parent_pte)
+        self._kernel.unlink(parent_pte)
+
+    def move(self, spt: int) -> None:
+        """As Vm.move."""
+        self._vm.move(spt)
+        self._kernel.move(spt)
+
+    def zap(self, ns: int, spt: int, role: int, caller: int) -> None:
+        """As Vm.zap."""
+        self._vm.zap(ns, spt, role, caller)
+        self._kernel.zap(ns, spt, role, caller)
+
+    def write(self, address: int) -> None:
+        """As Vm.write."""
+        self._vm.write(address)
+        self._kernel.write(address)
+
+    def reclaim(self, caller: int) -> None:
+        """As Vm.reclaim."""
+        self._vm.reclaim(caller)
+
+    def flush(self, caller: int) -> None:
+        """As Vm.flush."""
+        self._vm.flush(caller)
+
+    def step(self, walk: int, flags: int, records: int) -> None:
+        """As Vm.step."""
+        self._kernel.step(walk, flags, records)
+        self.over = self.over or not self._kernel.walk
+
+    def page(self, walk: int, spt: int, gfn: int, role: int, parent_pte: int) -> None:
+        """As Vm.page."""
+        self._kernel.page(walk, spt, gfn, role, parent_pte)
+        self.over = self.over or not self._kernel.walk
+
+    def parent(self, walk: int, spt: int, parent_pte: int) -> None:
+        """As Vm.parent."""
+        self._kernel.parent(walk, spt, parent_pte)
+        self.over = self.over or not self._kernel.walk
+
+    @property
+    def told(self) -> int:
+        """As Vm.told."""
+        return self._kernel.told
+
+    def result(self) -> Difference | None:
+        """Count what was compared, mend the model where it was wrong, and return the first difference.
+
+        Nothing is counted when the walk did not come to its end.
+        """
+        vm, kernel = self._vm, self._kernel
+        if not kernel.exact or not vm.exact:
+            return None
+        vm.audits += 1
+        first = None
+        for position, (mine, truth) in enumerate(zip_longest(_entries(vm), _entries(kernel))):
+            vm.audited += 1
+            if mine != truth:
+                vm.differing += 1
+                first = first or Difference(vm.name, position, mine, truth)
+        if first:
+            vm.adopt(kernel)
+        return first
+
+
+def _entries(vm: Vm) -> list[Entry]:
+    newest_first = sorted(vm.pages.values(), key=_age, reverse=True)
+    return [Entry(page.spt, page.gfn, page.role, frozenset(page.parents())) for page in newest_first]
+
+
+def _age(page: Page) -> int:
+    return page.age
