@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -14,36 +15,69 @@ from shadowwatch.errors import ShadowwatchError
 
 LISTEN = "127.0.0.1:9790"
 RING_MIB = 4
+#: A step of a walk must fit in.
+RING_LEAST = 0.0625
+#: They end a wait for the kvm module.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def _collect(arguments: argparse.Namespace, capture_path: str = "", metrics_path: str = "") -> int:
+def _wait_for_kvm() -> None:
+    """Return when the kvm module is loaded; who starts before it need not start again."""
+    from shadowwatch.notify import notify
+    from shadowwatch.probe.checks import require_all_but_kvm
+    from shadowwatch.probe.host import gather, kvm_is_loaded
+
+    if kvm_is_loaded():
+        return
+    require_all_but_kvm(gather())
+    print("shadowwatch: waiting for the kvm module to be loaded", flush=True)
+    notify("READY=1\nSTATUS=waiting for the kvm module to be loaded")
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    while not kvm_is_loaded():
+        if signal.sigtimedwait(STOP_SIGNALS, 1.0):
+            raise KeyboardInterrupt
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+def _collect(arguments: argparse.Namespace, capture_path: str = "", metrics_path: str = "", audits: int = 0) -> int:
     """Attach, then exec: returns only by an error."""
     from shadowwatch.facts import Facts
     from shadowwatch.metrics.exporter import split_address
     from shadowwatch.probe.attach import attach
-    from shadowwatch.probe.checks import require
+    from shadowwatch.probe.checks import losses, paging, require
     from shadowwatch.probe.handover import Handover, execute, unprivileged_user
     from shadowwatch.probe.host import gather
 
-    split_address(arguments.listen)
+    if arguments.listen:
+        split_address(arguments.listen)
     host = gather()
     plan = require(host)
+    for loss in losses(plan):
+        print(f"shadowwatch: {loss}", flush=True)
     user = unprivileged_user(arguments.user)
     capture = _create(capture_path) if capture_path else -1
     metrics = _create(metrics_path) if metrics_path else -1
-    attached = attach(plan, arguments.ring_mib << 20)
+    difference = _create(arguments.difference) if arguments.difference else -1
+    attached = attach(plan, int(arguments.ring_mib * (1 << 20)))
     facts = Facts(
         kernel=host.release,
-        probes={attachment.point: attachment.symbol for attachment in plan.attachments},
+        probes={each.point: each.symbol for each in plan.attachments if each.kind != "symbol"},
         role=host.role,
+        functions=host.functions,
+        paging=paging(host),
         recent_seconds=arguments.recent_seconds,
     )
     handover = Handover(
         ring=attached.ring,
         ring_size=attached.ring_size,
         counters=attached.counters,
+        requests=attached.requests,
         facts=facts.to_json(),
         listen=arguments.listen,
+        audit_seconds=arguments.audit_interval,
+        audits=audits,
+        difference=difference,
+        difference_path=arguments.difference,
         capture=capture,
         capture_path=capture_path,
         metrics=metrics,
@@ -60,11 +94,16 @@ def _create(path: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    _wait_for_kvm()
     return _collect(arguments)
 
 
 def _record(arguments: argparse.Namespace) -> int:
     return _collect(arguments, arguments.file, arguments.metrics)
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    return _collect(arguments, audits=arguments.rounds)
 
 
 def _replay(arguments: argparse.Namespace) -> int:
@@ -93,6 +132,8 @@ def _replay(arguments: argparse.Namespace) -> int:
         threading.Event().wait()
     sys.stdout.buffer.write(exposition(watch))
     sys.stdout.flush()
+    if watch.difference:
+        print(f"shadowwatch: an audit found a difference: {watch.difference}", file=sys.stderr)
     if fault:
         raise fault
     return 0
@@ -107,8 +148,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return 0 if show(host, make_plan(host), sys.stdout) else 1
 
 
-def _add_collecting(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--listen", metavar="HOST:PORT", default=LISTEN, help=f"serve metrics there (default {LISTEN})")
+def _add_collecting(parser: argparse.ArgumentParser, audit_interval: float | None = None) -> None:
     parser.add_argument(
         "--recent-seconds",
         metavar="S",
@@ -117,8 +157,30 @@ def _add_collecting(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--user", metavar="NAME", help="run as this user (default shadowwatch, else nobody)")
     parser.add_argument(
-        "--ring-mib", metavar="N", type=_whole, default=RING_MIB, help=f"size of the event ring (default {RING_MIB})"
+        "--ring-mib",
+        metavar="N",
+        type=_mebibytes,
+        default=RING_MIB,
+        help=f"size of the event ring (default {RING_MIB})",
     )
+    parser.add_argument(
+        "--audit-interval",
+        metavar="S",
+        type=_positive,
+        default=audit_interval,
+        help="compare the model with the kernel's own lists each time so many seconds have gone by"
+        + (f" (default {audit_interval:g})" if audit_interval else " (default: never)"),
+    )
+    parser.add_argument(
+        "--difference",
+        metavar="FILE",
+        default="",
+        help="write what led to the first difference there, to be replayed; the file stays empty without one",
+    )
+
+
+def _add_listening(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--listen", metavar="HOST:PORT", default=LISTEN, help=f"serve metrics there (default {LISTEN})")
 
 
 def _positive(text: str) -> float:
@@ -128,10 +190,17 @@ def _positive(text: str) -> float:
     return value
 
 
+def _mebibytes(text: str) -> float:
+    value = float(text)
+    if not RING_LEAST <= value <= 512:
+        raise argparse.ArgumentTypeError(f"{text} is not between {RING_LEAST} and 512")
+    return value
+
+
 def _whole(text: str) -> int:
     value = int(text)
-    if not 1 <= value <= 512:
-        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 512")
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
     return value
 
 
@@ -145,6 +214,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     run = commands.add_parser("run", help="watch this host and serve metrics (root)")
+    _add_listening(run)
     _add_collecting(run)
     run.set_defaults(command=_run)
 
@@ -152,8 +222,14 @@ def parser() -> argparse.ArgumentParser:
     record.add_argument("file", metavar="FILE", help="the capture to write")
     record.add_argument("--metrics", metavar="FILE", default="", help="at the end, write the metrics there")
     record.add_argument("--seconds", metavar="S", type=_positive, help="end after this time (default: when told to)")
+    _add_listening(record)
     _add_collecting(record)
     record.set_defaults(command=_record)
+
+    audit = commands.add_parser("audit", help="compare the model with the kernel's own lists, and end (root)")
+    audit.add_argument("--rounds", metavar="N", type=_whole, default=2, help="audits of each VM (default 2)")
+    _add_collecting(audit, audit_interval=1.0)
+    audit.set_defaults(command=_audit, listen="")
 
     replay = commands.add_parser("replay", help="print the metrics that a capture leads to")
     replay.add_argument("file", metavar="FILE", help="the capture to read")

@@ -3,45 +3,38 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Batch
-from shadowwatch.event.capture import Writer
+from shadowwatch.event.capture import Recent, Writer
+from shadowwatch.event.request import Requests
 from shadowwatch.event.ring import LOOK, Ring
+from shadowwatch.facts import PAGING, Facts
 from shadowwatch.metrics.collector import exposition
 from shadowwatch.metrics.exporter import serve
+from shadowwatch.notify import notify
 from shadowwatch.probe.handover import STOP_SIGNALS, Handover
+from shadowwatch.probe.host import kvm_is_loaded
 from shadowwatch.vmname import name_of
+from shadowwatch.walker import Walker
 from shadowwatch.watch import Watch
 
 #: Between looks at the ring: short against its depth, long against the cost of a look.
 PERIOD_SECONDS = 0.05
 
 
-def notify(state: str) -> None:
-    """Tell systemd, when it asked to be told (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        # Whoever asked may be gone; that is no reason to stop.
-        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify_socket:
-            notify_socket.connect(address.replace("@", "\0", 1))
-            notify_socket.send(state.encode())
-
-
 class Collection:
-    """The loop's one step: what is in the ring goes to the watch, and to the capture if there is one."""
+    """The loop's one step: what is in the ring goes to the watch, and to the captures if there are any."""
 
-    def __init__(self, ring: Ring, watch: Watch, capture: Writer | None) -> None:
+    def __init__(self, ring: Ring, watch: Watch, capture: Writer | None, recent: Recent | None) -> None:
         self._ring = ring
         self._watch = watch
         self._capture = capture
+        self._recent = recent
         self._written = Batch(0, 0, 0, b"-")
 
     def step(self, last: bool = False) -> None:
@@ -50,15 +43,87 @@ class Collection:
             batch = self._ring.look()
             self._watch.take(batch)
             # One batch without records says that the ring is empty; more of them say nothing.
-            if self._capture and (batch.records or self._written.records or last):
-                self._capture.write(batch)
+            if batch.records or self._written.records or last:
+                if self._capture:
+                    self._capture.write(batch)
+                if self._recent:
+                    self._recent.write(batch)
                 self._written = batch
             if len(batch.records) < LOOK * RECORD.size:
                 return
 
 
-def watch_until_told(handover: Handover) -> None:
-    """Run until SIGINT, SIGTERM or the end of the time asked for."""
+def say(words: str) -> None:
+    """One line for the journal."""
+    print(f"shadowwatch: {words}", flush=True)
+
+
+class Notices:
+    """What a person should hear of once, not at every look."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._newest_first: set[str] = set()
+        self._lost = False
+        self._difference = False
+
+    def look(self) -> None:
+        """Say what is new."""
+        for vm in self._watch.newest_first():
+            if vm not in self._newest_first:
+                self._newest_first.add(vm)
+                say(
+                    f"VM {vm}: reclaim takes the newest pages instead of the oldest, as Linux 5.9 to 5.11.1 did by"
+                    " mistake (mended by 8fc517267fb2 in 5.11.2 and 5.12); boot a kernel that has this"
+                )
+        if self._watch.lost and not self._lost:
+            self._lost = True
+            say("events were lost, the VMs that they concern are read anew; see shadowwatch_events_lost_total")
+        if self._watch.difference and not self._difference:
+            self._difference = True
+            say(f"an audit found a difference: {self._watch.difference}")
+
+
+class Audits:
+    """Audits at an interval, for ever or so many times; the first difference is written down."""
+
+    def __init__(self, walker: Walker, watch: Watch, handover: Handover, recent: Recent | None) -> None:
+        self._walker = walker
+        self._watch = watch
+        self._recent = recent
+        self._seconds = handover.audit_seconds
+        self._rounds = handover.audits
+        self._due_ns = 0
+
+    def turn(self, now_ns: int) -> bool:
+        """Do what is due; false when the last audit is over."""
+        if self._recent and self._watch.difference:
+            self._recent.keep(self._watch.names())
+            self._recent = None
+        if self._seconds is None or self._walker.auditing or now_ns < self._due_ns:
+            return True
+        if self._due_ns and self._rounds:
+            self._rounds -= 1
+            if not self._rounds:
+                return False
+        self._due_ns = now_ns + int(self._seconds * 1e9)
+        if self._recent:
+            self._recent.mark()
+        self._walker.audit()
+        return True
+
+
+def _about(facts: Facts, address: str) -> str:
+    where = f", http://{address}/" if address else ""
+    meaning = f"; {PAGING[facts.paging]}" if facts.paging.startswith("tdp_mmu") else ""
+    return f"{len(facts.probes)} probes on Linux {facts.kernel}{where}{meaning}"
+
+
+def watch_until_told(handover: Handover) -> bool:
+    """Run until SIGINT, SIGTERM, the end of the time asked for or of the audits; false when those found a difference.
+
+    Raises ShadowwatchError when the kvm module goes, or a file takes no more.
+    """
     facts = handover.known_facts()
     capture = None
     names: Callable[[int], str] = name_of
@@ -66,16 +131,34 @@ def watch_until_told(handover: Handover) -> None:
         file = open(handover.capture, "wb", buffering=1 << 20)
         capture = Writer(file, handover.capture_path, facts)
         names = capture.naming(name_of)
+    recent = Recent(handover.difference, handover.difference_path, facts) if handover.difference >= 0 else None
     watch = Watch(facts, names)
     ring = Ring(handover.ring, handover.counters, handover.ring_size, time.monotonic_ns)
-    collection = Collection(ring, watch, capture)
+    collection = Collection(ring, watch, capture, recent)
+    requests = Requests(handover.requests)
     collection.step()
-    address = serve(watch, handover.listen)
-    print(f"shadowwatch: {len(facts.probes)} probes on Linux {facts.kernel}, http://{address}/", flush=True)
+    walker = Walker(requests, watch, ring.steps, collection.step)
+    audits = Audits(walker, watch, handover, recent)
+    notices = Notices(watch)
+    walks = "walk" in facts.probes
+    if walks and not requests.heard:
+        walks = False
+        say("the kernel hears no request for a walk, so losses stay; allow the process sched_rr_get_interval(2)")
+    if walks:
+        walker.turn(time.monotonic_ns())
+    address = serve(watch, handover.listen) if handover.listen else ""
+    say(_about(facts, address))
     notify("READY=1")
     end = None if handover.seconds is None else time.monotonic() + handover.seconds
     while signal.sigtimedwait(STOP_SIGNALS, PERIOD_SECONDS) is None and (end is None or time.monotonic() < end):
         collection.step()
+        if walks:
+            walker.turn(time.monotonic_ns())
+            if not audits.turn(time.monotonic_ns()):
+                break
+        notices.look()
+        if not kvm_is_loaded():
+            raise ShadowwatchError("the kvm module was unloaded, and the probes with it; start shadowwatch again")
     notify("STOPPING=1")
     collection.step(last=True)
     if capture:
@@ -86,17 +169,22 @@ def watch_until_told(handover: Handover) -> None:
                 metrics.write(exposition(watch))
         except OSError as error:
             raise ShadowwatchError(f"cannot write the metrics: {error.strerror}; make room for them") from None
+    if not handover.audits:
+        return True
+    # Here and not above: the daemon has no use for rich, and rich is large.
+    from shadowwatch.view.audit import audit_table
+
+    return audit_table(watch.snapshot(), sys.stdout)
 
 
 def main() -> int:
     """Entry of the exec'ed half: argument 1 is the descriptor of the handover."""
     handover = Handover.read(int(sys.argv[1]))
     try:
-        watch_until_told(handover)
+        return 0 if watch_until_told(handover) else 1
     except ShadowwatchError as error:
         print(f"shadowwatch: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -8,20 +8,32 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Self
 
+#: Which MMU a host's guests use -> what that means here.
+PAGING: Mapping[str, str] = {
+    "shadow": "shadow paging: every guest's page tables are shadowed",
+    "nested": "nested paging without the TDP MMU: all of its pages are on active_mmu_pages",
+    "tdp_mmu": "TDP MMU in use: nothing to watch",
+    "tdp_mmu_nested": "TDP MMU in use: nothing to watch but nested guests",
+    "unknown": "unknown: neither kvm_amd nor kvm_intel is loaded",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """The host that the events come from.
 
-    `kernel` is its release, `probes` maps each probe point to the kernel symbol or
-    tracepoint that serves it, `role` maps the fields of union kvm_mmu_page_role to
-    (first bit, width), and `recent_seconds` is the threshold asked for: None is one
-    list-length of allocations.
+    `kernel` is its release, `paging` is the key in PAGING of the MMU that its guests use, `probes` maps
+    each probe point to the kernel symbol or tracepoint that serves it, `role` maps the fields
+    of union kvm_mmu_page_role to (first bit, width), `functions` tells where those who zap are
+    in the kernel's text, as (name, first address, address behind), lower halves, and
+    `recent_seconds` is the threshold asked for: None is one list-length of allocations.
     """
 
     kernel: str
     probes: Mapping[str, str]
     role: Mapping[str, tuple[int, int]]
+    functions: tuple[tuple[str, int, int], ...] = ()
+    paging: str = "unknown"
     recent_seconds: float | None = None
 
     def to_json(self) -> str:
@@ -36,5 +48,7 @@ class Facts:
             kernel=str(values["kernel"]),
             probes={str(point): str(hook) for point, hook in values["probes"].items()},
             role={str(name): (int(bit), int(width)) for name, (bit, width) in values["role"].items()},
+            functions=tuple((str(name), int(start), int(end)) for name, start, end in values["functions"]),
+            paging=str(values["paging"]),
             recent_seconds=None if values["recent_seconds"] is None else float(values["recent_seconds"]),
         )

@@ -8,7 +8,8 @@ from threading import Lock
 
 from shadowwatch.event.abi import RECORD, Batch, Event
 from shadowwatch.facts import Facts
-from shadowwatch.mmu.model import Model
+from shadowwatch.mmu.audit import Difference
+from shadowwatch.mmu.model import Model, Progress
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.snapshot import Snapshot
 
@@ -21,7 +22,7 @@ class Watch:
         self.facts = facts
         self._name_of = name_of
         self._lock = Lock()
-        self._model = Model(RoleLayout(facts.role), None if recent is None else int(recent * 1e9))
+        self._model = Model(RoleLayout(facts.role), facts.functions, None if recent is None else int(recent * 1e9))
         self._last = Batch(0, 0, 0, b"")
         self._behind_ns = 0
 
@@ -50,6 +51,31 @@ class Watch:
             name = f"{wanted}-{number}"
             number += 1
         return name
+
+    def progress(self) -> dict[int, Progress]:
+        """How far each living VM is, by its `struct kvm *`."""
+        with self._lock:
+            return self._model.progress()
+
+    def names(self) -> dict[int, str]:
+        """The names of the living VMs, by the process."""
+        with self._lock:
+            return {vm.pid: vm.name for vm in self._model.living()}
+
+    def newest_first(self) -> tuple[str, ...]:
+        """The names of the VMs whose newest pages are reclaimed."""
+        with self._lock:
+            return self._model.newest_first()
+
+    @property
+    def difference(self) -> Difference | None:
+        """The first difference that an audit found."""
+        return self._model.difference
+
+    @property
+    def lost(self) -> int:
+        """Events that were lost so far, of whatever VM."""
+        return self._last.lost + self._last.untracked
 
     @property
     def seen_ns(self) -> int:

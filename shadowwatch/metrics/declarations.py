@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from shadowwatch import __version__
-from shadowwatch.event.abi import Cause, Kind
-from shadowwatch.facts import Facts
+from shadowwatch.event.abi import Kind
+from shadowwatch.facts import PAGING, Facts
+from shadowwatch.mmu.cause import CAUSES, Cause
 from shadowwatch.mmu.histogram import Distribution
 from shadowwatch.mmu.snapshot import Snapshot, VmSnapshot
 
@@ -122,11 +123,13 @@ VM_METRICS = (
     VmMetric(
         "zaps",
         "counter",
-        "Shadow pages zapped, each once; with root_zaps the kernel's mmu_shadow_zapped.",
+        "Shadow pages zapped, each once, by cause (quota, resize and shrinker are reclaim, the kernel's"
+        " mmu_recycled); with root_zaps the kernel's mmu_shadow_zapped.",
         lambda vm: (
             ((str(level), cause.name.lower()), vm.zaps.get((level, cause), 0))
             for level in sorted({*vm.allocations, *(level for level, _ in vm.zaps)})
-            for cause in Cause
+            for cause in CAUSES
+            if cause is Cause.QUOTA or (level, cause) in vm.zaps
         ),
         ("level", "cause"),
     ),
@@ -135,6 +138,24 @@ VM_METRICS = (
         "counter",
         "Second zaps of roots that had been zapped while in use.",
         lambda vm: _one(vm.root_zaps),
+    ),
+    VmMetric(
+        "reclaims",
+        "counter",
+        "Times that KVM went to reclaim pages.",
+        lambda vm: _one(vm.reclaims),
+    ),
+    VmMetric(
+        "reclaim_newest_first",
+        "gauge",
+        "1 when reclaim takes the newest pages, as Linux 5.9 to 5.11.1 did by mistake.",
+        lambda vm: _one(vm.newest_first),
+    ),
+    VmMetric(
+        "guest_page_writes",
+        "counter",
+        "Emulated writes of the guest to its memory, each of which may take a parent away.",
+        lambda vm: _one(vm.writes),
     ),
     VmMetric(
         "links",
@@ -164,7 +185,7 @@ VM_METRICS = (
     VmMetric(
         "vm_exact",
         "gauge",
-        "1 while the model holds the very pages that the kernel does, 0 until all older pages have gone.",
+        "1 while the model is the kernel's list, 0 after a loss or the start until it was read anew.",
         lambda vm: _one(vm.exact),
     ),
     VmMetric(
@@ -176,13 +197,26 @@ VM_METRICS = (
     VmMetric(
         "vm_resyncs",
         "counter",
-        "Times that the model was exact again after a loss.",
+        "Times that the model was exact again after a loss, or mended by an audit.",
         lambda vm: _one(vm.resyncs),
+    ),
+    VmMetric(
+        "vm_audits",
+        "counter",
+        "Times that the model was compared with the kernel's own list.",
+        lambda vm: _one(vm.audits),
+    ),
+    VmMetric(
+        "vm_audit_entries",
+        "counter",
+        "Places on the list that audits compared: page, gfn, role and parents.",
+        lambda vm: ((("same",), vm.audited - vm.differing), (("differing",), vm.differing)),
+        ("result",),
     ),
     VmMetric(
         "vm_unknown_pages",
         "counter",
-        "Events about a page that the model does not hold.",
+        "Events about a page that the model does not hold although it is exact.",
         lambda vm: (((Kind(kind).name.lower(),), count) for kind, count in sorted(vm.strangers.items())),
         ("kind",),
     ),
@@ -197,6 +231,13 @@ DAEMON_METRICS = (
         ("version", "kernel"),
     ),
     DaemonMetric(
+        "paging_info",
+        "info",
+        "Which MMU the host's guests use: with the TDP MMU there is nothing to watch.",
+        lambda _, facts: (((facts.paging, PAGING[facts.paging]), 1),),
+        ("mmu", "meaning"),
+    ),
+    DaemonMetric(
         "probe_attached",
         "gauge",
         "1 for each probe point that is served, with the kernel's symbol or tracepoint behind it.",
@@ -206,7 +247,7 @@ DAEMON_METRICS = (
     DaemonMetric(
         "vms",
         "gauge",
-        "VMs that used shadow pages while watched.",
+        "VMs, with shadow pages or without.",
         lambda now, _: (
             (("running",), sum(not vm.ended for vm in now.vms)),
             (("ended",), sum(vm.ended for vm in now.vms)),

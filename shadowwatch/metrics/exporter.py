@@ -15,7 +15,9 @@ from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
 
 from shadowwatch import __version__
 from shadowwatch.errors import ShadowwatchError
+from shadowwatch.facts import PAGING
 from shadowwatch.metrics.collector import WatchCollector
+from shadowwatch.mmu.cause import RECLAIM
 from shadowwatch.watch import Watch
 
 #: The event loop looks at the ring many times a second; longer than this and it is stuck.
@@ -55,7 +57,7 @@ def _landing_page(watch: Watch) -> str:
             vm.name,
             sum(vm.pages.values()),
             vm.limit,
-            sum(zaps for (_, cause), zaps in vm.zaps.items() if cause),
+            sum(zaps for (_, cause), zaps in vm.zaps.items() if cause in RECLAIM),
             sum(vm.recently_parented_zaps.values()),
             "ended" if vm.ended else "exact" if vm.exact else "catching up",
         )
@@ -66,7 +68,8 @@ def _landing_page(watch: Watch) -> str:
     heading = "".join(f"<th>{heading}</th>" for heading in _HEADINGS)
     return _PAGE.format(
         state=f"{now.received:,} events received, {now.lost + now.untracked:,} lost."
-        + ("" if rows else " No VM has used shadow pages yet."),
+        + ("" if rows else " No VM is running.")
+        + (f" {PAGING[watch.facts.paging]}." if watch.facts.paging.startswith("tdp_mmu") else ""),
         table=f"<table><tr>{heading}</tr>{cells}</table>" if rows else "",
         version=escape(__version__),
         kernel=escape(watch.facts.kernel),

@@ -10,7 +10,7 @@ from typing import Any
 
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.ring import ring_pages
-from shadowwatch.probe.plan import Plan
+from shadowwatch.probe.plan import DEFINES, OPTIONAL, Plan
 
 #: VMs at a time; further ones are counted as untracked.
 MAX_VMS = 16_384
@@ -18,10 +18,11 @@ MAX_VMS = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """Descriptors: the ring's and the counters' maps, and the links that keep the probes in place."""
+    """Descriptors: the maps that user space shares, and the links that keep the probes in place."""
 
     ring: int
     counters: int
+    requests: int
     links: tuple[int, ...]
     ring_size: int
 
@@ -47,7 +48,9 @@ def load(plan: Plan, ring_pages: int) -> Any:
         ) from None
     folder = source_folder()
     defines = {**plan.defines, "RING_PAGES": ring_pages, "MAX_VMS": MAX_VMS}
-    flags = [f"-D{name}={value}" for name, value in defines.items()]
+    # A probe whose definitions are not known is not attached, but its text is compiled with the others.
+    unknown = {name: 0 for name in (*DEFINES, "MMU_PAGE_ZAP_PTE", "MMU_PAGE_ZAP_PTE_END") if name not in OPTIONAL}
+    flags = [f"-D{name}={value:#x}ULL" for name, value in {**unknown, **defines}.items()]
     symbol = "the BPF program"
     try:
         bpf = BPF(text=(folder / "mmu.bpf.c").read_text(), cflags=[f"-I{folder}", *flags])
@@ -55,10 +58,8 @@ def load(plan: Plan, ring_pages: int) -> Any:
             symbol = attachment.symbol
             if attachment.kind == "raw_tracepoint":
                 bpf.attach_raw_tracepoint(tp=symbol, fn_name=attachment.program)
-            else:
+            elif attachment.kind == "kprobe":
                 bpf.attach_kprobe(event=symbol, fn_name=attachment.program)
-            if attachment.on_return:
-                bpf.attach_kretprobe(event=symbol, fn_name=attachment.on_return)
     except Exception as error:  # bcc raises bare Exception
         raise ShadowwatchError(
             f"bcc could not load or attach {symbol}: {error}; `shadowwatch doctor` shows what this host lacks"
@@ -75,6 +76,7 @@ def attach(plan: Plan, ring_bytes: int) -> Attached:
     return Attached(
         ring=bpf["events"].map_fd,
         counters=bpf["counters"].map_fd,
+        requests=bpf["requests"].map_fd,
         links=tuple(links),
         ring_size=pages * mmap.PAGESIZE,
     )

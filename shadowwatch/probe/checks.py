@@ -69,20 +69,30 @@ CHECKS = (
         "modprobe kvm_intel or kvm_amd; if that fails, switch virtualization on in the firmware",
     ),
     Check(
-        "kvm's BTF",
-        lambda host: host.kvm_btf and bool(make_plan(host).defines) and "level" in host.role,
-        "/sys/kernel/btf/kvm",
-        "the kvm module has no usable BTF (/sys/kernel/btf/kvm)",
+        "layouts",
+        lambda host: make_plan(host).usable and {"level", "invalid"} <= host.role.keys(),
+        "known",
+        "the layout of kvm's structs is unknown: the kvm module has no usable BTF (/sys/kernel/btf/kvm)",
         "boot a kernel with CONFIG_DEBUG_INFO_BTF_MODULES=y, such as Debian 12's or later",
     ),
 )
 
 
+def require_all_but_kvm(host: Host) -> None:
+    """Raise ShadowwatchError for the first thing that this host lacks and that the kvm module would not bring."""
+    for check in CHECKS[: next(place for place, check in enumerate(CHECKS) if check.name == "kvm")]:
+        _require(check, host)
+
+
+def _require(check: Check, host: Host) -> None:
+    if not check.holds(host):
+        raise ShadowwatchError(f"{check.missing}; {check.cure}".format(release=host.release))
+
+
 def require(host: Host) -> Plan:
     """Make the plan for this host, or raise ShadowwatchError for the first thing that it lacks."""
     for check in CHECKS:
-        if not check.holds(host):
-            raise ShadowwatchError(f"{check.missing}; {check.cure}".format(release=host.release))
+        _require(check, host)
     plan = make_plan(host)
     if plan.lacks:
         point = plan.lacks[0]
@@ -95,13 +105,20 @@ def require(host: Host) -> Plan:
     return plan
 
 
+def losses(plan: Plan) -> tuple[str, ...]:
+    """What stays unknown on this host although it can be watched, a line for each probe point without a hook."""
+    return tuple(f"no hook for probe point {point.name}, so unknown: {point.tells}" for point in plan.missing)
+
+
 def paging(host: Host) -> str:
-    """Say in words which MMU this host's guests use, by the parameters of the kvm modules."""
+    """Which MMU this host's guests use, by the parameters of the kvm modules: a key of PAGING."""
     off = ("N", "0")
-    if host.parameters.get("kvm_amd.npt") in off or host.parameters.get("kvm_intel.ept") in off:
-        return "shadow paging: every guest's page tables are shadowed"
-    if "kvm_amd.npt" not in host.parameters and "kvm_intel.ept" not in host.parameters:
-        return "unknown: neither kvm_amd nor kvm_intel is loaded"
-    if host.parameters.get("kvm.tdp_mmu", "N") in off:
-        return "nested paging without the TDP MMU: all of its pages are on active_mmu_pages"
-    return "TDP MMU in use: nothing to watch but nested guests"
+    parameters = host.parameters
+    if parameters.get("kvm_amd.npt") in off or parameters.get("kvm_intel.ept") in off:
+        return "shadow"
+    if "kvm_amd.npt" not in parameters and "kvm_intel.ept" not in parameters:
+        return "unknown"
+    if parameters.get("kvm.tdp_mmu", "N") in off:
+        return "nested"
+    nested = {parameters.get("kvm_amd.nested", "N"), parameters.get("kvm_intel.nested", "N")}
+    return "tdp_mmu" if nested <= set(off) else "tdp_mmu_nested"

@@ -31,8 +31,13 @@ class Handover:
     ring: int
     ring_size: int
     counters: int
+    requests: int
     facts: str
     listen: str
+    audit_seconds: float | None = None
+    audits: int = 0
+    difference: int = -1
+    difference_path: str = ""
     capture: int = -1
     capture_path: str = ""
     metrics: int = -1
@@ -43,6 +48,10 @@ class Handover:
         """Read what `execute` wrote."""
         with open(descriptor) as file:
             return cls(**json.load(file))
+
+    def descriptors(self) -> frozenset[int]:
+        """All that must stay open."""
+        return frozenset({self.ring, self.counters, self.requests, self.capture, self.metrics, self.difference})
 
     def known_facts(self) -> Facts:
         """The facts about the host."""
@@ -90,7 +99,7 @@ def execute(handover: Handover, links: tuple[int, ...], user: pwd.struct_passwd)
     message = os.memfd_create("handover", 0)
     os.write(message, json.dumps(asdict(handover)).encode())
     os.lseek(message, 0, os.SEEK_SET)
-    keep = {0, 1, 2, message, handover.ring, handover.counters, handover.capture, handover.metrics, *links}
+    keep = {0, 1, 2, message, *handover.descriptors(), *links}
     for descriptor in map(int, os.listdir("/proc/self/fd")):
         # Links hold the programs, and programs the other maps: nothing else needs to stay open.
         with suppress(OSError):  # listdir's own descriptor is gone by now

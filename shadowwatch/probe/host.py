@@ -5,38 +5,60 @@ from __future__ import annotations
 
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from shadowwatch.mmu.cause import CALLERS, Function
 from shadowwatch.probe.btf import Btf, BtfError
+from shadowwatch.probe.layouts import Layouts, completed
 
-#: The structs that the probes look into, and which of their members (see bpf/mmu.bpf.c).
+#: Kernel and modules are in the last 2 GiB of the address space, so these bits tell a place in them.
+LOWER_HALF = 0xFFFF_FFFF
+
+#: The structs that the probes look into, and which of their members (see plan.py), and two
+#: that tell kernels apart (see layouts.py).
 LAYOUTS = {
-    "kvm_mmu_page": ("link", "tdp_mmu_page", "role", "gfn", "spt"),
-    "kvm": ("arch", "userspace_pid"),
-    "kvm_arch": ("n_used_mmu_pages", "n_max_mmu_pages", "active_mmu_pages"),
+    "kvm_mmu_page": ("link", "tdp_mmu_page", "role", "gfn", "spt", "parent_ptes"),
+    "pte_list_desc": ("more", "spte_count", "sptes"),
+    "kvm": ("arch", "mmu_lock", "stat", "userspace_pid", "vm_list"),
+    "kvm_arch": ("n_used_mmu_pages", "n_max_mmu_pages", "active_mmu_pages", "tdp_mmu_enabled"),
+    "kvm_vcpu": ("kvm",),
+    "kvm_vm_stat": ("generic", "mmu_shadow_pages", "mmu_shadow_zapped"),
 }
 ROLE = "kvm_mmu_page_role"
 
-_SYMBOL = re.compile(
-    rb"^[0-9a-f]+ [a-zA-Z] (\w*(?:kvm_mmu|shadow_page|mmu_parent_walk)[\w.]*)(?:\t\[kvm\])?$", re.MULTILINE
-)
+#: The kernel's own symbols that are worth knowing, besides those of the kvm module.
+SYMBOLS = ("__x64_sys_sched_rr_get_interval",)
+
+_KVM_SYMBOL = re.compile(rb"^([0-9a-f]+) ([a-zA-Z]) ([\w.]+)\t\[kvm\]$", re.MULTILINE)
+_ANY_SYMBOL = re.compile(rb"^([0-9a-f]+) ([a-zA-Z]) ([\w.]+)$", re.MULTILINE)
+_CLONE = re.compile(r"\.(?:isra|constprop|part|cold|\d+)(?![a-z])")
 _PARAMETERS = (
     ("kvm", "tdp_mmu"),
     ("kvm", "reclaim_policy"),
     ("kvm_amd", "npt"),
+    ("kvm_amd", "nested"),
     ("kvm_intel", "ept"),
+    ("kvm_intel", "nested"),
 )
+
+
+def function_of(symbol: str) -> str:
+    """The name of the function that a symbol is a clone of, or its own."""
+    return _CLONE.sub("", symbol)
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
     """Facts; what this host lacks is empty.
 
-    `parameters` maps "module.parameter" to its value, `layouts` a struct to its members'
-    byte offsets, `role` the role's fields to (first bit, width).
+    `parameters` maps "module.parameter" to its value, `symbols` a name to its address,
+    `functions` are those of CALLERS and their clones as (name, first address, address behind),
+    lower halves; `layouts` maps a struct to its members' byte offsets, `role` the role's
+    fields to (first bit, width).
     """
 
     release: str
@@ -48,10 +70,10 @@ class Host:
     headers: bool
     btf: bool
     kvm: bool
-    kvm_btf: bool
     parameters: Mapping[str, str]
-    symbols: frozenset[str]
-    layouts: Mapping[str, Mapping[str, int]]
+    symbols: Mapping[str, int]
+    functions: tuple[Function, ...]
+    layouts: Layouts
     role: Mapping[str, tuple[int, int]]
 
     @property
@@ -67,12 +89,27 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _symbols(root: Path) -> frozenset[str]:
+def _symbols(root: Path) -> tuple[dict[str, int], tuple[Function, ...]]:
     try:
         text = (root / "proc/kallsyms").read_bytes()
     except OSError:
-        return frozenset()
-    return frozenset(name.decode() for name in _SYMBOL.findall(text))
+        return {}, ()
+    kvm = _KVM_SYMBOL.findall(text)
+    symbols = {name.decode(): int(address, 16) for address, _, name in kvm or _ANY_SYMBOL.findall(text)}
+    for wanted in SYMBOLS:
+        found = re.search(rf"^([0-9a-f]+) . {wanted}$".encode(), text, re.MULTILINE)
+        if found:
+            symbols[wanted] = int(found[1], 16)
+    # A function ends where the next symbol begins; addresses that are hidden are all 0.
+    places = sorted({address for address in symbols.values() if address})
+    functions = tuple(
+        (name, address & LOWER_HALF, behind & LOWER_HALF)
+        for symbol, address in sorted(symbols.items())
+        if address
+        and (name := function_of(symbol)) in CALLERS
+        and (behind := next(iter(places[bisect_right(places, address) :]), 0))
+    )
+    return symbols, functions
 
 
 def _layouts(root: Path) -> tuple[Btf | None, Btf | None]:
@@ -87,8 +124,14 @@ def _layouts(root: Path) -> tuple[Btf | None, Btf | None]:
         return vmlinux, None
 
 
+def kvm_is_loaded(root: Path = Path("/")) -> bool:
+    """Whether the kvm module is there; cheap enough to ask each second."""
+    return (root / "sys/module/kvm").exists()
+
+
 def gather(root: Path = Path("/")) -> Host:
     """Read this host's facts; nothing is changed, and nothing that is missing is an error."""
+    symbols, functions = _symbols(root)
     release = _read(root / "proc/sys/kernel/osrelease") or os.uname().release
     vmlinux, kvm = _layouts(root)
     types = kvm or vmlinux
@@ -108,13 +151,15 @@ def gather(root: Path = Path("/")) -> Host:
         headers=(root / "lib/modules" / release / "build/include").is_dir()
         or (root / "sys/kernel/kheaders.tar.xz").exists(),
         btf=vmlinux is not None,
-        kvm=(root / "sys/module/kvm").exists(),
-        kvm_btf=kvm is not None,
+        kvm=kvm_is_loaded(root),
         parameters=parameters,
-        symbols=_symbols(root),
-        layouts={
-            name: {member: members[name][member][0] // 8 for member in wanted if member in members[name]}
-            for name, wanted in LAYOUTS.items()
-        },
+        symbols=symbols,
+        functions=functions,
+        layouts=completed(
+            {
+                name: {member: members[name][member][0] // 8 for member in wanted if member in members[name]}
+                for name, wanted in LAYOUTS.items()
+            }
+        ),
         role={field: place for field, place in members[ROLE].items() if place[1]},
     )

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from shadowwatch.probe.host import Host
+from shadowwatch.probe.host import LOWER_HALF, Host, function_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,10 +14,11 @@ class Hook:
     """A way to serve a probe point.
 
     `kind` is kprobe or raw_tracepoint; `target` the kernel's name; `program` the function in
-    bpf/mmu.bpf.c, and `on_return` the one for the target's return. A `patched` hook is for
-    the KVM of patches/ alone: names do not tell, for other kernels had functions of these
-    names with other arguments. `clones` are the suffixes that compilers gave this function without changing the
-    registers that its arguments come in (disassembled: see the line that declares it).
+    bpf/mmu.bpf.c, which makes use of the definitions in `needs` besides those that all use. A
+    `patched` hook is for the KVM of patches/ alone: names do not tell, for other kernels had
+    functions of these names with other arguments. `clones` are the suffixes that compilers
+    gave this function without changing the registers that its arguments come in
+    (disassembled: see the line that declares it).
     """
 
     kind: str
@@ -26,71 +26,169 @@ class Hook:
     program: str
     patched: bool = False
     clones: tuple[str, ...] = ()
-    on_return: str | None = None
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A thing to know: without a hook for it, `tells` is what stays unknown."""
+    """A thing to know: without a hook for it, `tells` is what stays unknown.
+
+    Without a `needed` one nothing makes sense; `patched` ones are for a patched KVM alone, and
+    one that is `by` another is of no use without that.
+    """
 
     name: str
     hooks: tuple[Hook, ...]
     tells: str
-    needed: bool = True
+    needed: bool = False
+    patched: bool = False
+    by: str = ""
 
 
-#: The probe points. A probe for a new kernel is one more hook here, the best one first.
+_WALK = ("SP_PARENT_PTES", "DESC_MORE", "DESC_SPTES")
+
+#: The probe points. A probe for a new kernel is one more hook here, the best one first. Why
+#: kprobes where fentry would be cheaper: the verifier looks up the name that BTF has, which a
+#: clone's symbol has not, and Debian 5.10's kvm.ko has no BTF.
 POINTS = (
     Point(
         "alloc",
         (
             Hook("kprobe", "kvm_mmu_alloc_page", "probe_alloc_page", patched=True),
+            # (sp, created) in 5.10 to 7.3; attaching to a tracepoint of a module pins that module.
             Hook("raw_tracepoint", "kvm_mmu_get_page", "probe_get_page"),
         ),
         "allocations",
+        needed=True,
     ),
     Point(
         "zap",
         (
-            Hook("kprobe", "kvm_mmu_zap_page", "probe_zap", patched=True),
-            # A plain symbol with these arguments from 5.4 to 7.3.
-            Hook("kprobe", "__kvm_mmu_prepare_zap_page", "probe_zap"),
+            Hook("kprobe", "kvm_mmu_zap_page", "probe_zap_page", patched=True),
+            # A plain symbol with these arguments since 83cdb56864bc (v5.1), up to 7.3.
+            Hook("kprobe", "__kvm_mmu_prepare_zap_page", "probe_prepare_zap_page"),
         ),
         "zaps",
+        needed=True,
+    ),
+    Point(
+        "caller",
+        (Hook("kprobe", "__kvm_mmu_prepare_zap_page", "probe_caller", patched=True),),
+        "causes of zaps",
+        patched=True,
     ),
     Point(
         "link",
-        # Since commit 2ff9039a75a8 ("KVM: x86/mmu: Decouple rmap_add() and link_shadow_page()
-        # from kvm_vcpu", v6.0); link_shadow_page(vcpu, sptep, sp) before. Debian's 6.1 has
-        # .constprop.0, its 6.12 .isra.0: both keep kvm, cache, sptep, sp in rdi, rsi, rdx, rcx.
-        (Hook("kprobe", "__link_shadow_page", "probe_link", clones=(".constprop.0", ".isra.0")),),
-        "parents and children",
+        (
+            # Since 2ff9039a75a8 (v6.0). Debian's 6.1 has .constprop.0, its 6.12 .isra.0, both
+            # with kvm, cache, sptep, sp in rdi, rsi, rdx, rcx; 6.8, 6.18 and 7.3 the plain name.
+            Hook("kprobe", "__link_shadow_page", "probe_link", clones=(".constprop.0", ".isra.0")),
+            # (vcpu, sptep, sp) before, a plain symbol in 5.4 to 5.15.
+            Hook("kprobe", "link_shadow_page", "probe_link_vcpu", needs=("VCPU_KVM",)),
+        ),
+        "parents and children, so recently parented zaps",
     ),
     Point(
         "move",
         (Hook("kprobe", "mmu_parent_walk", "probe_move", patched=True),),
-        "parent moves (patched KVM only)",
-        needed=False,
+        "parent moves",
+        patched=True,
     ),
     Point(
         "reclaim",
-        # Plain from 5.10 to 6.12, .isra.0 in 6.18 and 7.3; the VM is in rdi in each.
+        # Since ebdb292dac79 (v5.9), which zaps in batches. Plain from 5.10 to 6.12, .isra.0 in 6.18 and 7.3; the
+        # VM is in rdi in each.
+        (Hook("kprobe", "kvm_mmu_zap_oldest_mmu_pages", "probe_reclaim", clones=(".isra.0",)),),
+        "whether reclaim was by quota, by resize or by the shrinker",
+    ),
+    Point(
+        "flush",
         (
-            Hook(
-                "kprobe",
-                "kvm_mmu_zap_oldest_mmu_pages",
-                "probe_reclaim",
-                clones=(".isra.0",),
-                on_return="probe_reclaim_return",
-            ),
+            Hook("kprobe", "kvm_mmu_zap_all_fast", "probe_flush"),
+            # Its first half since b27622c4eeb1 (v7.3), which inlined the rest.
+            Hook("kprobe", "__kvm_mmu_zap_all_fast_front_half", "probe_flush"),
         ),
-        "which zaps are reclaim",
+        "whether all pages were zapped for a memory slot",
+    ),
+    Point(
+        "write",
+        (
+            # Called directly since 932844462ae3 (v6.6), by a notifier before; (vcpu, gpa, …) in both.
+            Hook("kprobe", "kvm_mmu_track_write", "probe_write", needs=("VCPU_KVM",)),
+            Hook("kprobe", "kvm_mmu_pte_write", "probe_write", needs=("VCPU_KVM",)),
+        ),
+        "parents that a guest's own page table writes take away",
+    ),
+    Point(
+        "set",
+        # With the memory slot as second argument since 5.16: the program looks at both. Plain in all, 5.4 to 7.3.
+        (Hook("kprobe", "mmu_set_spte", "probe_set_spte", needs=("VCPU_KVM",)),),
+        "parents that huge pages take away",
     ),
     Point(
         "destroy",
         (Hook("kprobe", "kvm_mmu_uninit_vm", "probe_destroy"),),
         "the end of a VM",
     ),
+    Point(
+        "walk",
+        (Hook("kprobe", "__x64_sys_sched_rr_get_interval", "probe_ask", needs=("KVM_MMU_LOCK", *_WALK)),),
+        "pages from before the start or a loss, until they are gone; audits",
+    ),
+    Point(
+        "vms",
+        (Hook("symbol", "vm_list", "", needs=("KVM_VM_LIST",)),),
+        "VMs that are idle since before the start",
+        by="walk",
+    ),
+    Point(
+        "causes",
+        # Any function's place tells that the kernel does not hide them (kernel.kptr_restrict).
+        (Hook("symbol", "__kvm_mmu_prepare_zap_page", ""),),
+        "why pages were zapped, so recently parented zaps",
+    ),
+)
+
+#: name in bpf/mmu.bpf.c -> where it comes from, as struct members whose offsets add up; of more
+#: ways the first that this kernel has.
+DEFINES: Mapping[str, tuple[tuple[tuple[str, str], ...], ...]] = {
+    "SP_LINK": ((("kvm_mmu_page", "link"),),),
+    "SP_TDP_MMU_PAGE": ((("kvm_mmu_page", "tdp_mmu_page"),),),
+    "SP_ROLE": ((("kvm_mmu_page", "role"),),),
+    "SP_GFN": ((("kvm_mmu_page", "gfn"),),),
+    "SP_SPT": ((("kvm_mmu_page", "spt"),),),
+    "SP_PARENT_PTES": ((("kvm_mmu_page", "parent_ptes"),),),
+    "DESC_MORE": ((("pte_list_desc", "more"),),),
+    "DESC_SPTES": ((("pte_list_desc", "sptes"),),),
+    # Since 13236e25ebab (v5.15); before, the first slot that is 0 is the end.
+    "DESC_COUNT": ((("pte_list_desc", "spte_count"),),),
+    "KVM_MMU_LOCK": ((("kvm", "mmu_lock"),),),
+    "KVM_USERSPACE_PID": ((("kvm", "userspace_pid"),),),
+    "KVM_VM_LIST": ((("kvm", "vm_list"),),),
+    "KVM_N_USED_MMU_PAGES": (
+        (("kvm", "arch"), ("kvm_arch", "n_used_mmu_pages")),
+        # A statistic since 02953418a137 (v7.2).
+        (("kvm", "stat"), ("kvm_vm_stat", "mmu_shadow_pages")),
+    ),
+    "KVM_N_MAX_MMU_PAGES": ((("kvm", "arch"), ("kvm_arch", "n_max_mmu_pages")),),
+    "KVM_ACTIVE_MMU_PAGES": ((("kvm", "arch"), ("kvm_arch", "active_mmu_pages")),),
+    "VCPU_KVM": ((("kvm_vcpu", "kvm"),),),
+}
+
+#: Those whose absence is a way of its own in bpf/mmu.bpf.c.
+OPTIONAL = ("DESC_COUNT",)
+
+#: What no probe can do without.
+NEEDED = (
+    "SP_LINK",
+    "SP_TDP_MMU_PAGE",
+    "SP_ROLE",
+    "SP_GFN",
+    "SP_SPT",
+    "KVM_USERSPACE_PID",
+    "KVM_N_USED_MMU_PAGES",
+    "KVM_N_MAX_MMU_PAGES",
+    "KVM_ACTIVE_MMU_PAGES",
 )
 
 
@@ -102,7 +200,6 @@ class Attachment:
     kind: str
     symbol: str
     program: str
-    on_return: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,52 +215,61 @@ class Plan:
         """The missing points without which it makes no sense to run."""
         return tuple(point for point in self.missing if point.needed)
 
+    @property
+    def usable(self) -> bool:
+        """Whether all is known that every probe looks at."""
+        return all(name in self.defines for name in NEEDED)
 
-def _symbol(hook: Hook, host: Host) -> str | None:
-    if hook.patched and not host.patched:
+
+def _symbol(hook: Hook, host: Host, defines: Mapping[str, int]) -> str | None:
+    if (hook.patched and not host.patched) or any(name not in defines for name in hook.needs):
         return None
     if hook.kind == "raw_tracepoint":
         return hook.target if f"__tracepoint_{hook.target}" in host.symbols else None
     for suffix in ("", *hook.clones):
-        if hook.target + suffix in host.symbols:
+        # A symbol to read must have an address, which the kernel may hide.
+        address = host.symbols.get(hook.target + suffix)
+        if address or (address is not None and hook.kind == "kprobe"):
             return hook.target + suffix
     return None
 
 
-def _defines(layouts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
-    page, kvm, arch = layouts["kvm_mmu_page"], layouts["kvm"], layouts["kvm_arch"]
-    try:
-        return {
-            "SP_LINK": page["link"],
-            "SP_TDP_MMU_PAGE": page["tdp_mmu_page"],
-            "SP_ROLE": page["role"],
-            "SP_GFN": page["gfn"],
-            "SP_SPT": page["spt"],
-            "KVM_USERSPACE_PID": kvm["userspace_pid"],
-            "KVM_N_USED_MMU_PAGES": kvm["arch"] + arch["n_used_mmu_pages"],
-            "KVM_N_MAX_MMU_PAGES": kvm["arch"] + arch["n_max_mmu_pages"],
-            "KVM_ACTIVE_MMU_PAGES": kvm["arch"] + arch["active_mmu_pages"],
-        }
-    except KeyError:
-        return {}
+def _defines(host: Host) -> dict[str, int]:
+    defines = {}
+    for name, ways in DEFINES.items():
+        for way in ways:
+            offsets = [host.layouts.get(struct, {}).get(member) for struct, member in way]
+            if None not in offsets:
+                defines[name] = sum(offset for offset in offsets if offset)
+                break
+    if "DESC_COUNT" not in defines and defines.get("DESC_MORE", 0) < defines.get("DESC_SPTES", 0):
+        del defines["DESC_SPTES"]  # how many there are is said nowhere, unless they end at `more`
+    place = host.symbols.get("mmu_page_zap_pte", 0) & LOWER_HALF
+    for name, start, end in host.functions:
+        if name == "mmu_page_zap_pte" and start == place:
+            defines["MMU_PAGE_ZAP_PTE"], defines["MMU_PAGE_ZAP_PTE_END"] = start, end
+    return defines
 
 
 def make_plan(host: Host) -> Plan:
     """Choose the best hook that this host has for each probe point."""
+    defines = _defines(host)
     attachments = []
     missing = []
+    served: set[str] = set()
     for point in POINTS:
         for hook in point.hooks:
-            symbol = _symbol(hook, host)
-            if symbol:
-                attachments.append(Attachment(point.name, hook.kind, symbol, hook.program, hook.on_return))
+            symbol = _symbol(hook, host, defines)
+            if symbol and (not point.by or point.by in served):
+                served.add(point.name)
+                attachments.append(Attachment(point.name, hook.kind, symbol, hook.program))
                 break
         else:
-            missing.append(point)
-    return Plan(tuple(attachments), tuple(missing), _defines(host.layouts))
-
-
-_CLONE = re.compile(r"\.(?:isra|constprop|part)\.\d+")
+            if host.patched or not point.patched:
+                missing.append(point)
+    if "vms" in served:
+        defines["VM_LIST"] = host.symbols["vm_list"]
+    return Plan(tuple(attachments), tuple(missing), defines)
 
 
 def unknown_clones(host: Host) -> tuple[str, ...]:
@@ -171,5 +277,9 @@ def unknown_clones(host: Host) -> tuple[str, ...]:
     known = {hook.target + suffix for point in POINTS for hook in point.hooks for suffix in ("", *hook.clones)}
     wanted = {hook.target for point in POINTS for hook in point.hooks}
     return tuple(
-        sorted(name for name in host.symbols if name not in known and _CLONE.sub("", name) in wanted and "." in name)
+        sorted(
+            name
+            for name in host.symbols
+            if "." in name and name not in known and not name.endswith(".cold") and function_of(name) in wanted
+        )
     )

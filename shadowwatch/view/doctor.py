@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shadowwatch.facts import PAGING
 from shadowwatch.probe.checks import CHECKS, paging
 from shadowwatch.probe.host import Host
 from shadowwatch.probe.plan import Plan, unknown_clones
@@ -46,7 +47,7 @@ def _points(plan: Plan, host: Host) -> Table:
         table.add_row(
             _GOOD,
             attachment.point,
-            f"{attachment.kind} {attachment.symbol}" + (" and its return" if attachment.on_return else ""),
+            f"{attachment.kind} {attachment.symbol}",
         )
     for point in plan.missing:
         mark = _BAD if point.needed else Text("–", "dim")
@@ -64,7 +65,7 @@ def show(host: Host, plan: Plan, out: TextIO) -> bool:
     console.print()
     console.print("Guests", style="bold")
     facts = _table()
-    facts.add_row("", "paging", paging(host))
+    facts.add_row("", "paging", PAGING[paging(host)])
     facts.add_row("", "KVM", _kvm(host))
     console.print(facts)
     console.print()

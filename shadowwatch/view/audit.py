@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The result of audits, as a table."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+
+from shadowwatch.mmu.snapshot import Snapshot
+
+
+def audit_table(now: Snapshot, out: TextIO) -> bool:
+    """Print a line for each VM; true when each running one was compared and is as the kernel has it."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("VM", "pages", "audits", "compared", "differing", "resyncs", "lost"):
+        table.add_column(heading, justify="left" if heading == "VM" else "right")
+    good = True
+    for vm in now.vms:
+        figures = (sum(vm.pages.values()), vm.audits, vm.audited, vm.differing, vm.resyncs, vm.lost)
+        table.add_row(vm.name, *(f"{figure:,}" for figure in figures))
+        good = good and not vm.differing and (vm.ended or vm.audits > 0)
+    console = Console(file=out, highlight=False)
+    console.print(table if now.vms else "no VM is running")
+    return good
