@@ -18,7 +18,7 @@ from shadowwatch.mmu.model import Model
 from shadowwatch.watch import Watch
 from tests.bench.figure import Figure, show
 from tests.captures import CAPTURES
-from tests.unit.story import ROLES, Story
+from tests.unit.story import FUNCTIONS, ROLES, Story
 
 REPETITIONS = 15
 PAGES = 100_000
@@ -88,7 +88,7 @@ def memory() -> Figure:
     del story
     gc.collect()
     tracemalloc.start()
-    model = Model(ROLES)
+    model = Model(ROLES, FUNCTIONS)
     model.feed(records)
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()

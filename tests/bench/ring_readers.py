@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shadowwatch.event.abi import EVENT, FIELDS, HEADER, RECORD, Event, decode
+from shadowwatch.event.request import Requests
 from shadowwatch.event.ring import Ring
 from shadowwatch.mmu.model import Model
 from shadowwatch.mmu.role import RoleLayout
@@ -41,7 +42,8 @@ def main() -> None:
     host = gather()
     bpf = load(require(host), PAGES)
     roles = RoleLayout(host.role)
-    model = Model(roles)
+    model = Model(roles, host.functions)
+    Requests(bpf["requests"].map_fd)
     with_model = True
     called = 0
 

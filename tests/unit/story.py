@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from shadowwatch.event.abi import Cause, Event, Kind, encode
+from shadowwatch.event.abi import Event, Kind, encode
 from shadowwatch.facts import Facts
+from shadowwatch.mmu.cause import CALLERS, CauseTables, Function
 from shadowwatch.mmu.role import RoleLayout
 
 #: The role's fields as in the BTF of Debian's Linux 6.1.
@@ -16,11 +17,36 @@ ROLE = {
     "access": (8, 3),
     "invalid": (11, 1),
     "guest_mode": (17, 1),
+    "passthrough": (18, 1),
     "smm": (24, 8),
 }
 ROLES = RoleLayout(ROLE)
 INVALID = 1 << 11
-FACTS = Facts(kernel="6.1.0-test", probes={"alloc": "kvm_mmu_alloc_page", "zap": "kvm_mmu_zap_page"}, role=ROLE)
+#: Where this kernel has the functions that zap.
+FUNCTIONS: tuple[Function, ...] = tuple(
+    (name, 0xC000_0000 + number * 0x1000, 0xC000_0800 + number * 0x1000) for number, name in enumerate(sorted(CALLERS))
+)
+CAUSES = CauseTables(FUNCTIONS)
+FACTS = Facts(
+    kernel="6.1.0-test",
+    probes={"alloc": "kvm_mmu_alloc_page", "zap": "kvm_mmu_zap_page"},
+    role=ROLE,
+    functions=FUNCTIONS,
+    paging="shadow",
+)
+
+#: The functions that stand for what a test wants to say.
+RECLAIM = "kvm_mmu_zap_oldest_mmu_pages"
+GUEST_WRITE = "kvm_mmu_pte_write"
+
+
+#: A function that is none of those.
+PAGE_FAULT = "paging64_page_fault"
+
+
+def within(function: str) -> int:
+    """A return address in this function; one outside of all that are known when it is none of them."""
+    return next((start + 0x10 for name, start, _ in FUNCTIONS if name == function), 0x1234)
 
 
 class Story:
@@ -69,10 +95,27 @@ class Story:
         """mmu_parent_walk() moves a page to the head."""
         self._event(Kind.MOVE, spt=self.spt(page))
 
-    def zap(self, page: int, level: int = 1, cause: Cause = Cause.RECLAIM, invalid: bool = False) -> None:
+    def zap(self, page: int, level: int = 1, caller: str = RECLAIM, invalid: bool = False) -> None:
         """A page is zapped."""
         self.used = max(0, self.used - (not invalid))
-        self._event(Kind.ZAP, spt=self.spt(page), gfn=page, role=level | (INVALID if invalid else 0), cause=cause)
+        role = level | (INVALID if invalid else 0)
+        self._event(Kind.ZAP, spt=self.spt(page), gfn=page, role=role, caller=within(caller))
+
+    def reclaim(self, caller: str = PAGE_FAULT) -> None:
+        """The oldest pages are about to be zapped."""
+        self._event(Kind.RECLAIM, caller=within(caller))
+
+    def _unnumbered(self, kind: Kind, **fields: int) -> None:
+        self.ns += self.step_ns
+        self.events.append(Event(kvm=self.kvm, ns=self.ns, pid=self.pid, kind=kind, **fields))
+
+    def flush(self, caller: str) -> None:
+        """kvm_mmu_zap_all_fast() is about to zap."""
+        self._unnumbered(Kind.FLUSH, caller=within(caller))
+
+    def write(self, gpa: int) -> None:
+        """The guest writes to its memory there."""
+        self._unnumbered(Kind.WRITE, gfn=gpa)
 
     def destroy(self) -> None:
         """The VM ends."""

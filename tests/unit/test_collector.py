@@ -6,12 +6,12 @@ from __future__ import annotations
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from shadowwatch.event.abi import Batch, Cause
+from shadowwatch.event.abi import Batch
 from shadowwatch.metrics.collector import exposition
 from shadowwatch.metrics.declarations import DAEMON_METRICS, VM_METRICS
 from shadowwatch.watch import Watch
 from tests.golden import matches
-from tests.unit.story import FACTS, Story
+from tests.unit.story import FACTS, GUEST_WRITE, Story
 
 
 def a_bit_of_everything() -> Watch:
@@ -24,9 +24,11 @@ def a_bit_of_everything() -> Watch:
         story.alloc(page)
         story.link(2, page - 10, page)
     story.move(2)
+    story.write(0x77000)
+    story.reclaim()
     story.zap(2, level=2)
-    story.zap(1, level=3, cause=Cause.OTHER)
-    story.zap(1, level=3, cause=Cause.OTHER, invalid=True)
+    story.zap(1, level=3, caller=GUEST_WRITE)
+    story.zap(1, level=3, caller=GUEST_WRITE, invalid=True)
     story.zap(10)
     story.alloc(12, gfn=10)
     story.zap(99)

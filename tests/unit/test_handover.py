@@ -19,7 +19,9 @@ from tests.unit.story import FACTS
 
 def test_a_handover_comes_through_whole(tmp_path: Path) -> None:
     """Written as `execute` does, read by the other half."""
-    given = Handover(ring=3, ring_size=4096, counters=4, facts=FACTS.to_json(), listen="127.0.0.1:0", seconds=1.5)
+    given = Handover(
+        ring=3, ring_size=4096, counters=4, requests=5, facts=FACTS.to_json(), listen="127.0.0.1:0", seconds=1.5
+    )
     path = tmp_path / "handover"
     path.write_text(json.dumps(asdict(given)))
     taken = Handover.read(os.open(path, os.O_RDONLY))

@@ -3,19 +3,28 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from shadowwatch.probe.host import gather
+from shadowwatch.probe.host import function_of, gather
+from tests.unit.hosts import HOSTS, ROOM
 
 KALLSYMS = """\
 ffffffff81000000 T _text
 ffffffff81234560 t kvm_mmu_not_in_module_but_named
+ffffffff81345670 T __x64_sys_sched_rr_get_interval
+ffffffff81345700 T __ia32_sys_sched_rr_get_interval
+ffffffffc0a00f00 t __link_shadow_page.constprop.0.cold\t[kvm]
+ffffffffc0a00f40 t something_else.cold\t[kvm]
 ffffffffc0a01000 t __link_shadow_page.constprop.0\t[kvm]
 ffffffffc0a02000 t __kvm_mmu_prepare_zap_page\t[kvm]
+ffffffffc0a02000 t an_alias_of_it\t[kvm]
+ffffffffc0a02800 t __ksym_of_nobody\t[kvm]
 ffffffffc0a03000 d __tracepoint_kvm_mmu_get_page\t[kvm]
+ffffffffc0a05000 t kvm_mmu_zap_all\t[kvm]
 ffffffffc0a04000 t svm_vcpu_run\t[kvm_amd]
 """
 
@@ -25,11 +34,15 @@ typedef unsigned long long u64;
 struct list_head { struct list_head *next, *prev; };
 union kvm_mmu_page_role { unsigned word; struct { unsigned level:4; unsigned :7; unsigned invalid:1; }; };
 struct kvm_mmu_page { struct list_head link, hash; _Bool tdp_mmu_page, unsync; union kvm_mmu_page_role role;
-                      u64 gfn; u64 *spt; };
+                      u64 gfn; u64 *spt; u64 translation; int root_count; struct { u64 val; } parent_ptes; };
+struct pte_list_desc { struct pte_list_desc *more; unsigned spte_count, tail_count; u64 *sptes[14]; };
 struct kvm_arch { unsigned long n_used_mmu_pages, n_requested_mmu_pages, n_max_mmu_pages;
                   struct list_head active_mmu_pages; };
-struct kvm { char lock[64]; struct kvm_arch arch; int userspace_pid; };
-struct kvm the_kvm; struct kvm_mmu_page the_page;
+struct kvm_vm_stat { u64 generic, mmu_shadow_zapped; };
+struct kvm { char lock[64]; struct list_head vm_list; struct kvm_vm_stat stat; struct kvm_arch arch;
+             int userspace_pid; };
+struct kvm_vcpu { int id; struct kvm *kvm; };
+struct kvm the_kvm; struct kvm_mmu_page the_page; struct pte_list_desc the_desc; struct kvm_vcpu the_vcpu;
 """
 
 
@@ -65,29 +78,101 @@ def test_a_whole_host_is_read(root: Path) -> None:
     """Each fact from its file."""
     host = gather(root)
     assert host.release == "6.1.0-1-amd64"
-    assert all((host.bpf, host.kprobes, host.headers, host.btf, host.kvm, host.kvm_btf))
+    assert all((host.bpf, host.kprobes, host.headers, host.btf, host.kvm))
     assert not host.lockdown
     assert not host.patched
     assert host.parameters == {"kvm.tdp_mmu": "N", "kvm_amd.npt": "N"}
     assert host.symbols == {
-        "kvm_mmu_not_in_module_but_named",
-        "__link_shadow_page.constprop.0",
-        "__kvm_mmu_prepare_zap_page",
-        "__tracepoint_kvm_mmu_get_page",
+        "__x64_sys_sched_rr_get_interval": 0xFFFF_FFFF_8134_5670,
+        "__link_shadow_page.constprop.0.cold": 0xFFFF_FFFF_C0A0_0F00,
+        "something_else.cold": 0xFFFF_FFFF_C0A0_0F40,
+        "__link_shadow_page.constprop.0": 0xFFFF_FFFF_C0A0_1000,
+        "__kvm_mmu_prepare_zap_page": 0xFFFF_FFFF_C0A0_2000,
+        "an_alias_of_it": 0xFFFF_FFFF_C0A0_2000,
+        "__ksym_of_nobody": 0xFFFF_FFFF_C0A0_2800,
+        "__tracepoint_kvm_mmu_get_page": 0xFFFF_FFFF_C0A0_3000,
+        "kvm_mmu_zap_all": 0xFFFF_FFFF_C0A0_5000,
     }
     assert host.layouts == {
-        "kvm_mmu_page": {"link": 0, "tdp_mmu_page": 32, "role": 36, "gfn": 40, "spt": 48},
-        "kvm": {"arch": 64, "userspace_pid": 104},
+        "kvm_mmu_page": {"link": 0, "tdp_mmu_page": 32, "role": 36, "gfn": 40, "spt": 48, "parent_ptes": 72},
+        "pte_list_desc": {"more": 0, "spte_count": 8, "sptes": 16},
+        "kvm": {"vm_list": 64, "stat": 80, "arch": 96, "userspace_pid": 136},
         "kvm_arch": {"n_used_mmu_pages": 0, "n_max_mmu_pages": 16, "active_mmu_pages": 24},
+        "kvm_vcpu": {"kvm": 8},
+        "kvm_vm_stat": {"generic": 0, "mmu_shadow_zapped": 8},
     }
     assert host.role == {"level": (0, 4), "invalid": (11, 1)}
+
+
+def test_functions_end_where_the_next_symbol_begins(root: Path) -> None:
+    """Clones and .cold parts are filed under their function's name; one with nothing behind it has no end."""
+    assert set(gather(root).functions) == {
+        ("__link_shadow_page", 0xC0A0_0F00, 0xC0A0_0F40),
+        ("__link_shadow_page", 0xC0A0_1000, 0xC0A0_2000),
+        ("__kvm_mmu_prepare_zap_page", 0xC0A0_2000, 0xC0A0_2800),
+    }
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_symbols_and_functions_of_recorded_hosts_are_read(name: str, tmp_path: Path) -> None:
+    """From a kallsyms that lists them as such a kernel does."""
+    recorded = HOSTS[name]
+    end = max(recorded.symbols.values()) + ROOM
+    lines = [
+        f"{address:016x} t {symbol}" + ("" if symbol.startswith("__x64_sys") else "\t[kvm]")
+        for symbol, address in recorded.symbols.items()
+    ]
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/kallsyms").write_text("\n".join([*lines, f"{end:016x} d the_end\t[kvm]", ""]))
+    host = gather(tmp_path)
+    assert host.symbols == {**recorded.symbols, "the_end": end}
+    assert sorted(host.functions) == sorted(recorded.functions)
+
+
+def test_hidden_addresses_leave_names_alone(root: Path) -> None:
+    """kptr_restrict shows 0 for each: a function that is nowhere is not told."""
+    text = re.sub("^[0-9a-f]+", "0" * 16, KALLSYMS, flags=re.MULTILINE)
+    (root / "proc/kallsyms").write_text(text)
+    host = gather(root)
+    assert len(host.symbols) == 9
+    assert set(host.symbols.values()) == {0}
+    assert host.functions == ()
+
+
+def test_a_built_in_kvm_is_read_from_all_of_the_kernel(root: Path) -> None:
+    """Without a module of that name every symbol may be kvm's."""
+    (root / "proc/kallsyms").write_text(KALLSYMS.replace("\t[kvm]", ""))
+    symbols = gather(root).symbols
+    assert symbols["kvm_mmu_zap_all"] == 0xFFFF_FFFF_C0A0_5000
+    assert "kvm_mmu_not_in_module_but_named" in symbols
+    assert "svm_vcpu_run" not in symbols
+
+
+SUFFIXES = sorted(
+    {symbol[symbol.index(".") :] for host in HOSTS.values() for symbol in host.symbols if "." in symbol}
+    | {".isra.0.part.1.cold", ".constprop.0.isra.0", ".cold.12", ".part.0.isra.0"}
+)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_clone_is_named_by_its_function(suffix: str) -> None:
+    """Every combination of suffixes that the recorded kernels have, and some that compilers make."""
+    assert function_of(f"kvm_mmu_get_page{suffix}") == "kvm_mmu_get_page"
+
+
+@pytest.mark.parametrize("symbol", ["kvm_mmu_get_page", "kvm_mmu_get_page.israble", "part_of.kvm", "cold"])
+def test_a_name_that_is_no_clone_stays(symbol: str) -> None:
+    """Only the suffixes that compilers give are taken off."""
+    assert function_of(symbol) == symbol
 
 
 def test_an_empty_host_is_no_error(tmp_path: Path) -> None:
     """Everything is missing, and said to be."""
     host = gather(tmp_path)
-    assert not any((host.bpf, host.kprobes, host.headers, host.btf, host.kvm, host.kvm_btf, host.lockdown))
-    assert host.symbols == frozenset()
+    assert not any((host.bpf, host.kprobes, host.headers, host.btf, host.kvm, host.lockdown))
+    assert host.symbols == {}
+    assert host.functions == ()
+    assert not any(host.layouts.values())
     assert host.role == {}
 
 
@@ -105,4 +190,10 @@ def test_damaged_btf_counts_as_none(root: Path) -> None:
     (root / "sys/kernel/btf/vmlinux").write_bytes(b"garbage")
     host = gather(root)
     assert not host.btf
-    assert not host.kvm_btf
+    assert not any(host.layouts.values())
+
+
+def test_a_kvm_without_btf_leaves_its_own_structs_unknown(root: Path) -> None:
+    """What vmlinux knows is still read."""
+    (root / "sys/kernel/btf/kvm").unlink()
+    assert gather(root).layouts["kvm_vcpu"] == {"kvm": 8}

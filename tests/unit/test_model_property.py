@@ -6,17 +6,17 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shadowwatch.event.abi import RECORD, Cause, Event, encode
+from shadowwatch.event.abi import RECORD, Event, Kind, encode
 from shadowwatch.mmu.model import Model
 from shadowwatch.mmu.page import SPT_MASK
-from tests.unit.story import ROLES, Story
+from tests.unit.story import FUNCTIONS, GUEST_WRITE, RECLAIM, ROLES, Story
 
 PAGES = st.integers(1, 12)
 STEPS = st.one_of(
     st.tuples(st.just("alloc"), PAGES),
     st.tuples(st.just("link"), PAGES, st.integers(0, 3), PAGES),
     st.tuples(st.just("move"), PAGES),
-    st.tuples(st.just("zap"), PAGES, st.sampled_from(Cause)),
+    st.tuples(st.just("zap"), PAGES, st.sampled_from((RECLAIM, GUEST_WRITE))),
 )
 
 
@@ -66,11 +66,11 @@ class Reference:
             self.order.remove(spt)
             self.order.insert(0, spt)
 
-    def zap(self, spt: int, cause: Cause) -> None:
+    def zap(self, spt: int, caller: str) -> None:
         """Gone, with all of its edges."""
         if spt not in self.order:
             return
-        if cause == Cause.RECLAIM:
+        if caller == RECLAIM:
             last = len(self.order) - 1
             self.positions.append(self.order.index(spt) / last if last else 1.0)
             if spt in self.parented and self.inserted - self.parented[spt] < len(self.order):
@@ -102,15 +102,15 @@ def test_model_equals_the_slow_reference(steps: list[tuple], data: st.DataObject
             case ("move", page):
                 story.move(page)
                 reference.move(Story.spt(page))
-            case ("zap", page, cause):
-                story.zap(page, level_of(page), cause)
-                reference.zap(Story.spt(page), cause)
+            case ("zap", page, caller):
+                story.zap(page, level_of(page), caller)
+                reference.zap(Story.spt(page), caller)
     story.alloc(99)
     reference.alloc(99)
 
-    model = Model(ROLES)
+    model = Model(ROLES, FUNCTIONS)
     records = story.records()
-    cut = 72 * data.draw(st.integers(0, len(story.events)))
+    cut = RECORD.size * data.draw(st.integers(0, len(story.events)))
     model.feed(records[:cut])
     model.feed(records[cut:])
 
@@ -137,7 +137,7 @@ def test_ages_given_out_anew_keep_the_order() -> None:
         story.alloc(10 + number)
         if number >= 5:
             story.zap(10 + number - 5)
-    model = Model(ROLES)
+    model = Model(ROLES, FUNCTIONS)
     model.feed(story.records())
     vm = model.vm(story.kvm)
     assert [page.spt for page in vm.tree()] == [Story.spt(page) for page in (3009, 3008, 3007, 3006, 3005, 1)]
@@ -151,7 +151,7 @@ def test_moves_alone_cannot_fill_the_memory() -> None:
     story = Story()
     for page in range(8):
         story.alloc(page + 1, level=2)
-    model = Model(ROLES)
+    model = Model(ROLES, FUNCTIONS)
     model.feed(story.records())
     story.events.clear()
     for number in range(5000):
@@ -175,8 +175,10 @@ DAMAGED = st.builds(
     pid=st.just(1),
     limit=st.just(64),
     used=st.integers(0, 3),
-    kind=st.integers(0, 7),
-    cause=st.integers(0, 255),
+    kind=st.integers(0, max(Kind) + 1),
+    flags=st.integers(0, 15),
+    walk=st.integers(0, 2),
+    caller=st.sampled_from((0, *(start + 1 for _, start, _ in FUNCTIONS))),
 )
 
 
@@ -184,7 +186,7 @@ DAMAGED = st.builds(
 @given(st.lists(DAMAGED, max_size=60), st.binary(max_size=200))
 def test_no_events_whatever_break_the_model(events: list[Event], rest: bytes) -> None:
     """Whatever a damaged stream says, counts are taken, nothing is raised, and the tree stays a tree of two ends."""
-    model = Model(ROLES)
+    model = Model(ROLES, FUNCTIONS)
     model.feed(b"".join(map(encode, events)) + rest)
     model.forget(0)
     assert model.received == len(events) + len(rest) // RECORD.size

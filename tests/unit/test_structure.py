@@ -13,7 +13,8 @@ PACKAGE = Path(shadowwatch.__file__).parent
 ROOMS = {"bcc": "probe/attach.py", "prometheus_client": "metrics/", "rich": "view/", "psutil": "vmname.py"}
 
 #: kernel → probe → event → decoder → model → snapshot → exporter, views: no room imports one to its right.
-ORDER = ["errors", "facts", "event", "mmu", "watch", "probe", "metrics", "vmname", "view", "daemon", "cli", "__main__"]
+ORDER = ["errors", "facts", "notify", "event", "mmu", "watch", "walker", "probe"]
+ORDER += ["metrics", "vmname", "view", "daemon", "cli", "__main__"]
 
 
 def imports() -> list[tuple[str, str]]:
@@ -50,4 +51,13 @@ def test_imports_point_one_way() -> None:
 def test_the_model_has_no_clock_and_no_file() -> None:
     """mmu/ can be fed from anywhere."""
     outside = {name.split(".")[0] for file, name in imports() if file.startswith("mmu/")}
-    assert outside <= {"__future__", "bisect", "collections", "dataclasses", "shadowwatch", "typing"}
+    assert outside <= {
+        "__future__",
+        "bisect",
+        "collections",
+        "dataclasses",
+        "enum",
+        "itertools",
+        "shadowwatch",
+        "typing",
+    }

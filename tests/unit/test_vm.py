@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from shadowwatch.event.abi import Cause, Kind
+from shadowwatch.event.abi import Kind
+from shadowwatch.mmu.cause import Cause
 from shadowwatch.mmu.model import Model
 from shadowwatch.mmu.snapshot import VmSnapshot
 from shadowwatch.mmu.vm import Vm
-from tests.unit.story import ROLES, Story
+from tests.unit.story import FUNCTIONS, GUEST_WRITE, ROLES, Story
 
 
 def fed(story: Story, recent_ns: int | None = None) -> Vm:
     """The VM after the story."""
-    model = Model(ROLES, recent_ns)
+    model = Model(ROLES, FUNCTIONS, recent_ns)
     model.feed(story.records())
     return model.vm(story.kvm)
 
@@ -101,7 +102,7 @@ def test_a_directory_zapped_right_after_a_child_came_is_recently_parented() -> N
     story.zap(2, level=2)
     vm = frozen(story)
     assert vm.recently_parented_zaps == {2: 1}
-    assert vm.zaps == {(2, Cause.RECLAIM): 1}
+    assert vm.zaps == {(2, Cause.QUOTA): 1}
 
 
 def test_one_list_length_of_allocations_later_it_is_not() -> None:
@@ -111,7 +112,7 @@ def test_one_list_length_of_allocations_later_it_is_not() -> None:
         for number in range(others):
             story.alloc(100 + number)
             if number:  # one page of growth: the list has 6 pages
-                story.zap(99 + number, cause=Cause.OTHER)
+                story.zap(99 + number, caller=GUEST_WRITE)
         story.zap(2, level=2)
         assert frozen(story).recently_parented_zaps == recent
 
@@ -150,20 +151,21 @@ def test_ancestors_over_all_paths_are_parented() -> None:
 def test_only_reclaim_counts() -> None:
     """A directory zapped for another cause says nothing of the reclaim order."""
     story = directory_with_tables(3)
-    story.zap(2, level=2, cause=Cause.OTHER)
+    story.zap(2, level=2, caller=GUEST_WRITE)
     vm = frozen(story)
     assert vm.recently_parented_zaps == {}
     assert vm.parenting_age == {}
     assert vm.zap_position == {}
 
 
-def test_a_cause_of_a_later_version_is_another_cause() -> None:
-    """The zap is one, whatever for."""
+def test_a_zap_by_an_unknown_function_is_another_cause() -> None:
+    """The zap is one, whatever for, and no reclaim."""
     story = directory_with_tables(1)
     story.zap(10)
-    story.events[-1] = story.events[-1]._replace(cause=200)
+    story.events[-1] = story.events[-1]._replace(caller=0x42)
     vm = frozen(story)
     assert vm.zaps == {(1, Cause.OTHER): 1}
+    assert vm.zap_position == {}
     assert vm.pages == {2: 1, 3: 1}
 
 
@@ -218,10 +220,10 @@ def test_a_refault_is_the_same_gfn_and_role_again() -> None:
 def test_the_second_zap_of_a_root_is_counted_apart() -> None:
     """A root zapped in use is off the list at once; mmu_free_root_page() zaps it again, invalid."""
     story = directory_with_tables(0)
-    story.zap(1, level=3, cause=Cause.OTHER)
-    story.zap(1, level=3, cause=Cause.OTHER, invalid=True)
+    story.zap(1, level=3, caller=GUEST_WRITE)
+    story.zap(1, level=3, caller=GUEST_WRITE, invalid=True)
     vm = frozen(story)
-    assert vm.zaps == {(3, Cause.OTHER): 1}
+    assert vm.zaps == {(3, Cause.GUEST_WRITE): 1}
     assert vm.root_zaps == 1
     assert vm.strangers == {}
     assert vm.pages == {2: 1}
@@ -234,7 +236,7 @@ def test_a_zap_of_a_page_never_seen_is_a_counted_oddity() -> None:
     story.move(99)
     story.link(98, 0, 1)
     vm = frozen(story)
-    assert vm.zaps == {(2, Cause.RECLAIM): 1}
+    assert vm.zaps == {(2, Cause.QUOTA): 1}
     assert vm.strangers == {Kind.ZAP: 1, Kind.MOVE: 1, Kind.LINK: 1}
     assert vm.pages == {2: 1, 3: 1}
     assert vm.recently_parented_zaps == {}

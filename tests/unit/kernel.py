@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A slow and obvious kernel: each VM's list and sptes, and the records that bpf/mmu.bpf.c makes of them.
+
+Nothing here is shared with the model but the wire format: lists are lists, edges a map from spte to page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from shadowwatch.event.abi import Event, Flags, Kind, encode
+from shadowwatch.event.request import Requests
+from shadowwatch.facts import Facts
+from tests.unit.story import FACTS, GUEST_WRITE, RECLAIM, within
+
+#: The links of a list: spts, and this for its head.
+HEAD = -1
+
+PAGE_SIZE = 0x1000
+
+
+def role_of(level: int, direct: bool = False) -> int:
+    """A role word of FACTS' kernel."""
+    return level | direct << 7
+
+
+class Ring:
+    """Records in the order in which they were reserved; `full` says of each attempt whether it fails."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.lost = 0
+        self.full: Callable[[], bool] = lambda: False
+        self._taken = 0
+
+    def reserve(self, event: Event) -> int | None:
+        """The place of the event, None when it is lost."""
+        if self.full():
+            self.lost += 1
+            return None
+        self.events.append(event)
+        return len(self.events) - 1
+
+    def take(self) -> bytes:
+        """The records since the last call."""
+        fresh, self._taken = self.events[self._taken :], len(self.events)
+        return b"".join(map(encode, fresh))
+
+
+class Page:
+    """A shadow page."""
+
+    def __init__(self, spt: int, gfn: int, role: int) -> None:
+        self.spt = spt
+        self.gfn = gfn
+        self.role = role
+
+    @property
+    def level(self) -> int:
+        """1 for a table."""
+        return self.role & 0xF
+
+    @property
+    def direct(self) -> bool:
+        """Whether it shadows no table of the guest's."""
+        return bool(self.role >> 7 & 1)
+
+
+class KernelVm:
+    """One VM: what KVM does to it, and what the probes make of that."""
+
+    def __init__(self, ring: Ring, kvm: int, pid: int, patched: bool = False, limit: int = 64) -> None:
+        self.ring = ring
+        self.kvm = kvm
+        self.pid = pid
+        self.patched = patched
+        self.limit = limit
+        self.order: list[int] = []  # newest first
+        self.pages: dict[int, Page] = {}
+        self.edges: dict[int, int] = {}  # spte -> the spt of the page that it points to
+        self.seq = 0
+        self.skip = False
+        self.wanted = 0
+        self.walking = 0
+        self.cursor: int | None = None
+        #: After so many records a step ends.
+        self.step_records = 64
+
+    # What the probes do.
+
+    def _event(self, kind: Kind, **fields: int) -> Event:
+        return Event(kvm=self.kvm, ns=10**9 + len(self.ring.events) + self.ring.lost, kind=kind, **fields)
+
+    def _numbered(self, kind: Kind, **fields: int) -> None:
+        self.seq += 1
+        if self.skip:
+            self.skip = False
+            self.seq += 1
+        self.ring.reserve(self._event(kind, seq=self.seq, pid=self.pid, **fields))
+
+    def _unnumbered(self, kind: Kind, **fields: int) -> None:
+        if self.seq and self.ring.reserve(self._event(kind, pid=self.pid, **fields)) is None:
+            self.skip = True
+
+    def _newer(self, spt: int) -> int:
+        place = self.order.index(spt)
+        return self.order[place - 1] if place else HEAD
+
+    def oldest(self) -> int:
+        """The link at which a walk begins."""
+        return self.order[-1] if self.order else HEAD
+
+    def step(self, walk: int, link: int, flags: Flags) -> tuple[Flags, int | None]:
+        """Tell of pages from `link` on: the flags that the step then has, and where to go on."""
+        place = self.ring.reserve(self._event(Kind.STEP, seq=self.seq, pid=self.pid, limit=self.limit, walk=walk))
+        if place is None:
+            return Flags.VOID, None
+        records = 0
+        going_on: int | None = link
+        while records < self.step_records:
+            if link == HEAD:
+                flags |= Flags.LAST
+                going_on = None
+                break
+            page = self.pages[link]
+            parents = sorted(pte for pte, child in self.edges.items() if child == link)
+            only = parents.pop() if len(parents) == 1 else 0
+            told = [self._event(Kind.PAGE, spt=link, parent_pte=only, gfn=page.gfn, role=page.role, walk=walk)]
+            told += [self._event(Kind.PARENT, spt=link, parent_pte=pte, walk=walk) for pte in parents]
+            for event in told:
+                if self.ring.reserve(event) is None:
+                    flags |= Flags.VOID
+                    going_on = None
+                    break
+                records += 1
+            if flags & Flags.VOID:
+                break
+            link = going_on = self._newer(link)
+        self.ring.events[place] = self.ring.events[place]._replace(used=records, flags=int(flags))
+        return flags, going_on
+
+    def _step_locked(self) -> None:
+        if not self.wanted or (self.walking == self.wanted and self.cursor is None):
+            return
+        flags = Flags(0)
+        # A step for which the ring has no room leaves all as it is.
+        if self.ring.full():
+            self.ring.lost += 1
+            return
+        if self.walking != self.wanted:
+            self.walking = self.wanted
+            self.cursor = self.oldest()
+            flags = Flags.FIRST
+        assert self.cursor is not None
+        full, self.ring.full = self.ring.full, _once_room(self.ring.full)
+        _, self.cursor = self.step(self.wanted, self.cursor, flags)
+        self.ring.full = full
+
+    def _step_over(self, spt: int) -> None:
+        if self.cursor == spt:
+            self.cursor = self._newer(spt)
+
+    # What KVM does.
+
+    def alloc(self, spt: int, gfn: int, role: int) -> None:
+        """A page is made, and is the newest."""
+        fields = {"spt": spt, "gfn": gfn, "role": role, "limit": self.limit, "used": len(self.order) + 1}
+        if self.patched:
+            self._step_locked()
+            self._numbered(Kind.ALLOC, **fields)
+        self.order.insert(0, spt)
+        self.pages[spt] = Page(spt, gfn, role)
+        if not self.patched:
+            self._numbered(Kind.ALLOC, **fields)
+            self._step_locked()
+
+    def link(self, pte: int, spt: int) -> None:
+        """An spte is made to point to a page, whatever it pointed to before."""
+        self._step_locked()
+        self._numbered(Kind.LINK, spt=spt, parent_pte=pte)
+        self.edges[pte] = spt
+
+    def move(self, spt: int) -> None:
+        """mmu_parent_walk() takes a page to the head; the newest stays where it is, a walk's cursor with it."""
+        if self.order[0] != spt:
+            self._step_over(spt)
+        self._numbered(Kind.MOVE, spt=spt)
+        self.order.remove(spt)
+        self.order.insert(0, spt)
+
+    def zap(self, spt: int, caller: str = GUEST_WRITE) -> None:
+        """A page goes, with all sptes in it and to it."""
+        page = self.pages[spt]
+        self._step_over(spt)
+        self._numbered(Kind.ZAP, spt=spt, gfn=page.gfn, role=page.role, caller=within(caller))
+        self.order.remove(spt)
+        del self.pages[spt]
+        self.edges = {pte: to for pte, to in self.edges.items() if spt not in (to, pte & ~0xFFF)}
+
+    def reclaim(self, pages: int = 0, newest: bool = False) -> None:
+        """So many of the oldest pages go, or of the newest as Linux 5.9 had it."""
+        self._step_locked()
+        self._numbered(Kind.RECLAIM, caller=within("kvm_mmu_change_mmu_pages"))
+        for _ in range(min(pages, len(self.order))):
+            self.zap(self.order[0 if newest else -1], RECLAIM)
+
+    def write(self, gpa: int) -> None:
+        """The guest writes eight bytes to memory of its own: sptes made from what was there are cleared."""
+        self._unnumbered(Kind.WRITE, gfn=gpa)
+        for page in self.pages.values():
+            if page.gfn == gpa // PAGE_SIZE and not page.direct:
+                self.edges.pop(page.spt + gpa % PAGE_SIZE // 8 * 8, None)
+
+    def destroy(self) -> None:
+        """The VM ends; all its pages have gone before."""
+        for spt in reversed(self.order[:]):
+            self.zap(spt, "kvm_mmu_zap_all")
+        self._numbered(Kind.DESTROY)
+
+    def tree(self) -> list[tuple[int, int, int, frozenset[int]]]:
+        """spt, gfn, role and parents of each page, the newest first."""
+        return [
+            (
+                spt,
+                self.pages[spt].gfn,
+                self.pages[spt].role,
+                frozenset(pte for pte, child in self.edges.items() if child == spt),
+            )
+            for spt in self.order
+        ]
+
+
+def _once_room(full: Callable[[], bool]) -> Callable[[], bool]:
+    """`full` after one time that there is room: it was asked for that already."""
+    asked = False
+
+    def now() -> bool:
+        nonlocal asked
+        if asked:
+            return full()
+        asked = True
+        return False
+
+    return now
+
+
+class Kernel(Requests):
+    """A host of VMs, asked as the real one is; `busy` VMs are those whose lock somebody holds."""
+
+    def __init__(self, patched: bool = False) -> None:
+        self.ring = Ring()
+        self.patched = patched
+        self.vms_by_address: dict[int, KernelVm] = {}
+        self.busy: set[int] = set()
+        #: Done between the steps of a walk without the lock.
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.asked: list[tuple[str, int]] = []
+        self.vms_in_a_step = 256
+        self._cursor: int | None = None
+        self._seq = 0
+        self._listed: list[KernelVm] = []
+
+    def add(self, kvm: int, pid: int = 1) -> KernelVm:
+        """A VM starts."""
+        vm = self.vms_by_address[kvm] = KernelVm(self.ring, kvm, pid, self.patched)
+        return vm
+
+    def end(self, kvm: int) -> None:
+        """A VM ends."""
+        self.vms_by_address.pop(kvm).destroy()
+
+    @property
+    def heard(self) -> bool:
+        """Always."""
+        return True
+
+    def vms(self, number: int, first: bool) -> Flags:
+        """A step over the list of all VMs."""
+        self.asked.append(("vms", 0))
+        flags = Flags(0)
+        if first:
+            self._listed = list(self.vms_by_address.values())
+            flags |= Flags.FIRST
+        place = self.ring.reserve(Event(kvm=0, ns=10**9, walk=number, kind=Kind.STEP))
+        if place is None:
+            return Flags.VOID
+        told = 0
+        while self._listed and told < self.vms_in_a_step and not flags & Flags.VOID:
+            vm = self._listed.pop(0)
+            used = len(vm.order)
+            event = Event(kvm=vm.kvm, ns=10**9, pid=vm.pid, limit=vm.limit, used=used, walk=number, kind=Kind.VM)
+            if self.ring.reserve(event) is None:
+                flags |= Flags.VOID
+            told += 1
+        if not self._listed and told < self.vms_in_a_step and not flags & Flags.VOID:
+            flags |= Flags.LAST
+        self.ring.events[place] = self.ring.events[place]._replace(used=told, flags=int(flags))
+        return flags
+
+    def walk(self, kvm: int, number: int, first: bool) -> Flags:
+        """A step without the lock: void when somebody has it, or made an event since the step before."""
+        self.asked.append(("walk", kvm))
+        vm = self.vms_by_address[kvm]
+        if first:
+            self._cursor, self._seq = vm.oldest(), vm.seq
+        if kvm in self.busy or vm.seq != self._seq or self._cursor is None:
+            return Flags.VOID
+        flags, self._cursor = vm.step(number, self._cursor, Flags.FIRST if first else Flags(0))
+        self.meanwhile()
+        return flags
+
+    def walk_locked(self, kvm: int, number: int) -> None:
+        """The probes that come by walk."""
+        self.asked.append(("walk_locked", kvm))
+        self.vms_by_address[kvm].wanted = number
+
+
+def facts(probes: Iterable[str] = ("walk", "vms")) -> Facts:
+    """Those of FACTS' kernel with probes that walk."""
+    return Facts(
+        kernel=FACTS.kernel,
+        probes={**FACTS.probes, **{point: point for point in probes}},
+        role=FACTS.role,
+        functions=FACTS.functions,
+        paging=FACTS.paging,
+    )
