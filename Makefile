@@ -7,10 +7,10 @@ BIN := .venv/bin
 
 # What the lab is made with, and run by.
 PACKAGES := bc binutils bison busybox-static cpio dwarves e2fsprogs flex gcc gcc-12 kmod libc6-dev \
-	libelf-dev libssl-dev make mmdebstrap openssh-client patch perl python3-venv qemu-system-x86 xz-utils
+	libelf-dev libssl-dev make mmdebstrap openssh-client patch perl python3-venv qemu-system-x86 xz-utils zstd
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab bench effect check format clean
+.PHONY: help run test lab matrix bench effect check format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -23,6 +23,9 @@ test: .venv/ready check ## run all tests, the lab's included
 
 lab: .venv/ready ## a root shell in the lab; ARGS="--kvm stock --workload zipf --pages 64 --policy parents"
 	@exec $(BIN)/python -m tests.lab shell $(ARGS)
+
+matrix: .venv/ready ## every kernel in every mode against the kernel itself, into docs/matrix.md; ARGS="6.1 7.x" for some
+	@exec $(BIN)/python -m tests.lab.matrix $(ARGS)
 
 bench: .venv/ready ## measure the decoder, the model and the metrics; figures also as lines of JSON
 	@exec $(BIN)/python -m tests.bench $(ARGS)

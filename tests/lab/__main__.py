@@ -13,7 +13,8 @@ from tests.lab import show
 from tests.lab.cache import Progress
 from tests.lab.errors import LabError
 from tests.lab.guest import RealGuest
-from tests.lab.machine import Kvm, Lab, Policy, build
+from tests.lab.hosts import DEFAULT, HOSTS
+from tests.lab.machine import Kvm, Lab, Mode, Policy, build
 from tests.lab.workload import WORKLOADS, Vmm, Workload
 
 REAL_GUEST = "real-linux"
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     progress = _stopwatch()
     try:
         if options.action == "build":
-            build(progress)
+            build(options.host, options.kvm, progress)
             return 0
         if options.action == "run":
             return show.run(progress)
@@ -41,8 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    machine = argparse.ArgumentParser(add_help=False)
-    machine.add_argument("--kvm", choices=get_args(Kvm), default="patched", help="whose KVM to load (%(default)s)")
+    kind = argparse.ArgumentParser(add_help=False)
+    kind.add_argument("--host", choices=list(HOSTS), default=DEFAULT, help="whose Linux (%(default)s)")
+    kind.add_argument("--kvm", choices=get_args(Kvm), default="patched", help="whose KVM (%(default)s)")
+    machine = argparse.ArgumentParser(add_help=False, parents=[kind])
+    machine.add_argument("--mode", choices=get_args(Mode), default="shadow", help="which pages KVM lists (%(default)s)")
     machine.add_argument("--policy", choices=get_args(Policy), help="how the patched KVM reclaims")
     machine.add_argument("--workload", choices=[*WORKLOADS, REAL_GUEST], help="a guest to run in the background")
     machine.add_argument("--pages", type=int, default=64, help="shadow pages that guest may have (%(default)s)")
@@ -51,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True)
-    actions.add_parser("build", help="make what the lab needs and is not in the cache")
+    actions.add_parser("build", parents=[kind], help="make what the lab needs and is not in the cache")
     actions.add_parser("run", help="boot a lab, watch guests in it, and publish the metrics on this machine")
     actions.add_parser("shell", parents=[machine], help="boot a lab and give a root shell in it")
     execute = actions.add_parser("exec", parents=[machine], help="boot a lab and run one command in it")
@@ -68,7 +72,14 @@ def _use(options: argparse.Namespace, progress: Progress) -> int:
         raise LabError("exec needs a command: python -m tests.lab exec uname -r")
     with ExitStack() as open_now:
         lab = open_now.enter_context(
-            Lab.boot(kvm=options.kvm, memory=options.memory, icount=options.icount, progress=progress)
+            Lab.boot(
+                host=options.host,
+                kvm=options.kvm,
+                mode=options.mode,
+                memory=options.memory,
+                icount=options.icount,
+                progress=progress,
+            )
         )
         if options.policy:
             lab.policy(options.policy)

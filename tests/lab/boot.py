@@ -3,19 +3,18 @@
 
 import lzma
 import shutil
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab.cache import Cache
+from tests.lab import kernel as kernels
+from tests.lab.cache import Cache, Input
 from tests.lab.command import output, require
-from tests.lab.errors import LabError
-from tests.lab.kernel import Kernel
+from tests.lab.kernel import Kernel, decompressed, dependencies
 
 INIT = Path(__file__).parent / "initramfs" / "init"
-# The disk, the network, the shares, and the root file system's type with its checksum.
-MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "9p", "9pnet_virtio", "crc32c_generic", "ext4")
+# The disk, the network, the shares, and the root file system's type.
+MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "9p", "9pnet_virtio", "ext4")
 
 
 @dataclass(frozen=True)
@@ -32,50 +31,38 @@ def prepare(cache: Cache, kernel: Kernel) -> Boot:
     def make(folder: Path) -> None:
         cache.progress("initramfs: busybox and the modules of the root file system")
         require("busybox", "cpio", "modprobe")
+        # Unpacking it here spares the emulated machine four seconds a boot.
         (folder / "vmlinux").write_bytes(decompressed(kernel.vmlinuz))
-        modules = dependencies(kernel, MODULES)
-        files = {f"modules/{module.name}": module for module in modules}
-        order = folder / "order"
-        order.write_text("".join(f"{module.name}\n" for module in modules))
-        archive(folder / "initramfs.cpio", {"init": INIT, "modules/order": order, **files}, ("root",))
+        archive(folder / "initramfs.cpio", {"init": INIT, **modules(kernel, MODULES)}, ("root",))
 
-    folder = cache.artifact("boot", [kernel.vmlinuz, INIT, Path(__file__)], make)
+    inputs: list[Input] = [kernel.version, INIT, Path(__file__), Path(kernels.__file__)]
+    folder = cache.artifact(f"boot-{kernel.host.name}", inputs, make)
     return Boot(vmlinux=folder / "vmlinux", initramfs=folder / "initramfs.cpio")
 
 
-def decompressed(vmlinuz: Path) -> bytes:
-    """Return the ELF file inside a bzImage: unpacking it here spares the emulated machine four seconds a boot."""
-    image = vmlinuz.read_bytes()
-    # Offsets of the x86 boot protocol's header: setup_sects, and payload_offset with payload_length.
-    setup_sects = image[0x1F1]
-    offset, length = struct.unpack_from("<II", image, 0x248)
-    start = (setup_sects + 1) * 512 + offset
-    payload = image[start : start + length - 4]  # its last word is the size it unpacks to
-    if not payload.startswith(b"\xfd7zXZ"):
-        raise LabError(f"{vmlinuz.name} is not compressed with xz as Debian 12's kernels are; use one of those")
-    return lzma.decompress(payload)
+def modules(kernel: Kernel, names: tuple[str, ...]) -> dict[str, bytes]:
+    """Return the files of an initramfs that its init loads these modules from: they, and their order."""
+    files = {}
+    for module in dependencies(kernel, names):
+        packed = module.suffix == ".xz"
+        content = module.read_bytes()
+        files[module.name.removesuffix(".xz")] = lzma.decompress(content) if packed else content
+    files["order"] = "".join(f"{name}\n" for name in files).encode()
+    return {f"modules/{name}": content for name, content in files.items()}
 
 
-def dependencies(kernel: Kernel, names: tuple[str, ...]) -> list[Path]:
-    """Return the modules of these names and all that they need, in the order that loads them."""
-    root = str(kernel.modules.parents[2])
-    found: dict[Path, None] = {}
-    for name in names:
-        shown = output(["modprobe", "-d", root, "-S", kernel.release, "--show-depends", name])
-        lines = (line.split() for line in shown.splitlines())
-        found.update((Path(words[1]), None) for words in lines if words[0] == "insmod")
-    return list(found)
-
-
-def archive(target: Path, files: Mapping[str, Path], folders: tuple[str, ...] = ()) -> None:
+def archive(target: Path, files: Mapping[str, Path | bytes], folders: tuple[str, ...] = ()) -> None:
     """Write an initramfs of busybox, these files and empty folders."""
-    tree = target.with_suffix(".tree")
+    tree = target.with_name(f"{target.name}.tree")
     for folder in ("bin", "dev", "proc", "sys", *folders):
         (tree / folder).mkdir(parents=True)
     busybox = shutil.which("busybox") or "/bin/busybox"
     for name, source in {"bin/busybox": Path(busybox), **files}.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, tree / name)
+        if isinstance(source, bytes):
+            (tree / name).write_bytes(source)
+        else:
+            shutil.copy(source, tree / name)
     names = sorted(str(path.relative_to(tree)) for path in tree.rglob("*"))
     command = ["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0", "-O", str(target)]
     output(command, cwd=tree, stdin="".join(f"{name}\n" for name in names))

@@ -10,10 +10,12 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 Progress = Callable[[str], None]
 Input = str | Path
+KEY_LENGTH = 12
 
 
 class Cache:
@@ -29,16 +31,22 @@ class Cache:
         whole = self.root / f"{kind}-{_key(inputs)}"
         if whole.exists():
             return whole
-        with (self.root / f"{kind}.lock").open("w") as lock:
-            self._take(lock.fileno(), kind)
+        with self.locked(kind):
             if not whole.exists():  # else another build made it while this one waited
-                making = whole.with_suffix(".making")
+                making = whole.with_name(f"{whole.name}.making")
                 shutil.rmtree(making, ignore_errors=True)
                 making.mkdir()
                 make(making)
                 making.rename(whole)
                 self._remove_others(kind, whole)
         return whole
+
+    @contextmanager
+    def locked(self, kind: str) -> Iterator[None]:
+        """Keep other builds of this kind out."""
+        with (self.root / f"{kind}.lock").open("w") as lock:
+            self._take(lock.fileno(), kind)
+            yield
 
     def _take(self, lock: int, kind: str) -> None:
         try:
@@ -48,7 +56,7 @@ class Cache:
             fcntl.flock(lock, fcntl.LOCK_EX)
 
     def _remove_others(self, kind: str, whole: Path) -> None:
-        for stale in self.root.glob(f"{kind}-*"):
+        for stale in self.root.glob(f"{kind}-{'[0-9a-f]' * KEY_LENGTH}*"):
             if stale != whole:
                 shutil.rmtree(stale)
 
@@ -64,7 +72,7 @@ def _key(inputs: Sequence[Input]) -> str:
     for given in inputs:
         for part in _parts(given):
             digest.update(len(part).to_bytes(8, "little") + part)
-    return digest.hexdigest()[:12]
+    return digest.hexdigest()[:KEY_LENGTH]
 
 
 def _parts(given: Input) -> Iterator[bytes]:

@@ -10,13 +10,16 @@ import pytest
 from tests.lab.machine import Lab, say
 from tests.lab.scrape import PORT, Metrics, scrape, settled
 
+#: The daemon looks into the kernel's own lists all the time.
+AUDITS = "--audit-interval 0.3 --difference /var/lib/shadowwatch/difference.capture"
+
 
 class Watched:
     """A lab in which the daemon runs."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        lab.start_daemon()
+        lab.start_daemon(AUDITS)
         self.port = lab.forward(PORT)
 
     def metrics(self) -> Metrics:
@@ -39,6 +42,17 @@ def patched() -> Iterator[Watched]:
 def stock() -> Iterator[Watched]:
     """Debian's own KVM."""
     with Lab.boot(kvm="stock", progress=say) as lab:
+        yield Watched(lab)
+
+
+@pytest.fixture(scope="session")
+def single() -> Iterator[Watched]:
+    """Debian's own KVM with one processor, for probes that come while a guest is busy.
+
+    With two, QEMU's emulation now and then goes on with a breakpoint that the kernel has taken
+    away when it made it a call, and the kernel then takes it for that of a kprobe.
+    """
+    with Lab.boot(kvm="stock", cpus=1, progress=say) as lab:
         yield Watched(lab)
 
 

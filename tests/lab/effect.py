@@ -28,7 +28,7 @@ def measure(lab: Lab, port: int, workload: Workload, policy: Policy) -> Effect:
     with Vmm(lab, replace(workload, name=vm)) as vmm:
         counters = vmm.finished().counters
         metrics = settled(port, vm, counters["mmu_cache_miss"])
-    reclaimed = metrics.by("level", "zaps_total", vm=vm, cause="reclaim")
+    reclaimed = metrics.by("level", "zaps_total", vm=vm, cause="quota")
     return Effect(
         page_faults=counters["pf_taken"],
         pages_zapped=counters["mmu_shadow_zapped"],

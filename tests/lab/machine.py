@@ -6,20 +6,32 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from tests.lab import boot, image, kernel, programs
+from tests.lab import boot, image, kernel, patched, programs
 from tests.lab.cache import Cache, Progress, default_root
 from tests.lab.command import tail
 from tests.lab.connection import Command, Connection, wait_for_server
 from tests.lab.emulator import Emulator, Hardware
 from tests.lab.errors import LabError
+from tests.lab.hosts import DEFAULT, HOSTS
 from tests.lab.run_folder import RunFolder
 
 Kvm = Literal["patched", "stock"]
-Policy = Literal["parents", "stock"]
+Policy = Literal["newest", "parents", "stock"]
+Mode = Literal["shadow", "tdp", "nested"]
+
+#: Which pages are on KVM's list, and the parameters of its modules that make it so: those of a guest without nested
+#: paging; all that map a guest's memory; those that stand for the page tables a guest gives to its own guest.
+MODES: Mapping[Mode, Mapping[str, Mapping[str, str]]] = {
+    "shadow": {"kvm": {}, "kvm_amd": {"npt": "0", "nested": "0"}},
+    "tdp": {"kvm": {"tdp_mmu": "0"}, "kvm_amd": {"npt": "1", "nested": "0"}},
+    "nested": {"kvm": {"tdp_mmu": "1"}, "kvm_amd": {"npt": "1", "nested": "1"}},
+}
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BOOT_SECONDS = 300.0
@@ -47,20 +59,41 @@ def say(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
 
-def build(progress: Progress = quiet) -> tuple[kernel.Kernel, boot.Boot, image.Image, Path]:
-    """Make whatever of the lab is not in the cache, and return its parts: the last is the guests' programs."""
+@dataclass(frozen=True)
+class Parts:
+    """What a lab is made of."""
+
+    kernel: kernel.Kernel
+    boot: boot.Boot
+    image: image.Image
+    guests: Path  # their programs
+    patched: Path | None  # KVM's modules with the project's patches
+
+
+def build(host: str = DEFAULT, kvm: Kvm = "patched", progress: Progress = quiet) -> Parts:
+    """Make whatever of this lab is not in the cache."""
+    if host not in HOSTS:
+        raise LabError(f"there is no host {host}: take {', '.join(HOSTS)}")
+    if kvm == "patched":
+        patched.check(HOSTS[host])
     cache = Cache(default_root(), progress)
-    stock = kernel.prepare(cache.root, progress)
+    stock = kernel.prepare(cache, HOSTS[host])
     start = boot.prepare(cache, stock)
-    return stock, start, image.prepare(cache, stock, start), programs.prepare(cache)
+    return Parts(
+        kernel=stock,
+        boot=start,
+        image=image.prepare(cache, stock, start),
+        guests=programs.prepare(cache, stock),
+        patched=patched.prepare(cache, stock) if kvm == "patched" else None,
+    )
 
 
 class Lab:
     """A running lab; boot() makes one, and a `with` statement ends it."""
 
-    def __init__(self, hardware: Hardware, progress: Progress = quiet) -> None:
-        stock, start, system, guests = build(progress)
-        self.release = stock.release
+    def __init__(self, parts: Parts, hardware: Hardware, progress: Progress = quiet) -> None:
+        self.host = parts.kernel.host
+        self.release = parts.kernel.release
         self._begun = time.monotonic()
         self._progress = progress
         self._emulator: Emulator | None = None
@@ -72,13 +105,14 @@ class Lab:
         try:
             self.out.mkdir()
             # Copies, so that a build during this run changes nothing in it.
-            shutil.copytree(guests, run / "lab")
-            shutil.copytree(stock.patched, run / "lab" / "kvm")
+            shutil.copytree(parts.guests, run / "lab")
+            if parts.patched:
+                shutil.copytree(parts.patched, run / "lab" / "kvm")
             shares = {"shadowwatch": CHECKOUT, "lab": run / "lab", "out": self.out}
-            self._emulator = Emulator(run, hardware, start, system.disk, shares)
+            self._emulator = Emulator(run, hardware, parts.boot, parts.image.disk, shares)
             if not wait_for_server(self._emulator.ssh_port, self._emulator.running, BOOT_SECONDS):
                 raise LabError(f"the lab did not come up: {self._emulator.last_words()}")
-            self._connection = Connection(run, self._emulator.ssh_port, system)
+            self._connection = Connection(run, self._emulator.ssh_port, parts.image)
         except BaseException:
             self.close()
             raise
@@ -88,16 +122,24 @@ class Lab:
     def boot(
         cls,
         *,
+        host: str = DEFAULT,
         kvm: Kvm = "patched",
+        mode: Mode = "shadow",
+        load: bool = True,
         memory: str = "3G",
         cpus: int = 2,
         icount: bool = False,
         progress: Progress = quiet,
     ) -> Self:
-        """Boot a fresh lab and load KVM in it; `icount` makes its clock count instructions, with one processor."""
-        lab = cls(Hardware(memory=memory, cpus=1 if icount else cpus, icount=icount), progress)
+        """Boot a fresh lab and load KVM in it, if so wished.
+
+        `icount` makes its clock count instructions, with one processor.
+        """
+        hardware = Hardware(memory=memory, cpus=1 if icount else cpus, icount=icount)
+        lab = cls(build(host, kvm, progress), hardware, progress)
         try:
-            lab.load_kvm(kvm)
+            if load:
+                lab.load_kvm(kvm, mode)
         except BaseException:
             lab.close()
             raise
@@ -137,18 +179,23 @@ class Lab:
         """Publish a loopback port of the lab on this machine's loopback, and return the port it has here."""
         return self._connected().forward(port, local)
 
-    def load_kvm(self, kvm: Kvm) -> None:
-        """Load this KVM, without nested paging, in place of the one that is loaded."""
+    def load_kvm(self, kvm: Kvm, mode: Mode = "shadow") -> None:
+        """Load this KVM, in this mode, in place of the one that is loaded."""
         self.unload_kvm()
-        if kvm == "stock":
-            self.run("modprobe kvm_amd")
-        else:
-            self.run("modprobe -a irqbypass ccp && insmod /srv/lab/kvm/kvm.ko")
-            self.run("insmod /srv/lab/kvm/kvm-amd.ko npt=0 nested=0")
-        if self.run("cat /sys/module/kvm_amd/parameters/npt").stdout.strip() not in {"N", "0"}:
-            raise LabError("kvm_amd came up with nested paging: see rootfs/etc/modprobe.d")
+        if kvm == "patched":
+            self.run("modprobe -a irqbypass ccp")
+        for module, wanted in MODES[mode].items():
+            command = f"modprobe {module}" if kvm == "stock" else f"insmod /srv/lab/kvm/{module.replace('_', '-')}.ko"
+            self.run(" ".join([command, *(f"{name}={value}" for name, value in wanted.items())]))
+        for module, wanted in MODES[mode].items():
+            for name, value in wanted.items():
+                found = self.run(f"cat /sys/module/{module}/parameters/{name}").stdout.strip()
+                if found.translate(str.maketrans("NY", "01")) != value:
+                    raise LabError(
+                        f"{module} came up with {name}={found} where {mode} needs {value}; dmesg may say why"
+                    )
         self.run(["systemd-run", "--quiet", "--collect", f"--unit={HOLDER}", "python3", "-c", HOLD])
-        self._say(f"{kvm} KVM loaded")
+        self._say(f"{kvm} KVM loaded, mode {mode}")
 
     def unload_kvm(self) -> None:
         """Take KVM out of the kernel, if it is there and nobody uses it."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -65,11 +66,12 @@ def settled(port: int, vm: str, allocations: int) -> Metrics:
 def scrape_until(port: int, holds: Callable[[Metrics], bool], seconds: float = 30) -> Metrics:
     """Scrape until this holds, and return that scrape; LabError with what there was when it never does."""
     deadline = time.monotonic() + seconds
-    while True:
-        metrics = scrape(port)
-        if holds(metrics):
-            return metrics
-        if time.monotonic() > deadline:
-            vms = "; ".join(line for line in metrics.ours() if "_total" in line and "#" not in line)
-            raise LabError(f"the metrics did not come to what was awaited in {seconds:.0f} s: {vms}")
+    said = "nobody listens"
+    while time.monotonic() < deadline:
+        with suppress(OSError):  # the daemon may be about to start
+            metrics = scrape(port)
+            if holds(metrics):
+                return metrics
+            said = "; ".join(line for line in metrics.ours() if "_total" in line and "#" not in line)
         time.sleep(0.1)
+    raise LabError(f"the metrics did not come to what was awaited in {seconds:.0f} s: {said}")

@@ -77,8 +77,10 @@ def table(metrics: Metrics, rates: Rates) -> Table:
     shown.add_column("recently\nparented", justify="right", header_style="bold red")
     shown.add_column("moves\n/s", justify="right")
     for vm in sorted(metrics.by("vm", "vm_info", state="running")):
-        reclaimed = rates.of("zaps_total", vm=vm, cause="reclaim")
-        tables = rates.of("zaps_total", vm=vm, cause="reclaim", level="1")
+        if not metrics.sum("allocations_total", vm=vm):
+            continue  # the lab's own
+        reclaimed = rates.of("zaps_total", vm=vm, cause="quota")
+        tables = rates.of("zaps_total", vm=vm, cause="quota", level="1")
         recent = rates.of("recently_parented_zaps_total", vm=vm)
         shown.add_row(
             vm,
@@ -96,8 +98,8 @@ def table(metrics: Metrics, rates: Rates) -> Table:
 def summary(metrics: Metrics) -> str:
     """What was seen so far, a line for each VM."""
     lines = []
-    for vm in sorted(metrics.by("vm", "vm_info")):
-        zaps = metrics.by("level", "zaps_total", vm=vm, cause="reclaim")
+    for vm in sorted(metrics.by("vm", "allocations_total")):
+        zaps = metrics.by("level", "zaps_total", vm=vm, cause="quota")
         directories = sum(count for level, count in zaps.items() if level != "1")
         recent = metrics.sum("recently_parented_zaps_total", vm=vm)
         lines.append(

@@ -30,7 +30,7 @@ def test_ages_and_positions_account_for_every_reclaim(patched: Watched) -> None:
     assert "2" in levels
     for level, ages in levels.items():
         assert ages == metrics.sum("parenting_age_seconds_count", vm=vm, level=level)
-        assert ages == metrics.sum("zaps_total", vm=vm, level=level, cause="reclaim")
+        assert ages == metrics.sum("zaps_total", vm=vm, level=level, cause="quota")
         # The list has 64 pages at most, and more than 16 here: what is younger than 16 allocations is recent.
         young = metrics.sum("parenting_age_allocations_bucket", vm=vm, level=level, le="16.0")
         assert young <= metrics.sum("recently_parented_zaps_total", vm=vm, level=level) <= ages

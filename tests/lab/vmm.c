@@ -4,10 +4,13 @@
  *
  * The guest's addresses lie in D page directories (1 GiB apart) of T page tables (2 MiB apart) each. Under shadow
  * paging each of these costs KVM a shadow page, of which it may keep --pages. The same arguments give the same list
- * on every machine, and so the same counts.
+ * on every machine, and so the same counts. With --spread 1 the guest-physical addresses lie as far apart, so that
+ * with nested paging it is the tables of that which number D x T. With --nested 1 the guest is a hypervisor on AMD
+ * that runs the code in a guest of its own, and the D x T tables are those of its nested paging, which KVM shadows.
  *
- * After its rounds, and for every "run" or "stats" on its standard input, it prints KVM's own counters as a line of
- * JSON; "quit" or the end of the input ends it.
+ * After its rounds, and after every command on its standard input, it prints KVM's own counters as a line of JSON. The
+ * commands besides "run", "stats" and "quit" are for what makes KVM drop shadow pages: see commands[]. The end of the
+ * input ends it.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -33,17 +36,36 @@
 #define TABLE_SPAN	(PTRS * PAGE_SIZE)
 #define DIRECTORY_SPAN	(PTRS * TABLE_SPAN)
 #define HOME		(PTRS - 1)		/* the directory of the guest's own code and list */
-#define PTE_FLAGS	(1 | 2 | 0x20 | 0x40)	/* present, writable, and no walk has to set accessed or dirty */
+#define REUSED		(HOME - 1)		/* a directory which is a table of another one */
+/* Present, writable, and no walk has to set accessed or dirty; to nested paging each access is a user's. */
+#define PTE_FLAGS	(1 | 2 | (nested ? 4 : 0) | 0x20 | 0x40)
+#define PTE_HUGE	0x80
+
+/* Guest-virtual, at the end of the home directory: the first directory and its first table, and a huge page. */
+#define WINDOW		(HOME * DIRECTORY_SPAN + (PTRS - 1) * TABLE_SPAN)
+#define HUGE		(HOME * DIRECTORY_SPAN + (PTRS - 2) * TABLE_SPAN)
 
 #define CR0_FLAGS	(1ull << 0 | 1ull << 5 | 1ull << 16 | 1ull << 31)	/* PE, NE, WP, PG */
 #define CR4_PAE		(1ull << 5)
-#define EFER_FLAGS	(1ull << 8 | 1ull << 10)				/* LME, LMA */
+#define EFER_FLAGS	(1ull << 8 | 1ull << 10 | (nested ? 1ull << 12 : 0))	/* LME, LMA, SVME */
+
+#define MSR_VM_HSAVE_PA	0xc0010117
+
+/* Places in AMD's virtual machine control block. */
+#define VMCB_EXIT_CODE	0x070
+#define VMCB_RIP	0x578
+#define VMCB_RAX	0x5f8
+#define EXIT_CODE_HLT	0x78
 
 #define PAGES_TOUCHED	16	/* of each table, so that most faults are for tables that KVM reclaimed */
 #define HOT_STAY	1000	/* accesses before the hot directory moves on */
 #define HOT_SHARE	8	/* one access in so many goes anywhere */
 
-/* The guest: rsi is the list, rcx its length. */
+/*
+ * The guest: rsi is the list, rcx its length. The other parts are for commands: read (rbx), then write rax to (rdi)
+ * rcx times, or once with an instruction that KVM does not take for one that writes page tables; reload cr3. The
+ * last part runs any of these in a guest's guest.
+ */
 asm(".pushsection .rodata\n"
     "guest_code:\n"
     "	mov	(%rsi), %rax\n"
@@ -52,19 +74,39 @@ asm(".pushsection .rodata\n"
     "	dec	%rcx\n"
     "	jnz	guest_code\n"
     "	hlt\n"
+    "guest_write:\n"
+    "	mov	(%rbx), %dl\n"
+    "	jrcxz	2f\n"
+    "1:	mov	%rax, (%rdi)\n"
+    "	loop	1b\n"
+    "2:	hlt\n"
+    "guest_stos:\n"
+    "	mov	(%rbx), %dl\n"
+    "	stosq\n"
+    "	hlt\n"
+    "guest_reload:\n"
+    "	mov	%cr3, %rax\n"
+    "	mov	%rax, %cr3\n"
+    "	hlt\n"
+    "guest_vmrun:\n"
+    "	vmrun	%rax\n"
+    "	hlt\n"
     "guest_code_end:\n"
     ".popsection\n");
-extern const char guest_code[], guest_code_end[];
+extern const char guest_code[], guest_write[], guest_stos[], guest_reload[], guest_vmrun[], guest_code_end[];
 
 static const char *name, *pattern = "zipf";
 static uint64_t directories = 16, tables = 8, accesses = 30000, seed = 1, mmu_pages = 64, rounds = 1, pause_ms;
+static uint64_t spread, nested;
 
-static unsigned char *memory;			/* guest-physical, from 0 */
-static uint64_t memory_size, memory_used;
-static uint64_t list, cr3;			/* guest-physical addresses */
+static unsigned char *memory;			/* guest-physical, from 0 to home_size; the directories' data follow it */
+static uint64_t memory_size, home_size, home_used;
+static uint64_t list, cr3, first_directory, first_table;	/* guest-physical addresses */
+static uint64_t flat, vmcb, host_save;				/* likewise, for the guest that has a guest */
 static int vm, vcpu;
 static struct kvm_run *run;
 static uint64_t rounds_done;
+static uint64_t number;				/* that came with a command */
 
 static void *checked(void *pointer, const char *what)
 {
@@ -157,10 +199,10 @@ static void fill_list(uint64_t *address)
 
 static uint64_t take_pages(uint64_t count)
 {
-	uint64_t address = memory_used;
+	uint64_t address = home_used;
 
-	memory_used += count * PAGE_SIZE;
-	if (memory_used > memory_size)
+	home_used += count * PAGE_SIZE;
+	if (home_used > home_size)
 		errx(1, "the guest's layout needs more memory than was counted");
 	return address;
 }
@@ -184,16 +226,70 @@ static void map(uint64_t virtual, uint64_t physical)
 	((uint64_t *)(memory + table))[virtual / PAGE_SIZE % PTRS] = physical | PTE_FLAGS;
 }
 
+static void set_vmcb(uint64_t offset, uint64_t value)
+{
+	memcpy(memory + vmcb + offset, &value, sizeof(value));
+}
+
+/*
+ * The inner guest's virtual addresses are its physical ones, which nested paging takes through the tables that are the
+ * guest's own otherwise. The hypervisor has its own first table, since KVM shadows that of nested paging.
+ */
+static void lay_out_nested(void)
+{
+	static const struct {
+		uint64_t offset, value;
+	} fields[] = {
+		{ 0x008, 1ull << 56 },				/* HLT ends it, */
+		{ 0x010, 1 },					/* as VMRUN has to */
+		{ 0x058, 1 },					/* address space identifier */
+		{ 0x090, 1 },					/* nested paging */
+		{ 0x400, 0xffffffff0c930010 },			/* ES */
+		{ 0x410, 0xffffffff0a9b0008 },			/* CS */
+		{ 0x420, 0xffffffff0c930010 },			/* SS */
+		{ 0x430, 0xffffffff0c930010 },			/* DS */
+		{ 0x548, CR4_PAE },
+		{ 0x558, CR0_FLAGS },
+		{ 0x560, 0x400 },				/* DR7 */
+		{ 0x568, 0xffff0ff0 },				/* DR6 */
+		{ 0x570, 2 },					/* RFLAGS */
+		{ 0x668, 0x0007040600070406 },			/* PAT */
+	};
+	uint64_t *entry = (uint64_t *)(memory + flat), inner_flat = HOME * DIRECTORY_SPAN + flat;
+
+	entry[0] = (flat + 2 * PAGE_SIZE) | PTE_FLAGS;
+	entry[PTRS] = (inner_flat + 2 * PAGE_SIZE) | PTE_FLAGS;
+	for (uint64_t i = 0; i < PTRS; i++)
+		entry[2 * PTRS + i] = i * DIRECTORY_SPAN | PTE_FLAGS | PTE_HUGE;
+	map(inner_flat + PAGE_SIZE, flat + PAGE_SIZE);
+	map(inner_flat + 2 * PAGE_SIZE, flat + 2 * PAGE_SIZE);
+	for (size_t i = 0; i < ARRAY_SIZE(fields); i++)
+		set_vmcb(fields[i].offset, fields[i].value);
+	set_vmcb(0x0b0, cr3);
+	set_vmcb(0x4d0, EFER_FLAGS);
+	set_vmcb(0x550, inner_flat + PAGE_SIZE);
+}
+
+/* Spread out, a directory's data are as far from the next one's in guest-physical space as in the guest's own. */
+static uint64_t spread_out(uint64_t directory)
+{
+	return (home_size / DIRECTORY_SPAN + 1 + directory) * DIRECTORY_SPAN;
+}
+
 static void lay_out_memory(void)
 {
 	uint64_t list_pages = (accesses * sizeof(uint64_t) + PAGE_SIZE - 1) / PAGE_SIZE;
 	uint64_t home_tables = list_pages / PTRS + 1;
-	uint64_t data;
+	uint64_t data = 0;
 
-	/* Code, list, data; two upper levels, the home directory and the others. */
-	memory_size = 1 + list_pages + PTRS + 2 + 1 + home_tables + directories * (1 + tables);
-	memory_size *= PAGE_SIZE;
-	memory = mmap(NULL, memory_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	/* Code, list, data that all tables share; two upper levels, the home directory, the others, and the window. */
+	home_size = 1 + list_pages + (spread ? 0 : PTRS) + 2 + 1 + home_tables + directories * (1 + tables) + 1;
+	/* For an inner guest three tables, perhaps one more to map them with, and two pages for AMD's processor. */
+	home_size += nested ? 6 : 0;
+	home_size *= PAGE_SIZE;
+	memory_size = home_size + (spread ? directories * tables * TABLE_SPAN : 0);
+	/* Of what is spread out, the host need give only the pages that the guest touches. */
+	memory = mmap(NULL, memory_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	checked(memory, "guest memory");
 	/* Whether the host has huge pages to give must not show in the counts. */
 	if (madvise(memory, memory_size, MADV_NOHUGEPAGE))
@@ -202,32 +298,64 @@ static void lay_out_memory(void)
 	memcpy(memory + take_pages(1), guest_code, guest_code_end - guest_code);
 	list = take_pages(list_pages);
 	fill_list((uint64_t *)(memory + list));
-	data = take_pages(PTRS);
+	if (nested) {
+		flat = take_pages(3);
+		vmcb = take_pages(1);
+		host_save = take_pages(1);
+	}
+	if (!spread)
+		data = take_pages(PTRS);
 	cr3 = take_pages(1);
 	for (uint64_t page = 0; page < 1 + list_pages; page++)
 		map(HOME * DIRECTORY_SPAN + page * PAGE_SIZE, page * PAGE_SIZE);
-	for (uint64_t table = 0; table < directories * tables; table++)
+	for (uint64_t table = 0; table < directories * tables; table++) {
+		uint64_t directory = table / tables, offset = table % tables * TABLE_SPAN;
+		uint64_t first = spread ? spread_out(directory) + offset : data;
+
 		for (uint64_t page = 0; page < PTRS; page++)
-			map(table / tables * DIRECTORY_SPAN + table % tables * TABLE_SPAN + page * PAGE_SIZE,
-			    data + page * PAGE_SIZE);
+			map(directory * DIRECTORY_SPAN + offset + page * PAGE_SIZE, first + page * PAGE_SIZE);
+	}
+	first_directory = descend(descend(cr3, 0), 0);
+	first_table = descend(first_directory, 0);
+	map(WINDOW, first_directory);
+	map(WINDOW + PAGE_SIZE, first_table);
+	((uint64_t *)(memory + descend(cr3, 0)))[REUSED] = first_table | PTE_FLAGS;
+	if (nested)
+		lay_out_nested();
+}
+
+/* Let the guest have this much memory at a guest-physical address; with no size, take it away. */
+static void set_slot(uint32_t slot, uint64_t physical, void *host, uint64_t size)
+{
+	struct kvm_userspace_memory_region region = {
+		.slot = slot, .guest_phys_addr = physical, .userspace_addr = (uintptr_t)host, .memory_size = size,
+	};
+
+	control(vm, KVM_SET_USER_MEMORY_REGION, &region, "KVM_SET_USER_MEMORY_REGION");
 }
 
 static void create_guest(void)
 {
-	struct kvm_userspace_memory_region region = { .memory_size = memory_size, .userspace_addr = (uintptr_t)memory };
 	struct kvm_segment code = { .type = 11, .present = 1, .s = 1, .l = 1, .g = 1, .limit = ~0u, .selector = 8 };
 	struct kvm_segment data = { .type = 3, .present = 1, .s = 1, .db = 1, .g = 1, .limit = ~0u, .selector = 16 };
 	union {
 		struct kvm_cpuid2 head;
 		char room[sizeof(struct kvm_cpuid2) + 256 * sizeof(struct kvm_cpuid_entry2)];
 	} cpuid = { .head.nent = 256 };
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} msrs = { .head.nmsrs = 1, .entry = { .index = MSR_VM_HSAVE_PA, .data = host_save } };
 	struct kvm_sregs sregs;
 	int run_size, kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 
 	if (kvm < 0)
 		err(1, "/dev/kvm");
 	vm = control(kvm, KVM_CREATE_VM, NULL, "KVM_CREATE_VM");
-	control(vm, KVM_SET_USER_MEMORY_REGION, &region, "KVM_SET_USER_MEMORY_REGION");
+	set_slot(0, 0, memory, home_size);
+	/* Slots with nothing between the directories: KVM keeps some bytes for every page of a slot. */
+	for (uint64_t i = 0; spread && i < directories; i++)
+		set_slot(1 + i, spread_out(i), memory + home_size + i * tables * TABLE_SPAN, tables * TABLE_SPAN);
 	control(vm, KVM_SET_NR_MMU_PAGES, (void *)mmu_pages, "KVM_SET_NR_MMU_PAGES");
 
 	vcpu = control(vm, KVM_CREATE_VCPU, NULL, "KVM_CREATE_VCPU");
@@ -242,25 +370,143 @@ static void create_guest(void)
 	sregs.cs = code;
 	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
 	sregs.cr0 = CR0_FLAGS;
-	sregs.cr3 = cr3;
+	sregs.cr3 = nested ? flat : cr3;
 	sregs.cr4 = CR4_PAE;
 	sregs.efer = EFER_FLAGS;
 	control(vcpu, KVM_SET_SREGS, &sregs, "KVM_SET_SREGS");
+	if (nested && control(vcpu, KVM_SET_MSRS, &msrs, "KVM_SET_MSRS") != 1)
+		errx(1, "KVM refused MSR_VM_HSAVE_PA");
 }
 
-static void run_round(void)
+static uint64_t address_of(const char *code)
 {
-	struct kvm_regs regs = {
-		.rip = HOME * DIRECTORY_SPAN, .rsi = HOME * DIRECTORY_SPAN + list, .rcx = accesses, .rflags = 2,
-	};
+	return HOME * DIRECTORY_SPAN + (code - guest_code);
+}
 
+static void run_guest(struct kvm_regs regs)
+{
+	regs.rflags = 2;
+	if (nested) {
+		set_vmcb(VMCB_RIP, regs.rip);
+		set_vmcb(VMCB_RAX, regs.rax);
+		regs.rip = guest_vmrun - guest_code;
+		regs.rax = vmcb;
+	}
 	control(vcpu, KVM_SET_REGS, &regs, "KVM_SET_REGS");
 	while (ioctl(vcpu, KVM_RUN, 0))
 		if (errno != EINTR)
 			err(1, "KVM_RUN");
 	if (run->exit_reason != KVM_EXIT_HLT)
 		errx(1, "the guest stopped with exit reason %u before its end", run->exit_reason);
+	if (nested && memory[vmcb + VMCB_EXIT_CODE] != EXIT_CODE_HLT)
+		errx(1, "the inner guest did not come to its end: is this kvm_amd with npt=1 nested=1?");
+}
+
+static void run_round(void)
+{
+	run_guest((struct kvm_regs){
+		.rip = address_of(guest_code), .rsi = HOME * DIRECTORY_SPAN + list, .rcx = accesses,
+	});
 	rounds_done++;
+}
+
+static void quit(void)
+{
+	exit(0);
+}
+
+static void resize(void)
+{
+	control(vm, KVM_SET_NR_MMU_PAGES, (void *)number, "KVM_SET_NR_MMU_PAGES");
+}
+
+/* Take the guest's memory away, and give it back. */
+static void memslot(void)
+{
+	set_slot(0, 0, memory, 0);
+	set_slot(0, 0, memory, home_size);
+}
+
+/* The guest writes to its first directory, once that is shadowed, what is there: three times is a flood to KVM. */
+static void write_directory(void)
+{
+	run_guest((struct kvm_regs){
+		.rip = address_of(guest_write), .rdi = WINDOW, .rax = first_table | PTE_FLAGS, .rcx = number,
+	});
+}
+
+/* As above, but KVM thinks that what is written so is no page table. */
+static void stos(void)
+{
+	run_guest((struct kvm_regs){
+		.rip = address_of(guest_stos), .rdi = WINDOW, .rax = first_table | PTE_FLAGS,
+	});
+}
+
+/* The guest writes to its first table, which KVM lets it do from then on. The last entry maps a huge page in REUSED. */
+static void unsync(void)
+{
+	run_guest((struct kvm_regs){
+		.rip = address_of(guest_write), .rdi = WINDOW + 2 * PAGE_SIZE - sizeof(uint64_t),
+		.rax = PTE_FLAGS | PTE_HUGE, .rcx = 1,
+	});
+}
+
+/* The guest uses its first table as a directory. */
+static void reuse(void)
+{
+	run_guest((struct kvm_regs){
+		.rip = address_of(guest_write), .rbx = REUSED * DIRECTORY_SPAN + (PTRS - 1) * TABLE_SPAN,
+	});
+}
+
+/* The guest reloads cr3 while its first table cannot be read, as if the host had swapped that out. */
+static void reload(void)
+{
+	if (mprotect(memory + first_table, PAGE_SIZE, PROT_NONE))
+		err(1, "mprotect");
+	run_guest((struct kvm_regs){ .rip = address_of(guest_reload) });
+	if (mprotect(memory + first_table, PAGE_SIZE, PROT_READ | PROT_WRITE))
+		err(1, "mprotect");
+}
+
+static void swap_tables(uint64_t page)
+{
+	uint64_t *entry = (uint64_t *)(memory + first_directory), first = entry[0];
+
+	entry[0] = entry[1];
+	entry[1] = first;
+	run_guest((struct kvm_regs){ .rip = address_of(guest_write), .rbx = page * PAGE_SIZE });
+}
+
+/*
+ * Put the second table where the first is, unseen by KVM, as a device's access to memory might be; then have the guest
+ * touch a page there that is not shadowed yet, which shows KVM. Undo that likewise.
+ */
+static void relink(void)
+{
+	swap_tables(PTRS / 2);
+	swap_tables(PTRS / 4);
+}
+
+/* The guest runs code in a huge page that is one to the host as well. */
+static void exec(void)
+{
+	static unsigned char *page;
+	uint64_t physical = spread_out(directories);
+
+	if (!page) {
+		unsigned char *room = mmap(NULL, 2 * TABLE_SPAN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		checked(room, "a huge page");
+		page = room + TABLE_SPAN - (uintptr_t)room % TABLE_SPAN;
+		if (madvise(page, TABLE_SPAN, MADV_HUGEPAGE))
+			err(1, "madvise");
+		memset(page, 0xf4 /* hlt */, TABLE_SPAN);
+		set_slot(1 + directories, physical, page, TABLE_SPAN);
+		((uint64_t *)(memory + descend(descend(cr3, 0), HOME)))[PTRS - 2] = physical | PTE_FLAGS | PTE_HUGE;
+	}
+	run_guest((struct kvm_regs){ .rip = HUGE });
 }
 
 /* KVM keeps a VM's counters as one file each in debugfs, named after the process and the VM's descriptor. */
@@ -306,19 +552,44 @@ static void print_state(void)
 		err(1, "standard output");
 }
 
+static const struct {
+	const char *name;
+	void (*run)(void);
+} commands[] = {
+	{ "run", run_round },
+	{ "stats", NULL },
+	{ "quit", quit },
+	{ "resize", resize },		/* takes a number: of shadow pages that KVM may keep */
+	{ "memslot", memslot },
+	{ "write", write_directory },	/* takes a number: of writes */
+	{ "stos", stos },
+	{ "unsync", unsync },
+	{ "reuse", reuse },
+	{ "reload", reload },
+	{ "relink", relink },
+	{ "exec", exec },
+};
+
 /* Do what the lines on standard input ask for, until none has come for so long; -1 waits for ever. */
 static void obey(int timeout_ms)
 {
 	struct pollfd input = { .fd = STDIN_FILENO, .events = POLLIN };
-	char line[64];
+	char line[64], word[64];
 
 	while (poll(&input, 1, timeout_ms)) {
-		if (!fgets(line, sizeof(line), stdin) || !strcmp(line, "quit\n"))
+		size_t i = 0;
+
+		if (!fgets(line, sizeof(line), stdin))
 			exit(0);
-		if (!strcmp(line, "run\n"))
-			run_round();
-		else if (strcmp(line, "stats\n"))
-			errx(2, "there are run, stats and quit, but no %s", line);
+		number = 1;
+		*word = '\0';
+		sscanf(line, "%63s %lu", word, &number);
+		while (i < ARRAY_SIZE(commands) && strcmp(commands[i].name, word))
+			i++;
+		if (i == ARRAY_SIZE(commands))
+			errx(2, "%s is no command", word);
+		if (commands[i].run)
+			commands[i].run();
 		print_state();
 	}
 }
@@ -332,13 +603,15 @@ static void parse(char **argument)
 	} options[] = {
 		{ "--name", &name, NULL, 0, 0 },	/* for whoever lists processes */
 		{ "--pattern", &pattern, NULL, 0, 0 },
-		{ "--directories", NULL, &directories, 1, HOME },
+		{ "--directories", NULL, &directories, 1, REUSED },
 		{ "--tables", NULL, &tables, 1, PTRS },
 		{ "--accesses", NULL, &accesses, 1, 1 << 24 },
 		{ "--seed", NULL, &seed, 0, UINT64_MAX },
 		{ "--pages", NULL, &mmu_pages, 64, UINT32_MAX },	/* KVM takes no less */
 		{ "--rounds", NULL, &rounds, 0, UINT32_MAX },		/* 0: until told to end */
 		{ "--pause-ms", NULL, &pause_ms, 0, INT_MAX },		/* after each round */
+		{ "--spread", NULL, &spread, 0, 1 },
+		{ "--nested", NULL, &nested, 0, 1 },
 	};
 
 	for (; *argument; argument += 2) {

@@ -28,6 +28,8 @@ class Workload:
     accesses: int = 30_000
     seed: int = 1
     pages: int = 64
+    spread: bool = False  # guest-physical memory as well, for when KVM uses nested paging
+    nested: bool = False  # in a guest's guest, for when KVM has them
 
     def argv(self, rounds: int = 1, pause_ms: int = 0) -> list[str]:
         """Return the command for the lab; no rounds means until it is told to end."""
@@ -36,6 +38,7 @@ class Workload:
             *("--directories", str(self.directories), "--tables", str(self.tables)),
             *("--accesses", str(self.accesses), "--pages", str(self.pages)),
             *("--rounds", str(rounds), "--pause-ms", str(pause_ms)),
+            *("--spread", str(int(self.spread)), "--nested", str(int(self.nested))),
         ]
 
 
@@ -80,20 +83,22 @@ class Vmm(Ending):
 
     def again(self) -> Reading:
         """Touch the whole list once more and wait for the end of it."""
-        return self._asked("run")
+        return self.do("run")
 
     def counters(self) -> Mapping[str, int]:
         """Return the kernel's counters as they are now, or after the round that is under way."""
-        return self._asked("stats").counters
+        return self.do("stats").counters
+
+    def do(self, command: str) -> Reading:
+        """Have the VMM or its guest do what one line of vmm.c's commands[] says, and wait for the end of it."""
+        _ask(self._process.stdin, command)
+        return self.finished()
 
     def quit(self) -> None:
         """End the VM."""
-        _ask(self._process.stdin, "quit")
+        if self._process.poll() is None:
+            _ask(self._process.stdin, "quit")
         self._process.communicate()
-
-    def _asked(self, request: str) -> Reading:
-        _ask(self._process.stdin, request)
-        return self.finished()
 
 
 def _ask(stdin: IO[str] | None, request: str) -> None:

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The KVM hosts that a lab can be: which Linux, and the Debian release around it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PATCHES = Path(__file__).resolve().parents[2] / "patches"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a patched KVM is built from; the patches are in patches/linux-<host>."""
+
+    package: str
+    compiler: str  # that built Debian's kernel, so what its modules have to be built with
+
+
+@dataclass(frozen=True)
+class Host:
+    """One kind of host."""
+
+    name: str
+    kernel: tuple[str, ...]  # the Debian suites that have its kernel
+    userland: tuple[str, ...]  # …and all the rest, the release itself first
+    sources: Sources | None = None
+
+    @property
+    def patches(self) -> list[Path]:
+        """The project's patches for its KVM, in their order."""
+        return sorted((PATCHES / f"linux-{self.name}").glob("000[1-9]-*.patch"))
+
+
+_BULLSEYE = ("bullseye", "bullseye-security")
+_BOOKWORM = ("bookworm", "bookworm-updates", "bookworm-security")
+_TRIXIE = ("trixie", "trixie-updates", "trixie-security")
+
+HOSTS: Mapping[str, Host] = {
+    host.name: host
+    for host in (
+        # Debian 11's own bcc and Python are older than what the daemon needs.
+        Host("5.10", _BULLSEYE, _BOOKWORM),
+        Host("6.1", _BOOKWORM, _BOOKWORM, Sources("linux-source-6.1", "gcc-12")),
+        Host("6.12", _TRIXIE, _TRIXIE, Sources("linux-source-6.12", "gcc-14")),
+        Host("7.x", ("trixie-backports",), _TRIXIE),
+    )
+}
+DEFAULT = "6.1"

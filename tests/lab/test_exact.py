@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model against the kernel's own list and stacks, through all that can come between them."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from shadowwatch.event.abi import RECORD, STEP_RECORDS, Event, Flags, Kind, decode
+from shadowwatch.event.capture import Reader
+from tests.lab.causes import TRIGGERS, Trigger
+from tests.lab.conftest import AUDITS, Watched
+from tests.lab.machine import HOLDER
+from tests.lab.scrape import Metrics, scrape_until
+from tests.lab.witness import ZapStacks
+from tests.lab.workload import Vmm, Workload
+
+#: What a walk can do in one hit of a probe: SHADOWWATCH_STEP_MOST in bpf/event.h.
+STEP_MOST = 256
+
+#: A VM that is busy all the time, with more pages than fit in a step of a walk.
+BUSY = Workload("busy", "uniform", directories=40, tables=20, accesses=200_000, pages=600)
+
+#: Two VMs of one process, each with a vCPU.
+TWINS = """\
+import fcntl, os, signal
+kvm = os.open("/dev/kvm", os.O_RDWR)
+twins = [fcntl.ioctl(kvm, 0xAE01, 0) for _ in range(2)]  # KVM_CREATE_VM
+vcpus = [fcntl.ioctl(vm, 0xAE41, 0) for vm in twins]  # KVM_CREATE_VCPU
+print(os.getpid(), flush=True)
+signal.pause()
+"""
+
+
+def zaps(metrics: Metrics) -> Counter[str]:
+    """All VMs' zaps by cause, second zaps of roots with those that free a root."""
+    causes = Counter({cause: int(count) for cause, count in metrics.by("cause", "zaps_total").items()})
+    causes["root_free"] += int(metrics.sum("root_zaps_total"))
+    return +causes
+
+
+def audited(watched: Watched, vm: str) -> Metrics:
+    """The metrics after one more whole audit of this VM; it found no difference."""
+    before = watched.metrics().sum("vm_audits_total", vm=vm)
+    metrics = scrape_until(watched.port, lambda metrics: metrics.sum("vm_audits_total", vm=vm) >= before + 2)
+    assert metrics.sum("vm_audit_entries_total", vm=vm, result="differing") == 0
+    assert metrics.sum("vm_audit_entries_total", vm=vm, result="same") > 0
+    assert metrics.sum("vm_exact", vm=vm) == 1
+    return metrics
+
+
+def filed_as_the_stack_says(watched: Watched, trigger: Trigger) -> None:
+    """Pull a trigger, and compare the daemon's zaps by cause with the kernel's stack traces; then audit."""
+    vm = trigger.workload().name
+    with Vmm(watched.lab, trigger.workload()) as vmm:
+        watched.settled(vm, vmm.finished().counters["mmu_cache_miss"])
+        audited(watched, vm)
+        with ZapStacks(watched.lab) as stacks:
+            before = zaps(watched.metrics())
+            trigger.pull(watched.lab, vmm)
+            counts = stacks.counts()
+            witness = stacks.causes()
+        metrics = scrape_until(
+            watched.port, lambda metrics: (zaps(metrics) - before).total() >= witness.total(), seconds=60
+        )
+        assert zaps(metrics) - before == +witness
+        if trigger.cause:
+            assert witness[trigger.cause] > 0
+            assert any(trigger.leads_to(stack) for stack in counts)
+        if trigger.name != "teardown":
+            audited(watched, vm)
+
+
+@pytest.mark.parametrize("trigger", [each for each in TRIGGERS.values() if not each.nested], ids=lambda each: each.name)
+def test_each_cause_is_filed_as_the_kernels_own_stack_says(stock: Watched, trigger: Trigger) -> None:
+    """The daemon's zaps by cause are those of the kernel's stack traces, counted by a slow reading of each."""
+    filed_as_the_stack_says(stock, trigger)
+
+
+def test_recently_parented_counts_reclaim_only(stock: Watched) -> None:
+    """A memory slot that goes takes directories along that had just been given children: none of them counts."""
+    with Vmm(stock.lab, Workload("slots", accesses=2_000, pages=256)) as vmm:
+        reading = vmm.finished()
+        before = stock.settled("slots", reading.counters["mmu_cache_miss"])
+        vmm.do("memslot")
+        metrics = scrape_until(stock.port, lambda metrics: metrics.sum("zaps_total", vm="slots", cause="memslot") > 0)
+        assert sum(metrics.by("level", "zaps_total", vm="slots", cause="memslot").values()) > 100
+        recent = metrics.sum("recently_parented_zaps_total", vm="slots")
+        assert recent == before.sum("recently_parented_zaps_total", vm="slots")
+
+
+def test_vms_that_run_already_are_there_at_once(single: Watched) -> None:
+    """An idle VM and a busy one, whole and in order, at the first scrape; the first audits find no difference."""
+    single.lab.run("systemctl stop shadowwatch")
+    with Vmm(single.lab, Workload("idle", accesses=3_000)) as idle, Vmm(single.lab, BUSY, rounds=0):
+        counters = idle.finished().counters
+        single.lab.start_daemon(AUDITS)
+        metrics = single.metrics()
+        assert metrics.sum("vm_exact", vm="idle") == 1
+        assert metrics.sum("vm_exact", vm="busy") == 1
+        assert metrics.sum("pages", vm="idle") == counters["mmu_cache_miss"] - counters["mmu_shadow_zapped"]
+        assert metrics.sum("pages", vm="busy") > STEP_RECORDS
+        audited(single, "idle")
+        audited(single, "busy")
+        assert single.metrics().sum("events_lost_total") == 0
+
+
+def test_losses_are_seen_and_repaired_within_a_second(stock: Watched, tmp_path: Path) -> None:
+    """A ring of 64 KiB under a storm: when it ends the model is soon exact again, by the kernel's clock."""
+    lab = stock.lab
+    lab.run("systemctl stop shadowwatch")
+    recorder = lab.popen("exec shadowwatch record /srv/out/storm.capture --ring-mib 0.0625 --audit-interval 0.2")
+    assert recorder.stdout
+    assert "probes on Linux" in recorder.stdout.readline()
+    with Vmm(lab, Workload("storm", BUSY.pattern, 40, 20, 60_000, pages=600)) as vmm:
+        vmm.finished()
+        audited(stock, "storm")
+        metrics = stock.metrics()
+        lab.run("pkill -INT -f shadowwatch.daemon")
+        recorder.communicate(timeout=60)
+    shutil.copy(lab.out / "storm.capture", tmp_path)
+    lab.start_daemon(AUDITS)
+    assert metrics.sum("vm_events_lost_total", vm="storm") > 0
+    assert metrics.sum("vm_resyncs_total", vm="storm") > 0
+
+    last_event = repaired = 0
+    with (tmp_path / "storm.capture").open("rb") as file:
+        for batch in Reader(file, "storm.capture").batches():
+            for event in (Event(*fields) for fields in decode(batch.records)[0]):
+                if event.kind < Kind.DESTROY and event.limit in (0, 600):
+                    last_event, repaired = event.ns, 0
+                # The first whole walk after the storm repairs, the second audits.
+                elif event.kind == Kind.STEP and event.kvm and event.limit == 600 and event.flags & Flags.LAST:
+                    repaired += 1
+                    if repaired == 2 and not event.flags & Flags.VOID:
+                        assert event.ns - last_event < 1_000_000_000
+                        return
+    pytest.fail("the capture has no two walks after the storm")
+
+
+def test_a_walk_is_bounded_in_each_hit(single: Watched, tmp_path: Path) -> None:
+    """No step has more records than the bound, also when it is made under mmu_lock in a busy VM."""
+    lab = single.lab
+    lab.run("systemctl stop shadowwatch")
+    with Vmm(lab, BUSY, rounds=0):
+        lab.run("shadowwatch record /srv/out/walks.capture --audit-interval 0.1 --seconds 6")
+    shutil.copy(lab.out / "walks.capture", tmp_path)
+    lab.start_daemon(AUDITS)
+    steps, longest = 0, 0
+    with (tmp_path / "walks.capture").open("rb") as file:
+        for batch in Reader(file, "walks.capture").batches():
+            assert len(batch.records) % RECORD.size == 0
+            for event in (Event(*fields) for fields in decode(batch.records)[0]):
+                if event.kind == Kind.STEP and event.kvm:
+                    steps += 1
+                    longest = max(longest, event.used)
+                    assert not event.flags & Flags.MANY
+    assert steps > 10
+    assert STEP_RECORDS <= longest <= STEP_MOST
+
+
+def test_a_vm_at_the_address_of_another_is_another(stock: Watched) -> None:
+    """One after the other, so that the kernel gives the same memory again: each has its own figures."""
+    for number in range(4):
+        name = f"reborn-{number}"
+        with Vmm(stock.lab, Workload(name, accesses=1_000, seed=number)) as vmm:
+            counters = vmm.finished().counters
+            metrics = stock.settled(name, counters["mmu_cache_miss"])
+            assert metrics.sum("allocations_total", vm=name) == counters["mmu_cache_miss"]
+            assert metrics.sum("vm_exact", vm=name) == 1
+            assert metrics.sum("vm_events_lost_total", vm=name) == 0
+        scrape_until(stock.port, lambda metrics, name=name: metrics.sum("vm_info", vm=name, state="ended") == 1)  # type: ignore[misc]
+
+
+def test_two_vms_of_one_process_are_two(stock: Watched) -> None:
+    """They have one pid, and a name each."""
+    lab = stock.lab
+    process = lab.popen(["python3", "-c", TWINS])
+    assert process.stdout
+    pid = process.stdout.readline().strip()
+    lab.run("systemctl restart shadowwatch")
+    metrics = scrape_until(stock.port, lambda metrics: metrics.sum("vm_info", pid=pid, state="running") == 2)
+    assert set(metrics.by("vm", "vm_info", pid=pid)) == {pid, f"{pid}-{pid}"}
+    lab.run(["kill", pid])
+    process.communicate(timeout=30)
+
+
+def test_it_waits_for_kvm_and_starts_anew_when_kvm_goes(patched: Watched) -> None:
+    """Started before the module is loaded, and again after it was taken away."""
+    lab = patched.lab
+    lab.run("systemctl stop shadowwatch")
+    lab.unload_kvm()
+    lab.start_daemon(AUDITS)
+    assert "waiting for the kvm module" in lab.run("journalctl -o cat -u shadowwatch -n 3").stdout
+    for number in range(2):
+        lab.load_kvm("patched")
+        scrape_until(patched.port, lambda metrics: metrics.sum("probe_attached") > 0, seconds=120)
+        with Vmm(lab, Workload(f"late-{number}", accesses=2_000)) as vmm:
+            patched.settled(f"late-{number}", vmm.finished().counters["mmu_cache_miss"])
+            audited(patched, f"late-{number}")
+        if not number:
+            lab.unload_kvm()
+    assert "the kvm module was unloaded" in lab.run("journalctl -o cat -u shadowwatch -n 30").stdout
+
+
+def test_the_newest_first_bug_is_named(patched: Watched) -> None:
+    """Reclaim as in 5.9 to 5.11.1: the list position tells at once, and so does the journal."""
+    patched.lab.policy("newest")
+    with Vmm(patched.lab, Workload("newest", accesses=3_000)) as vmm:
+        metrics = patched.settled("newest", vmm.finished().counters["mmu_cache_miss"])
+        assert metrics.sum("reclaim_newest_first", vm="newest") == 1
+        total = metrics.sum("zap_list_position_ratio_sum", vm="newest")
+        assert total / metrics.sum("zap_list_position_ratio_count", vm="newest") < 0.2
+        audited(patched, "newest")
+    patched.lab.policy("stock")
+    with Vmm(patched.lab, Workload("oldest", accesses=3_000)) as vmm:
+        metrics = patched.settled("oldest", vmm.finished().counters["mmu_cache_miss"])
+        assert metrics.sum("reclaim_newest_first", vm="oldest") == 0
+    said = patched.lab.run("journalctl -o cat -u shadowwatch").stdout
+    assert "VM newest: reclaim takes the newest pages instead of the oldest" in said
+    assert "VM oldest" not in said
+
+
+def test_audit_on_the_command_line(stock: Watched) -> None:
+    """A table with a line for each VM, and exit status 0 when there is no difference."""
+    lab = stock.lab
+    lab.run("systemctl stop shadowwatch")
+    with Vmm(lab, Workload("looked-at", accesses=3_000)) as vmm:
+        counters = vmm.finished().counters
+        done = lab.run("shadowwatch audit --rounds 2 --audit-interval 0.2")
+    lab.start_daemon(AUDITS)
+    pages = counters["mmu_cache_miss"] - counters["mmu_shadow_zapped"]
+    (line,) = (line.split() for line in done.stdout.splitlines() if line.startswith("looked-at"))
+    assert line == ["looked-at", str(pages), "2", str(2 * pages), "0", "0", "0"]
+    assert HOLDER not in done.stdout
