@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     machine.add_argument("--workload", choices=[*WORKLOADS, REAL_GUEST], help="a guest to run in the background")
     machine.add_argument("--pages", type=int, default=64, help="shadow pages that guest may have (%(default)s)")
     machine.add_argument("--memory", default="3G", help="of the lab itself (%(default)s)")
-    machine.add_argument("--icount", action="store_true", help="one processor, and a clock that counts instructions")
+    machine.add_argument("--icount", action="store_true", help="with a clock that counts instructions")
 
     parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True)

@@ -45,17 +45,6 @@ def stock() -> Iterator[Watched]:
         yield Watched(lab)
 
 
-@pytest.fixture(scope="session")
-def single() -> Iterator[Watched]:
-    """Debian's own KVM with one processor, for probes that come while a guest is busy.
-
-    With two, QEMU's emulation now and then goes on with a breakpoint that the kernel has taken
-    away when it made it a call, and the kernel then takes it for that of a kprobe.
-    """
-    with Lab.boot(kvm="stock", cpus=1, progress=say) as lab:
-        yield Watched(lab)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All tests here need the lab."""
     for item in items:

@@ -12,7 +12,7 @@ from tests.lab.machine import Lab
 from tests.lab.qmp import ARGUMENTS, Qmp
 from tests.lab.workload import Reading
 
-BOOT_SECONDS = 600.0
+BOOT_SECONDS = 300.0
 MARKER = "processes done"
 PAGE_SIZE = 4096
 

@@ -38,17 +38,6 @@ BOOT_SECONDS = 300.0
 SSH_LOST = 255  # ssh's own exit status when the connection is gone
 UNIT = "shadowwatch.service"
 
-HOLDER = "kvm-holder"
-#: A VM with a vCPU that never runs. KVM patches a jump in the scheduler when the first VM comes
-#: and when the last one goes, and QEMU's emulation of two processors now and then goes on with
-#: what it translated before: both are in soft lockup then. So the first VM stays.
-HOLD = """\
-import fcntl, os, signal
-vm = fcntl.ioctl(os.open("/dev/kvm", os.O_RDWR), 0xAE01, 0)  # KVM_CREATE_VM
-vcpu = fcntl.ioctl(vm, 0xAE41, 0)  # KVM_CREATE_VCPU
-signal.pause()
-"""
-
 
 def quiet(_: str) -> None:
     """Take progress and say nothing."""
@@ -127,15 +116,11 @@ class Lab:
         mode: Mode = "shadow",
         load: bool = True,
         memory: str = "3G",
-        cpus: int = 2,
         icount: bool = False,
         progress: Progress = quiet,
     ) -> Self:
-        """Boot a fresh lab and load KVM in it, if so wished.
-
-        `icount` makes its clock count instructions, with one processor.
-        """
-        hardware = Hardware(memory=memory, cpus=1 if icount else cpus, icount=icount)
+        """Boot a fresh lab and load KVM in it, if so wished; `icount` makes its clock count instructions."""
+        hardware = Hardware(memory=memory, icount=icount)
         lab = cls(build(host, kvm, progress), hardware, progress)
         try:
             if load:
@@ -156,12 +141,14 @@ class Lab:
     def run(
         self, command: Command, *, stdin: str | None = None, check: bool = True, timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in the lab: a line for its shell, or a list of words."""
+        """Run a command in the lab: a line for its shell, or a list of words; one that takes too long ends the lab."""
         shown = command if isinstance(command, str) else " ".join(command)
         try:
             done = self._connected().run(command, stdin, timeout)
         except subprocess.TimeoutExpired:
-            raise self._failure(f"`{shown}` had not ended after {timeout:.0f} s in the lab") from None
+            error = self._failure(f"`{shown}` had not ended after {timeout:.0f} s in the lab, which is ended for that")
+            self.close()  # whoever asks it next need not wait as long
+            raise error from None
         if check and done.returncode:
             what = f"`{shown}` exited {done.returncode} in the lab: {tail(done.stderr + done.stdout, 20)}"
             raise self._failure(what, lost=done.returncode == SSH_LOST)
@@ -194,12 +181,11 @@ class Lab:
                     raise LabError(
                         f"{module} came up with {name}={found} where {mode} needs {value}; dmesg may say why"
                     )
-        self.run(["systemd-run", "--quiet", "--collect", f"--unit={HOLDER}", "python3", "-c", HOLD])
         self._say(f"{kvm} KVM loaded, mode {mode}")
 
     def unload_kvm(self) -> None:
         """Take KVM out of the kernel, if it is there and nobody uses it."""
-        self.run(f"systemctl stop {HOLDER} 2>/dev/null; ! [ -d /sys/module/kvm_amd ] || rmmod kvm_amd kvm")
+        self.run("! [ -d /sys/module/kvm_amd ] || rmmod kvm_amd kvm")
 
     def policy(self, policy: Policy) -> None:
         """Choose the reclaim policy of the patched KVM."""

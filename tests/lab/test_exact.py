@@ -13,7 +13,6 @@ from shadowwatch.event.abi import RECORD, STEP_RECORDS, Event, Flags, Kind, deco
 from shadowwatch.event.capture import Reader
 from tests.lab.causes import TRIGGERS, Trigger
 from tests.lab.conftest import AUDITS, Watched
-from tests.lab.machine import HOLDER
 from tests.lab.scrape import Metrics, scrape_until
 from tests.lab.witness import ZapStacks
 from tests.lab.workload import Vmm, Workload
@@ -92,20 +91,20 @@ def test_recently_parented_counts_reclaim_only(stock: Watched) -> None:
         assert recent == before.sum("recently_parented_zaps_total", vm="slots")
 
 
-def test_vms_that_run_already_are_there_at_once(single: Watched) -> None:
+def test_vms_that_run_already_are_there_at_once(stock: Watched) -> None:
     """An idle VM and a busy one, whole and in order, at the first scrape; the first audits find no difference."""
-    single.lab.run("systemctl stop shadowwatch")
-    with Vmm(single.lab, Workload("idle", accesses=3_000)) as idle, Vmm(single.lab, BUSY, rounds=0):
+    stock.lab.run("systemctl stop shadowwatch")
+    with Vmm(stock.lab, Workload("idle", accesses=3_000)) as idle, Vmm(stock.lab, BUSY, rounds=0):
         counters = idle.finished().counters
-        single.lab.start_daemon(AUDITS)
-        metrics = single.metrics()
+        stock.lab.start_daemon(AUDITS)
+        metrics = stock.metrics()
         assert metrics.sum("vm_exact", vm="idle") == 1
         assert metrics.sum("vm_exact", vm="busy") == 1
         assert metrics.sum("pages", vm="idle") == counters["mmu_cache_miss"] - counters["mmu_shadow_zapped"]
         assert metrics.sum("pages", vm="busy") > STEP_RECORDS
-        audited(single, "idle")
-        audited(single, "busy")
-        assert single.metrics().sum("events_lost_total") == 0
+        audited(stock, "idle")
+        audited(stock, "busy")
+        assert stock.metrics().sum("events_lost_total") == 0
 
 
 def test_losses_are_seen_and_repaired_within_a_second(stock: Watched, tmp_path: Path) -> None:
@@ -141,9 +140,9 @@ def test_losses_are_seen_and_repaired_within_a_second(stock: Watched, tmp_path: 
     pytest.fail("the capture has no two walks after the storm")
 
 
-def test_a_walk_is_bounded_in_each_hit(single: Watched, tmp_path: Path) -> None:
+def test_a_walk_is_bounded_in_each_hit(stock: Watched, tmp_path: Path) -> None:
     """No step has more records than the bound, also when it is made under mmu_lock in a busy VM."""
-    lab = single.lab
+    lab = stock.lab
     lab.run("systemctl stop shadowwatch")
     with Vmm(lab, BUSY, rounds=0):
         lab.run("shadowwatch record /srv/out/walks.capture --audit-interval 0.1 --seconds 6")
@@ -235,4 +234,3 @@ def test_audit_on_the_command_line(stock: Watched) -> None:
     pages = counters["mmu_cache_miss"] - counters["mmu_shadow_zapped"]
     (line,) = (line.split() for line in done.stdout.splitlines() if line.startswith("looked-at"))
     assert line == ["looked-at", str(pages), "2", str(2 * pages), "0", "0", "0"]
-    assert HOLDER not in done.stdout

@@ -14,7 +14,7 @@ from tests.lab.lines import line_within
 from tests.lab.machine import Lab
 
 Pattern = Literal["uniform", "zipf", "hotset", "sequential"]
-LINE_SECONDS = 600.0
+LINE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
