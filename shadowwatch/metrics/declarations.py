@@ -90,7 +90,7 @@ VM_METRICS = (
     VmMetric(
         "zap_list_position_ratio",
         "histogram",
-        "Place on active_mmu_pages of pages zapped by reclaim: 0 is the newest, 1 the oldest.",
+        "Place on active_mmu_pages of pages that reclaim chose: 0 is the newest, 1 the oldest.",
         lambda vm: _by_level(vm.zap_position),
         ("level",),
     ),
@@ -138,6 +138,13 @@ VM_METRICS = (
         "counter",
         "Second zaps of roots that had been zapped while in use.",
         lambda vm: _one(vm.root_zaps),
+    ),
+    VmMetric(
+        "recursive_zaps",
+        "counter",
+        "Those of the zaps whose page went along with its parent, which also had their cause.",
+        lambda vm: _by_level(vm.recursive_zaps),
+        ("level",),
     ),
     VmMetric(
         "reclaims",

@@ -45,6 +45,7 @@ class VmSnapshot:
     allocations: Mapping[int, int]
     zaps: Mapping[tuple[int, int], int]
     root_zaps: int
+    recursive_zaps: Mapping[int, int]
     recently_parented_zaps: Mapping[int, int]
     links: int
     moves: int

@@ -18,7 +18,7 @@ AGE_BOUNDS = tuple(1 << power for power in range(0, 21, 2))
 SECONDS_BOUNDS = tuple(float(f"{step}e{power}") for power in range(-5, 3) for step in (1, 3))
 POSITION_BOUNDS = tuple(step / 10 for step in range(11))
 
-_BY_RECLAIM, _BY_FLUSH = int(Cause.BY_RECLAIM), int(Cause.BY_FLUSH)
+_BY_RECLAIM, _BY_FLUSH, _BY_PARENT = int(Cause.BY_RECLAIM), int(Cause.BY_FLUSH), int(Cause.BY_PARENT)
 
 #: Whether a cause is reclaim, by its number.
 _IS_RECLAIM = tuple(cause in RECLAIM for cause in CAUSES)
@@ -82,6 +82,7 @@ class Vm:
         "recently_parented_zaps",
         "reclaim_cause",
         "reclaims",
+        "recursive_zaps",
         "refault_distance",
         "refaults",
         "resyncs",
@@ -152,6 +153,7 @@ class Vm:
         self.reclaim_cause = int(Cause.QUOTA)
         self.flush_cause = int(Cause.ZAP_ALL)
         self.root_zaps = 0
+        self.recursive_zaps = [0] * LEVELS
         self.recently_parented_zaps = [0] * LEVELS
         self.refaults = [0] * LEVELS
         self.refault_distance = Histogram(AGE_BOUNDS)
@@ -304,6 +306,7 @@ class Vm:
     def zap(self, ns: int, spt: int, role: int, caller: int) -> None:
         """A page is being zapped: it leaves the list, its children and its parents."""
         cause = self.zap_causes[caller]
+        chosen = cause != _BY_PARENT
         if cause < 0:
             if cause == _BY_RECLAIM:
                 cause = self.reclaim_cause
@@ -318,18 +321,16 @@ class Vm:
             return
         level = self.levels[role]
         self.zaps[cause][level] += 1
+        if not chosen:
+            self.recursive_zaps[level] += 1
         page = self.pages.get(spt)
         if page is None:
             if self.exact:
                 self.strangers[Kind.ZAP] += 1
             return
         if _IS_RECLAIM[cause]:
-            histogram = self.zap_position.get(level)
-            if histogram is None:
-                histogram = self.zap_position[level] = Histogram(POSITION_BOUNDS)
-            position = self.active.position(page.age)
-            histogram.observe(position)
-            self.mean_position += (position - self.mean_position) / ZAPS_TO_TELL
+            if chosen:
+                self._chosen(page, level)
             if page.parented:
                 self._reclaimed(page.parented, level, ns)
         self._remove(page)
@@ -362,6 +363,14 @@ class Vm:
             directory = self.directories[spt]
             for offset in self.roles.written(directory.role, address):
                 self._disconnect(directory, spt + offset)
+
+    def _chosen(self, page: Page, level: int) -> None:
+        histogram = self.zap_position.get(level)
+        if histogram is None:
+            histogram = self.zap_position[level] = Histogram(POSITION_BOUNDS)
+        position = self.active.position(page.age)
+        histogram.observe(position)
+        self.mean_position += (position - self.mean_position) / ZAPS_TO_TELL
 
     def _reclaimed(self, parented: Parenting, level: int, ns: int) -> None:
         allocated, moves, parented_ns = parented
@@ -506,6 +515,7 @@ class Vm:
             allocations=_by_level(self.allocations),
             zaps={(level, cause): zaps for cause in CAUSES for level, zaps in _by_level(self.zaps[cause]).items()},
             root_zaps=self.root_zaps,
+            recursive_zaps=_by_level(self.recursive_zaps),
             recently_parented_zaps=_by_level(self.recently_parented_zaps),
             links=self.links,
             moves=self.moves,

@@ -14,7 +14,7 @@ from shadowwatch.event.capture import Reader
 from tests.lab.causes import TRIGGERS, Trigger
 from tests.lab.conftest import AUDITS, Watched
 from tests.lab.scrape import Metrics, scrape_until
-from tests.lab.witness import ZapStacks
+from tests.lab.witness import ZapStacks, by_cause, recursive
 from tests.lab.workload import Vmm, Workload
 
 #: What a walk can do in one hit of a probe: SHADOWWATCH_STEP_MOST in bpf/event.h.
@@ -58,14 +58,16 @@ def filed_as_the_stack_says(watched: Watched, trigger: Trigger) -> None:
         watched.settled(vm, vmm.finished().counters["mmu_cache_miss"])
         audited(watched, vm)
         with ZapStacks(watched.lab) as stacks:
-            before = zaps(watched.metrics())
+            before = watched.metrics()
             trigger.pull(watched.lab, vmm)
             counts = stacks.counts()
-            witness = stacks.causes()
+        witness = by_cause(counts)
         metrics = scrape_until(
-            watched.port, lambda metrics: (zaps(metrics) - before).total() >= witness.total(), seconds=60
+            watched.port, lambda metrics: (zaps(metrics) - zaps(before)).total() >= witness.total(), seconds=60
         )
-        assert zaps(metrics) - before == +witness
+        assert zaps(metrics) - zaps(before) == +witness
+        name = "recursive_zaps_total"
+        assert metrics.sum(name) - before.sum(name) == recursive(counts)
         if trigger.cause:
             assert witness[trigger.cause] > 0
             assert any(trigger.leads_to(stack) for stack in counts)

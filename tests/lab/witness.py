@@ -66,10 +66,6 @@ class ZapStacks:
         """Return how often each stack led to a zap so far; a stack begins with the function that zaps."""
         return parse(self._lab.run(["cat", f"{EVENT}/hist"]).stdout)
 
-    def causes(self) -> Counter[str]:
-        """Return how many zaps each cause had so far."""
-        return by_cause(self.counts())
-
     def _set(self, trigger: str) -> int:
         return self._lab.run(["tee", f"{EVENT}/trigger"], stdin=trigger, check=False).returncode
 
@@ -90,6 +86,11 @@ def _zapping(functions: Iterable[str]) -> Stack:
     """Return the stack from the function that zaps, whatever of the tracer's own part the kernel left out or in."""
     stack = tuple(dropwhile(lambda function: function.startswith(TRACER), functions))
     return stack if stack[:1] == (ZAP,) else (ZAP, *stack)
+
+
+def recursive(counts: Mapping[Stack, int]) -> int:
+    """Add up the counts of the stacks in which one zap led to another, of a page below."""
+    return sum(count for stack, count in counts.items() if ZAP in stack[1:])
 
 
 def by_cause(counts: Mapping[Stack, int]) -> Counter[str]:

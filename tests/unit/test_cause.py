@@ -150,7 +150,7 @@ def test_a_flush_that_nothing_was_told_of_zaps_all(function: str) -> None:
 @pytest.mark.parametrize("function", INHERIT)
 @pytest.mark.parametrize(("above", "cause"), [*BY_ITSELF.items(), *((each, "shrinker") for each in BY_RECLAIM)])
 def test_what_is_zapped_beneath_a_page_has_that_pages_cause(function: str, above: str, cause: str) -> None:
-    """At any depth: the parent's event comes first."""
+    """At any depth: the parent's event comes first, and those that followed it are told apart."""
     story = pages(3)
     story.reclaim("mmu_shrink_scan")
     story.zap(3, caller="kvm_mmu_zap_all_fast")
@@ -158,6 +158,20 @@ def test_what_is_zapped_beneath_a_page_has_that_pages_cause(function: str, above
     story.zap(1, caller=function)
     story.zap(2, caller=function)
     assert tables_zapped(story) == {"zap_all": 1, cause: 2}
+    assert frozen(story).recursive_zaps == {1: 2}
+
+
+def test_what_goes_with_its_parent_was_not_chosen() -> None:
+    """Its place on the list says nothing of the order of reclaim: the newest may go so."""
+    story = pages(90)
+    for page in range(1, 46):
+        story.zap(page)
+        story.zap(91 - page, caller="__kvm_mmu_prepare_zap_page")
+    vm = frozen(story)
+    assert vm.zaps == {(1, Cause.QUOTA): 90}
+    assert vm.recursive_zaps == {1: 45}
+    assert sum(vm.zap_position[1].counts) == 45
+    assert vm.zap_position[1].total == 45
 
 
 @pytest.mark.parametrize("function", INHERIT)

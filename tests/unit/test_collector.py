@@ -20,13 +20,14 @@ def a_bit_of_everything() -> Watch:
     story.alloc(1, level=3)
     story.alloc(2, level=2)
     story.link(1, 0, 2)
-    for page in (10, 11):
+    for page in (10, 11, 13):
         story.alloc(page)
         story.link(2, page - 10, page)
     story.move(2)
     story.write(0x77000)
     story.reclaim()
     story.zap(2, level=2)
+    story.zap(11, caller="__kvm_mmu_prepare_zap_page")
     story.zap(1, level=3, caller=GUEST_WRITE)
     story.zap(1, level=3, caller=GUEST_WRITE, invalid=True)
     story.zap(10)
