@@ -40,12 +40,15 @@ enum shadowwatch_flags {
 	SHADOWWATCH_MANY = 8,  /* step: a page has more parents than were read */
 };
 
+#define SHADOWWATCH_UNCOUNTED (~0ULL)
+
 struct shadowwatch_event {
 	__u64 kvm;	  /* all but a step over vm_list: struct kvm *, which VM */
 	__u64 ns;	  /* all: bpf_ktime_get_ns(), CLOCK_MONOTONIC */
 	__u64 spt;	  /* alloc, link, move, zap, page, parent: sp->spt, the table of sptes: its identity */
 	__u64 parent_pte; /* alloc (patched KVM), link, unlink, page, parent: an spte that points to the page */
 	__u64 gfn;	  /* alloc, zap, page: sp->gfn; write: the guest physical address */
+	__u64 mapped;	  /* alloc, reclaim: guest pages of 4 KiB that sptes map, SHADOWWATCH_UNCOUNTED if unknown */
 	__u32 seq;	  /* up to destroy: 1, 2, 3, … for each VM; step: the last number so far */
 	__u32 role;	  /* alloc, zap, page: sp->role.word, laid out as the kernel's BTF says */
 	__u32 pid;	  /* all but page and parent: kvm->userspace_pid */

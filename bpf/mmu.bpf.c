@@ -240,6 +240,19 @@ static __always_inline void step_over(struct vm_state *vm, u64 sp)
 		vm->cursor = read64(sp + SP_LINK + sizeof(u64));
 }
 
+/* What the VM's sptes map: kvm->stat.pages[], 4 KiB, 2 MiB and 1 GiB, since 71f51d2c3253 (v5.15). */
+static __always_inline u64 mapped_pages(u64 kvm)
+{
+#ifdef KVM_PAGES
+	u64 pages[3] = {};
+
+	bpf_probe_read_kernel(pages, sizeof(pages), (void *)(kvm + KVM_PAGES));
+	return pages[0] + (pages[1] << 9) + (pages[2] << 18);
+#else
+	return SHADOWWATCH_UNCOUNTED;
+#endif
+}
+
 static __always_inline void alloc(struct vm_state *vm, u64 kvm, u64 sp, u64 parent_pte, u32 uncounted)
 {
 	struct shadowwatch_event *event = reserve_next(vm, kvm, SHADOWWATCH_ALLOC);
@@ -252,6 +265,7 @@ static __always_inline void alloc(struct vm_state *vm, u64 kvm, u64 sp, u64 pare
 	event->role = read32(sp + SP_ROLE);
 	event->limit = read32(kvm + KVM_N_MAX_MMU_PAGES);
 	event->used = read32(kvm + KVM_N_USED_MMU_PAGES) + uncounted;
+	event->mapped = mapped_pages(kvm);
 	submit(event);
 }
 
@@ -422,6 +436,7 @@ int probe_reclaim(struct pt_regs *ctx)
 	event = reserve_next(vm, kvm, SHADOWWATCH_RECLAIM);
 	if (!event)
 		return 0;
+	event->mapped = mapped_pages(kvm);
 	event->caller = read64(PT_REGS_SP(ctx));
 	submit(event);
 	return 0;

@@ -61,7 +61,7 @@ def _collect(arguments: argparse.Namespace, capture_path: str = "", metrics_path
     attached = attach(plan, int(arguments.ring_mib * (1 << 20)))
     facts = Facts(
         kernel=host.release,
-        probes={each.point: each.symbol for each in plan.attachments if each.kind != "symbol"},
+        probes={each.point: each.symbol for each in plan.attachments if each.program},
         role=host.role,
         functions=host.functions,
         paging=paging(host),

@@ -11,7 +11,7 @@ from shadowwatch.facts import Facts
 from shadowwatch.mmu.audit import Difference
 from shadowwatch.mmu.model import Model, Progress
 from shadowwatch.mmu.role import RoleLayout
-from shadowwatch.mmu.snapshot import Snapshot
+from shadowwatch.mmu.snapshot import Snapshot, VmDetail
 
 
 class Watch:
@@ -82,11 +82,18 @@ class Watch:
         """The clock at the last look at the ring; 0 before the first."""
         return self._last.now_ns
 
+    def detail(self, name: str) -> VmDetail | None:
+        """Freeze one VM page by page, a living one first of all; None when there is none of this name."""
+        with self._lock:
+            vm = self._model.named(name)
+            return vm.detail() if vm else None
+
     def snapshot(self) -> Snapshot:
         """Freeze everything; the feeding thread waits for no longer than this copy takes."""
         with self._lock:
             model = self._model
             return Snapshot(
+                now_ns=self._last.now_ns,
                 vms=model.snapshot(),
                 received=model.received,
                 undecodable=model.undecodable,

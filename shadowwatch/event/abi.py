@@ -15,6 +15,7 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("spt", "Q"),
     ("parent_pte", "Q"),
     ("gfn", "Q"),
+    ("mapped", "Q"),
     ("seq", "I"),
     ("role", "I"),
     ("pid", "I"),
@@ -92,6 +93,7 @@ class Event(NamedTuple):
     spt: int = 0
     parent_pte: int = 0
     gfn: int = 0
+    mapped: int = 0
     seq: int = 0
     role: int = 0
     pid: int = 0
@@ -121,6 +123,9 @@ RECORD = struct.Struct(f"<{HEADER.size}x" + EVENT.format[1:])
 
 #: A step of a walk has about so many records (SHADOWWATCH_STEP_RECORDS in bpf/event.h).
 STEP_RECORDS = 64
+
+#: `mapped` where the kernel does not count such pages (SHADOWWATCH_UNCOUNTED).
+UNCOUNTED = 0xFFFF_FFFF_FFFF_FFFF
 
 #: Sequence numbers are 32 bits wide and wrap.
 SEQ_MASK = 0xFFFF_FFFF

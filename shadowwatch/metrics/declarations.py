@@ -108,6 +108,12 @@ VM_METRICS = (
         lambda vm: _one(vm.limit),
     ),
     VmMetric(
+        "mapped_pages",
+        "gauge",
+        "Guest pages of 4 KiB that sptes map (the kernel's pages_4k, pages_2m and pages_1g), where it counts them.",
+        lambda vm: () if vm.mapped is None else _one(vm.mapped),
+    ),
+    VmMetric(
         "orphaned_pages",
         "gauge",
         "Shadow pages that had a parent and have none now: still on the list, waiting for reuse or reclaim.",

@@ -51,10 +51,10 @@ class Audited:
         #: Whether the walk has ended, in one way or the other.
         self.over = False
 
-    def alloc(self, spt: int, gfn: int, role: int, limit: int, used: int) -> None:
+    def alloc(self, spt: int, gfn: int, role: int, limit: int, used: int, mapped: int) -> None:
         """As Vm.alloc."""
-        self._vm.alloc(spt, gfn, role, limit, used)
-        self._kernel.alloc(spt, gfn, role, limit, used)
+        self._vm.alloc(spt, gfn, role, limit, used, mapped)
+        self._kernel.alloc(spt, gfn, role, limit, used, mapped)
 
     def link(self, ns: int, spt: int, parent_pte: int) -> None:
         """As Vm.link."""
@@ -81,9 +81,9 @@ class Audited:
         self._vm.write(address)
         self._kernel.write(address)
 
-    def reclaim(self, caller: int) -> None:
+    def reclaim(self, caller: int, mapped: int) -> None:
         """As Vm.reclaim."""
-        self._vm.reclaim(caller)
+        self._vm.reclaim(caller, mapped)
 
     def flush(self, caller: int) -> None:
         """As Vm.flush."""

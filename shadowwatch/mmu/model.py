@@ -76,7 +76,7 @@ class Model:
         taker: Vm | Audited = vm
         # The hot path: one pass, no object for an event, a VM looked up only when it changes.
         for event in events:
-            kvm, ns, spt, parent_pte, gfn, seq, role, pid, limit, used, caller, walk, kind, flags = event
+            kvm, ns, spt, parent_pte, gfn, mapped, seq, role, pid, limit, used, caller, walk, kind, flags = event
             if kvm != current:
                 vm.seq = last
                 if not kvm or not alloc <= kind <= Kind.VM:
@@ -106,7 +106,7 @@ class Model:
             if kind == link:
                 taker.link(ns, spt, parent_pte)
             elif kind == alloc:
-                taker.alloc(spt, gfn, role, limit, used)
+                taker.alloc(spt, gfn, role, limit, used, mapped)
             elif kind == zap:
                 taker.zap(ns, spt, role, caller)
             elif kind == move:
@@ -114,7 +114,7 @@ class Model:
             elif kind == Kind.UNLINK:
                 taker.unlink(parent_pte)
             elif kind == Kind.RECLAIM:
-                taker.reclaim(caller)
+                taker.reclaim(caller, mapped)
             elif kind == DESTROY:
                 self._end_vm(vm, ns)
                 current, vm = NO_KVM, self._nobody
@@ -145,7 +145,7 @@ class Model:
             self._listing = 0
 
     def _unnumbered(self, vm: Vm, event: tuple[int, ...]) -> None:
-        kvm, ns, spt, parent_pte, gfn, seq, role, pid, limit, used, caller, walk, kind, flags = event
+        kvm, ns, spt, parent_pte, gfn, _, seq, role, pid, limit, used, caller, walk, kind, flags = event
         taker = self._takers[kvm]
         if kind == Kind.WRITE:
             taker.write(gfn)
@@ -225,6 +225,10 @@ class Model:
     def vm(self, kvm: int) -> Vm:
         """The living VM with this `struct kvm *`; KeyError when there is none."""
         return self._vms[kvm]
+
+    def named(self, name: str) -> Vm | None:
+        """The VM of this name, also when it has ended and is still kept."""
+        return next((vm for vm in (*self._vms.values(), *self._ended) if vm.name == name), None)
 
     def snapshot(self) -> tuple[VmSnapshot, ...]:
         """Freeze every VM, ended ones first."""

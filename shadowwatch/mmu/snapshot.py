@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from shadowwatch.mmu.histogram import Distribution
 
@@ -13,8 +14,9 @@ from shadowwatch.mmu.histogram import Distribution
 class PageSnapshot:
     """One shadow page and its place.
 
-    `position` 0 is the newest on active_mmu_pages; `parented` is the VM's count of
-    allocations when a child was last linked beneath the page, None if never.
+    `position` 0 is the newest on active_mmu_pages; `children` maps the address of an spte in the page to the
+    spt that it points to; `parented` is how many pages were allocated since a child was last linked beneath the
+    page, and `parented_ns` when that was on the clock of the events, both None if never.
     """
 
     spt: int
@@ -23,14 +25,31 @@ class PageSnapshot:
     level: int
     position: int
     parents: frozenset[int]
-    children: frozenset[int]
+    children: Mapping[int, int]
     parented: int | None
+    parented_ns: int | None
+
+
+class ZapSnapshot(NamedTuple):
+    """One zap: when on the clock of the events, of which page, why (a number of Cause), and how.
+
+    `recursive` pages went along with their parent, `recent` ones are counted as recently parented.
+    """
+
+    ns: int
+    gfn: int
+    role: int
+    level: int
+    cause: int
+    recursive: bool
+    recent: bool
 
 
 @dataclass(frozen=True, slots=True)
 class VmSnapshot:
     """One VM's counts since it was first seen.
 
+    `mapped` is the guest pages of 4 KiB that sptes map, None where the kernel does not count them.
     Maps are keyed by level, `zaps` by (level, Cause), `strangers` by Kind; what is 0 is absent.
     """
 
@@ -40,6 +59,7 @@ class VmSnapshot:
     ended: bool
     exact: bool
     limit: int
+    mapped: int | None
     pages: Mapping[int, int]
     orphans: int
     allocations: Mapping[int, int]
@@ -66,8 +86,19 @@ class VmSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class VmDetail:
+    """One VM as a whole: `pages` with the newest on active_mmu_pages first, `last_zaps` with the newest last."""
+
+    vm: VmSnapshot
+    pages: tuple[PageSnapshot, ...]
+    last_zaps: tuple[ZapSnapshot, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All VMs, and what the event stream itself was like."""
+    """All VMs, and what the event stream itself was like until `now_ns` on the clock of the events."""
+
+    now_ns: int
 
     vms: tuple[VmSnapshot, ...]
     received: int

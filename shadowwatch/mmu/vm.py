@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from shadowwatch.event.abi import Flags, Kind
+from collections import deque
+
+from shadowwatch.event.abi import UNCOUNTED, Flags, Kind
 from shadowwatch.mmu.active import ActiveMmuPages
 from shadowwatch.mmu.cause import CAUSES, RECLAIM, Cause, CauseTables
 from shadowwatch.mmu.histogram import Distribution, Histogram
 from shadowwatch.mmu.page import SPT_MASK, Page, Parenting
 from shadowwatch.mmu.role import RoleLayout
-from shadowwatch.mmu.snapshot import PageSnapshot, VmSnapshot
+from shadowwatch.mmu.snapshot import PageSnapshot, VmDetail, VmSnapshot, ZapSnapshot
 
 #: Level 1 tables to level 5 roots, indexed by level; 0 and 6–15 only if an event is damaged.
 LEVELS = 16
@@ -30,6 +32,9 @@ NEWEST_FIRST = 0.25
 
 #: The mean is over about so many zaps.
 ZAPS_TO_TELL = 64
+
+#: How many of its last zaps a VM keeps for people to see.
+LAST_ZAPS = 64
 
 #: How many zapped pages a VM remembers for refaults: at least this many in each of two generations.
 REMEMBERED = 1024
@@ -65,11 +70,13 @@ class Vm:
         "gfns",
         "kvm",
         "last_cause",
+        "last_zaps",
         "levels",
         "limit",
         "links",
         "listed",
         "lost",
+        "mapped",
         "mean_position",
         "moves",
         "name",
@@ -124,6 +131,8 @@ class Vm:
         self.differing = 0
         self.exact = False
         self.limit = 0
+        #: Guest pages of 4 KiB that sptes map, UNCOUNTED where the kernel does not count them.
+        self.mapped = UNCOUNTED
         #: spt -> page: all of them, and those above level 1.
         self.pages: dict[int, Page] = {}
         self.directories: dict[int, Page] = {}
@@ -152,6 +161,7 @@ class Vm:
         self.last_cause = int(Cause.OTHER)
         self.reclaim_cause = int(Cause.QUOTA)
         self.flush_cause = int(Cause.ZAP_ALL)
+        self.last_zaps: deque[ZapSnapshot] = deque(maxlen=LAST_ZAPS)
         self.root_zaps = 0
         self.recursive_zaps = [0] * LEVELS
         self.recently_parented_zaps = [0] * LEVELS
@@ -189,7 +199,7 @@ class Vm:
         self.gfns = None
         self._end_walk()
 
-    def alloc(self, spt: int, gfn: int, role: int, limit: int, used: int) -> None:
+    def alloc(self, spt: int, gfn: int, role: int, limit: int, used: int, mapped: int) -> None:
         """A page was allocated; it is the newest on the list."""
         pages = self.pages
         if spt in pages:
@@ -202,6 +212,7 @@ class Vm:
         self.allocated += 1
         self.allocations[level] += 1
         self.limit = limit
+        self.mapped = mapped
         identity = gfn << 32 | role
         then = self.zapped.pop(identity, None)
         if then is None:
@@ -328,11 +339,13 @@ class Vm:
             if self.exact:
                 self.strangers[Kind.ZAP] += 1
             return
+        recent = False
         if _IS_RECLAIM[cause]:
             if chosen:
                 self._chosen(page, level)
             if page.parented:
-                self._reclaimed(page.parented, level, ns)
+                recent = self._reclaimed(page.parented, level, ns)
+        self.last_zaps.append(ZapSnapshot(ns, page.gfn, page.role, level, cause, not chosen, recent))
         self._remove(page)
         zapped = self.zapped
         zapped[page.gfn << 32 | page.role] = self.allocated
@@ -340,9 +353,10 @@ class Vm:
             self.zapped_before = zapped
             self.zapped = {}
 
-    def reclaim(self, caller: int) -> None:
+    def reclaim(self, caller: int, mapped: int) -> None:
         """The oldest pages are about to be zapped."""
         self.reclaims += 1
+        self.mapped = mapped
         self.reclaim_cause = self.causes.reclaim[caller]
 
     def flush(self, caller: int) -> None:
@@ -372,7 +386,8 @@ class Vm:
         histogram.observe(position)
         self.mean_position += (position - self.mean_position) / ZAPS_TO_TELL
 
-    def _reclaimed(self, parented: Parenting, level: int, ns: int) -> None:
+    def _reclaimed(self, parented: Parenting, level: int, ns: int) -> bool:
+        """A directory with children was zapped by reclaim: keep its age, and tell whether it was recently parented."""
         allocated, moves, parented_ns = parented
         age = self.allocated - allocated
         age_ns = ns - parented_ns
@@ -387,6 +402,7 @@ class Vm:
         recent = put_ahead < self.active.size if self.recent_ns is None else age_ns < self.recent_ns
         if recent:
             self.recently_parented_zaps[level] += 1
+        return recent
 
     def _remove(self, page: Page) -> None:
         directories = self.directories
@@ -510,6 +526,7 @@ class Vm:
             ended=self.ended_ns is not None,
             exact=self.exact,
             limit=self.limit,
+            mapped=None if self.mapped == UNCOUNTED else self.mapped,
             pages=self._pages_by_level(),
             orphans=self.orphans,
             allocations=_by_level(self.allocations),
@@ -542,6 +559,10 @@ class Vm:
             counts[self.levels[directory.role]] += 1
         return _by_level(counts)
 
+    def detail(self) -> VmDetail:
+        """Copy everything, page by page."""
+        return VmDetail(vm=self.freeze(), pages=self.tree(), last_zaps=tuple(self.last_zaps))
+
     def tree(self) -> tuple[PageSnapshot, ...]:
         """Copy every page, the newest on active_mmu_pages first."""
         newest_first = sorted(self.pages.values(), key=lambda page: -page.age)
@@ -553,8 +574,9 @@ class Vm:
                 level=self.levels[page.role],
                 position=position,
                 parents=frozenset(page.parents()),
-                children=frozenset(child.spt for child in page.children.values()),
-                parented=page.parented[0] if page.parented else None,
+                children={pte: child.spt for pte, child in page.children.items()},
+                parented=page.parented and self.allocated - page.parented[0],
+                parented_ns=page.parented and page.parented[2],
             )
             for position, page in enumerate(newest_first)
         )

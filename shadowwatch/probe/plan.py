@@ -13,8 +13,9 @@ from shadowwatch.probe.host import LOWER_HALF, Host, function_of
 class Hook:
     """A way to serve a probe point.
 
-    `kind` is kprobe or raw_tracepoint; `target` the kernel's name; `program` the function in
-    bpf/mmu.bpf.c, which makes use of the definitions in `needs` besides those that all use. A
+    `kind` is kprobe, raw_tracepoint, or symbol or member, which are only read; `target` the
+    kernel's name; `program` the function in bpf/mmu.bpf.c that is attached, if any; it makes use
+    of the definitions in `needs` besides those that all use. A
     `patched` hook is for the KVM of patches/ alone: names do not tell, for other kernels had
     functions of these names with other arguments. `clones` are the suffixes that compilers
     gave this function without changing the registers that its arguments come in
@@ -142,6 +143,11 @@ POINTS = (
         by="walk",
     ),
     Point(
+        "mapped",
+        (Hook("member", "kvm_vm_stat.pages", "", needs=("KVM_PAGES",)),),
+        "how many guest pages are mapped",
+    ),
+    Point(
         "causes",
         # Any function's place tells that the kernel does not hide them (kernel.kptr_restrict).
         (Hook("symbol", "__kvm_mmu_prepare_zap_page", ""),),
@@ -170,13 +176,15 @@ DEFINES: Mapping[str, tuple[tuple[tuple[str, str], ...], ...]] = {
         # A statistic since 02953418a137 (v7.2).
         (("kvm", "stat"), ("kvm_vm_stat", "mmu_shadow_pages")),
     ),
+    # Since 71f51d2c3253 (v5.15).
+    "KVM_PAGES": ((("kvm", "stat"), ("kvm_vm_stat", "pages")),),
     "KVM_N_MAX_MMU_PAGES": ((("kvm", "arch"), ("kvm_arch", "n_max_mmu_pages")),),
     "KVM_ACTIVE_MMU_PAGES": ((("kvm", "arch"), ("kvm_arch", "active_mmu_pages")),),
     "VCPU_KVM": ((("kvm_vcpu", "kvm"),),),
 }
 
 #: Those whose absence is a way of its own in bpf/mmu.bpf.c.
-OPTIONAL = ("DESC_COUNT",)
+OPTIONAL = ("DESC_COUNT", "KVM_PAGES")
 
 #: What no probe can do without.
 NEEDED = (
@@ -224,6 +232,8 @@ class Plan:
 def _symbol(hook: Hook, host: Host, defines: Mapping[str, int]) -> str | None:
     if (hook.patched and not host.patched) or any(name not in defines for name in hook.needs):
         return None
+    if hook.kind == "member":
+        return hook.target
     if hook.kind == "raw_tracepoint":
         return hook.target if f"__tracepoint_{hook.target}" in host.symbols else None
     for suffix in ("", *hook.clones):

@@ -59,6 +59,7 @@ class Story:
         self.ns = 10**9
         self.seq = 0
         self.used = 0
+        self.mapped = 0
         self.events: list[Event] = []
 
     @staticmethod
@@ -85,6 +86,7 @@ class Story:
             role=level,
             limit=limit,
             used=self.used,
+            mapped=self.mapped,
         )
 
     def link(self, parent: int, index: int, child: int) -> None:
@@ -103,7 +105,7 @@ class Story:
 
     def reclaim(self, caller: str = PAGE_FAULT) -> None:
         """The oldest pages are about to be zapped."""
-        self._event(Kind.RECLAIM, caller=within(caller))
+        self._event(Kind.RECLAIM, caller=within(caller), mapped=self.mapped)
 
     def _unnumbered(self, kind: Kind, **fields: int) -> None:
         self.ns += self.step_ns

@@ -91,7 +91,7 @@ def test_the_tree_is_whole_at_every_step() -> None:
         tree = vm.tree()
         levels = {page.spt: page.level for page in tree}
         edges = {(pte & SPT_MASK, page.spt) for page in tree for pte in page.parents}
-        assert edges == {(page.spt, child) for page in tree for child in page.children}
+        assert edges == {(page.spt, child) for page in tree for child in page.children.values()}
         assert all(levels[parent] > levels[child] for parent, child in edges)
         assert len(levels) == len(tree) == vm.active.size
         checked += len(edges)

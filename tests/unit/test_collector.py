@@ -17,6 +17,7 @@ from tests.unit.story import FACTS, GUEST_WRITE, Story
 def a_bit_of_everything() -> Watch:
     """One VM with each figure above 0, and one that has ended."""
     story = Story()
+    story.mapped = 300
     story.alloc(1, level=3)
     story.alloc(2, level=2)
     story.link(1, 0, 2)

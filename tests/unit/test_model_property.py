@@ -118,7 +118,7 @@ def test_model_equals_the_slow_reference(steps: list[tuple], data: st.DataObject
     tree = vm.tree()
     assert [page.spt for page in tree] == reference.order
     assert {(pte, page.spt) for page in tree for pte in page.parents} == set(reference.edges.items())
-    assert {(page.spt, child) for page in tree for child in page.children} == {
+    assert {(page.spt, child) for page in tree for child in page.children.values()} == {
         (pte & SPT_MASK, child) for pte, child in reference.edges.items()
     }
     frozen = vm.freeze()
@@ -170,6 +170,7 @@ DAMAGED = st.builds(
     spt=st.integers(0, 4).map(lambda page: page * 0x1000),
     parent_pte=st.integers(0, 5 * 512).map(lambda entry: entry * 8),
     gfn=st.integers(0, 2),
+    mapped=st.integers(0, 1),
     seq=st.integers(0, 3),
     role=st.integers(0, 2**32 - 1),
     pid=st.just(1),
@@ -196,5 +197,5 @@ def test_no_events_whatever_break_the_model(events: list[Event], rest: bytes) ->
             tree = model.vm(frozen.kvm).tree()
             assert sum(frozen.pages.values()) == len(tree)
             assert {(pte & SPT_MASK, page.spt) for page in tree for pte in page.parents} == {
-                (page.spt, child) for page in tree for child in page.children
+                (page.spt, child) for page in tree for child in page.children.values()
             }

@@ -57,7 +57,7 @@ def test_links_make_the_tree() -> None:
     story = directory_with_tables(2)
     by_spt = {page.spt: page for page in fed(story).tree()}
     directory, table = by_spt[Story.spt(2)], by_spt[Story.spt(10)]
-    assert directory.children == {Story.spt(10), Story.spt(11)}
+    assert directory.children == {story.pte(2, 0): Story.spt(10), story.pte(2, 1): Story.spt(11)}
     assert directory.parents == {story.pte(1, 0)}
     assert table.parents == {story.pte(2, 0)}
 

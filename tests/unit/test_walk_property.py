@@ -55,7 +55,7 @@ def is_the_kernels(vm: Vm, kernel: KernelVm) -> None:
     tree = vm.tree()
     assert [(page.spt, page.gfn, page.role, page.parents) for page in tree] == kernel.tree()
     edges = {(pte & ~0xFFF, page.spt) for page in tree for pte in page.parents}
-    assert edges == {(page.spt, child) for page in tree for child in page.children}
+    assert edges == {(page.spt, child) for page in tree for child in page.children.values()}
 
 
 class Play:
