@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import signal
 import sys
 import threading
@@ -60,7 +61,9 @@ def _collect(arguments: argparse.Namespace, capture_path: str = "", metrics_path
     difference = _create(arguments.difference) if arguments.difference else -1
     attached = attach(plan, int(arguments.ring_mib * (1 << 20)))
     facts = Facts(
+        host=platform.node(),
         kernel=host.release,
+        policy=host.parameters.get("kvm.reclaim_policy", ""),
         probes={each.point: each.symbol for each in plan.attachments if each.program},
         role=host.role,
         functions=host.functions,

@@ -22,14 +22,17 @@ PAGING: Mapping[str, str] = {
 class Facts:
     """The host that the events come from.
 
-    `kernel` is its release, `paging` is the key in PAGING of the MMU that its guests use, `probes` maps
+    `host` is its name, `kernel` its release, `policy` KVM's reclaim policy when the events began
+    ("" with a stock KVM), `paging` the key in PAGING of the MMU that its guests use; `probes` maps
     each probe point to the kernel symbol or tracepoint that serves it, `role` maps the fields
     of union kvm_mmu_page_role to (first bit, width), `functions` tells where those who zap are
     in the kernel's text, as (name, first address, address behind), lower halves, and
     `recent_seconds` is the threshold asked for: None is one list-length of allocations.
     """
 
+    host: str
     kernel: str
+    policy: str
     probes: Mapping[str, str]
     role: Mapping[str, tuple[int, int]]
     functions: tuple[tuple[str, int, int], ...] = ()
@@ -45,7 +48,9 @@ class Facts:
         """Read what `to_json` wrote; ValueError, KeyError or TypeError when it is something else."""
         values = json.loads(text)
         return cls(
+            host=str(values["host"]),
             kernel=str(values["kernel"]),
+            policy=str(values["policy"]),
             probes={str(point): str(hook) for point, hook in values["probes"].items()},
             role={str(name): (int(bit), int(width)) for name, (bit, width) in values["role"].items()},
             functions=tuple((str(name), int(start), int(end)) for name, start, end in values["functions"]),

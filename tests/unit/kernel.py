@@ -7,6 +7,7 @@ Nothing here is shared with the model but the wire format: lists are lists, edge
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from shadowwatch.event.abi import Event, Flags, Kind, encode
 from shadowwatch.event.request import Requests
@@ -317,10 +318,4 @@ class Kernel(Requests):
 
 def facts(probes: Iterable[str] = ("walk", "vms")) -> Facts:
     """Those of FACTS' kernel with probes that walk."""
-    return Facts(
-        kernel=FACTS.kernel,
-        probes={**FACTS.probes, **{point: point for point in probes}},
-        role=FACTS.role,
-        functions=FACTS.functions,
-        paging=FACTS.paging,
-    )
+    return replace(FACTS, probes={**FACTS.probes, **{point: point for point in probes}})

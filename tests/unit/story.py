@@ -28,7 +28,9 @@ FUNCTIONS: tuple[Function, ...] = tuple(
 )
 CAUSES = CauseTables(FUNCTIONS)
 FACTS = Facts(
+    host="kvm1",
     kernel="6.1.0-test",
+    policy="stock",
     probes={"alloc": "kvm_mmu_alloc_page", "zap": "kvm_mmu_zap_page"},
     role=ROLE,
     functions=FUNCTIONS,

@@ -13,7 +13,7 @@ PACKAGE = Path(shadowwatch.__file__).parent
 ROOMS = {"bcc": "probe/attach.py", "prometheus_client": "metrics/", "rich": "view/", "psutil": "vmname.py"}
 
 #: kernel → probe → event → decoder → model → snapshot → exporter, views: no room imports one to its right.
-ORDER = ["errors", "facts", "notify", "event", "mmu", "watch", "walker", "probe"]
+ORDER = ["errors", "facts", "notify", "event", "mmu", "watch", "source", "walker", "probe"]
 ORDER += ["metrics", "vmname", "view", "daemon", "cli", "__main__"]
 
 
