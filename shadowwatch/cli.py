@@ -40,14 +40,24 @@ def _wait_for_kvm() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
-def _collect(arguments: argparse.Namespace, capture_path: str = "", metrics_path: str = "", audits: int = 0) -> int:
+def _collect(
+    arguments: argparse.Namespace,
+    *,
+    captures: Sequence[str] = (),
+    most: int | None = None,
+    metrics_path: str = "",
+    socket_path: str = "",
+    audits: int = 0,
+) -> int:
     """Attach, then exec: returns only by an error."""
+    from shadowwatch.control import listen
     from shadowwatch.facts import Facts
     from shadowwatch.metrics.exporter import split_address
     from shadowwatch.probe.attach import attach
     from shadowwatch.probe.checks import losses, paging, require
     from shadowwatch.probe.handover import Handover, execute, unprivileged_user
     from shadowwatch.probe.host import gather
+    from shadowwatch.record import create
 
     if arguments.listen:
         split_address(arguments.listen)
@@ -56,9 +66,11 @@ def _collect(arguments: argparse.Namespace, capture_path: str = "", metrics_path
     for loss in losses(plan):
         print(f"shadowwatch: {loss}", flush=True)
     user = unprivileged_user(arguments.user)
-    capture = _create(capture_path) if capture_path else -1
-    metrics = _create(metrics_path) if metrics_path else -1
-    difference = _create(arguments.difference) if arguments.difference else -1
+    group = None if user.pw_name == "nobody" else user.pw_gid
+    control = listen(socket_path, group).detach() if socket_path else -1
+    files = tuple((create(path), path) for path in captures)
+    metrics = create(metrics_path) if metrics_path else -1
+    difference = create(arguments.difference) if arguments.difference else -1
     attached = attach(plan, int(arguments.ring_mib * (1 << 20)))
     facts = Facts(
         host=platform.node(),
@@ -81,28 +93,47 @@ def _collect(arguments: argparse.Namespace, capture_path: str = "", metrics_path
         audits=audits,
         difference=difference,
         difference_path=arguments.difference,
-        capture=capture,
-        capture_path=capture_path,
+        captures=files,
+        capture_most=most,
+        control=control,
         metrics=metrics,
         seconds=getattr(arguments, "seconds", None),
     )
     execute(handover, attached.links, user)
 
 
-def _create(path: str) -> int:
-    try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise ShadowwatchError(f"cannot write {path}: {error.strerror}; choose another place") from None
-
-
 def _run(arguments: argparse.Namespace) -> int:
     _wait_for_kvm()
-    return _collect(arguments)
+    return _collect(arguments, socket_path=arguments.socket)
 
 
 def _record(arguments: argparse.Namespace) -> int:
-    return _collect(arguments, arguments.file, arguments.metrics)
+    from shadowwatch import record
+    from shadowwatch.live import NoDaemonError, connect
+    from shadowwatch.progress import ProgressLine
+
+    most = None if arguments.max_mib is None else int(arguments.max_mib * (1 << 20))
+    captures = record.paths(arguments.file, arguments.files)
+    if arguments.files > 1 and most is None:
+        raise ShadowwatchError("--files are filled in turn, so they need --max-mib N, the size of each")
+    try:
+        live = None if arguments.standalone else connect(arguments.socket)
+    except NoDaemonError:
+        live = None
+    if live is None:
+        return _collect(arguments, captures=captures, most=most, metrics_path=arguments.metrics)
+    if arguments.metrics:
+        raise ShadowwatchError("the running daemon serves its metrics itself; leave --metrics out, or add --standalone")
+    files = [(record.create(path), path) for path in captures]
+    done = record.record(live, files, most, arguments.seconds, ProgressLine(sys.stderr))
+    print(f"shadowwatch: {done}")
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from shadowwatch.view.info import show
+
+    return 0 if show(arguments.file, sys.stdout) else 1
 
 
 def _audit(arguments: argparse.Namespace) -> int:
@@ -110,18 +141,13 @@ def _audit(arguments: argparse.Namespace) -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    from shadowwatch.event.capture import Reader
+    from shadowwatch.event.capture import reading
     from shadowwatch.metrics.collector import exposition
     from shadowwatch.metrics.exporter import serve
     from shadowwatch.watch import Watch
 
-    try:
-        file = open(arguments.file, "rb")
-    except OSError as error:
-        raise ShadowwatchError(f"cannot read {arguments.file}: {error.strerror}; check the path") from None
     fault = None
-    with file:
-        reader = Reader(file, arguments.file)
+    with reading(arguments.file) as reader:
         watch = Watch(reader.facts, reader.name_of)
         try:
             for batch in reader.batches():
@@ -186,10 +212,16 @@ def _add_listening(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--listen", metavar="HOST:PORT", default=LISTEN, help=f"serve metrics there (default {LISTEN})")
 
 
+def _add_socket(parser: argparse.ArgumentParser) -> None:
+    from shadowwatch.control import SOCKET
+
+    parser.add_argument("--socket", metavar="PATH", default=SOCKET, help=f"the daemon's socket (default {SOCKET})")
+
+
 def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a time above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
 
 
@@ -197,6 +229,15 @@ def _mebibytes(text: str) -> float:
     value = float(text)
     if not RING_LEAST <= value <= 512:
         raise argparse.ArgumentTypeError(f"{text} is not between {RING_LEAST} and 512")
+    return value
+
+
+def _files(text: str) -> int:
+    from shadowwatch.control import MOST_FILES
+
+    value = _whole(text)
+    if value > MOST_FILES:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MOST_FILES}")
     return value
 
 
@@ -218,11 +259,22 @@ def parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="watch this host and serve metrics (root)")
     _add_listening(run)
+    _add_socket(run)
     _add_collecting(run)
     run.set_defaults(command=_run)
 
-    record = commands.add_parser("record", help="do the same and keep all events in a file (root)")
+    record = commands.add_parser("record", help="keep all events in a file, from the running daemon or else alone")
     record.add_argument("file", metavar="FILE", help="the capture to write")
+    record.add_argument("--max-mib", metavar="N", type=_positive, help="end when the file has this size")
+    record.add_argument(
+        "--files",
+        metavar="K",
+        type=_files,
+        default=1,
+        help="fill FILE.1 to FILE.K in turn, N MiB each, and begin anew with the first",
+    )
+    record.add_argument("--standalone", action="store_true", help="collect the events anew, as without a daemon (root)")
+    _add_socket(record)
     record.add_argument("--metrics", metavar="FILE", default="", help="at the end, write the metrics there")
     record.add_argument("--seconds", metavar="S", type=_positive, help="end after this time (default: when told to)")
     _add_listening(record)
@@ -233,6 +285,10 @@ def parser() -> argparse.ArgumentParser:
     audit.add_argument("--rounds", metavar="N", type=_whole, default=2, help="audits of each VM (default 2)")
     _add_collecting(audit, audit_interval=1.0)
     audit.set_defaults(command=_audit, listen="")
+
+    info = commands.add_parser("info", help="say what is in a capture")
+    info.add_argument("file", metavar="FILE", help="the capture to read")
+    info.set_defaults(command=_info)
 
     replay = commands.add_parser("replay", help="print the metrics that a capture leads to")
     replay.add_argument("file", metavar="FILE", help="the capture to read")

@@ -6,11 +6,17 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from mmap import PAGESIZE
+from pathlib import Path
+from queue import SimpleQueue
+from socket import socket
 
+from shadowwatch.control import Control
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Batch
-from shadowwatch.event.capture import Recent, Writer
+from shadowwatch.event.capture import Name, Recent, pack
+from shadowwatch.event.recording import Recording
 from shadowwatch.event.request import Requests
 from shadowwatch.event.ring import LOOK, Ring
 from shadowwatch.facts import PAGING, Facts
@@ -18,7 +24,8 @@ from shadowwatch.metrics.collector import exposition
 from shadowwatch.metrics.exporter import serve
 from shadowwatch.notify import notify
 from shadowwatch.probe.handover import STOP_SIGNALS, Handover
-from shadowwatch.probe.host import kvm_is_loaded
+from shadowwatch.probe.host import kvm_is_loaded, reclaim_policy
+from shadowwatch.source import Status
 from shadowwatch.vmname import name_of
 from shadowwatch.walker import Walker
 from shadowwatch.watch import Watch
@@ -28,29 +35,51 @@ PERIOD_SECONDS = 0.05
 
 
 class Collection:
-    """The loop's one step: what is in the ring goes to the watch, and to the captures if there are any."""
+    """The loop's one step: what is in the ring goes to the watch, and to the recordings if there are any."""
 
-    def __init__(self, ring: Ring, watch: Watch, capture: Writer | None, recent: Recent | None) -> None:
+    def __init__(self, ring: Ring, watch: Watch, recent: Recent | None) -> None:
         self._ring = ring
         self._watch = watch
-        self._capture = capture
         self._recent = recent
+        self._asked: SimpleQueue[Recording] = SimpleQueue()
+        self._recordings: list[Recording] = []
         self._written = Batch(0, 0, 0, b"-")
+
+    def record(self, recording: Recording) -> None:
+        """Feed this recording from the next step on; from any thread."""
+        self._asked.put(recording)
+
+    def begins(self) -> bool:
+        """Whether a file of a recording began since the last call, and wants walks over all VMs' lists."""
+        begun = [recording for recording in self._recordings if recording.begins]
+        for recording in begun:
+            recording.begins = False
+        return bool(begun)
 
     def step(self, last: bool = False) -> None:
         """Empty the ring, as far as it can have been filled when this began: a storm does not hold the loop."""
+        while not self._asked.empty():
+            self._recordings.append(self._asked.get())
         for _ in range(self._ring.looks):
             batch = self._ring.look()
-            self._watch.take(batch)
+            names = self._watch.take(batch)
             # One batch without records says that the ring is empty; more of them say nothing.
             if batch.records or self._written.records or last:
-                if self._capture:
-                    self._capture.write(batch)
-                if self._recent:
-                    self._recent.write(batch)
+                self._keep(batch, names)
                 self._written = batch
             if len(batch.records) < LOOK * RECORD.size:
-                return
+                break
+        for recording in [recording for recording in self._recordings if recording.over or last]:
+            recording.close()
+            self._recordings.remove(recording)
+
+    def _keep(self, batch: Batch, names: Sequence[Name]) -> None:
+        if self._recordings or self._recent:
+            packed = pack(batch)
+            for recording in self._recordings:
+                recording.write(packed, names)
+            if self._recent:
+                self._recent.write(packed)
 
 
 def say(words: str) -> None:
@@ -119,22 +148,25 @@ def _about(facts: Facts, address: str) -> str:
     return f"{len(facts.probes)} probes on Linux {facts.kernel}{where}{meaning}"
 
 
+def _status(facts: Facts) -> Status:
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * PAGESIZE
+    return Status(facts=facts, policy=reclaim_policy(), cpu_ns=time.process_time_ns(), resident=resident)
+
+
 def watch_until_told(handover: Handover) -> bool:
     """Run until SIGINT, SIGTERM, the end of the time asked for or of the audits; false when those found a difference.
 
     Raises ShadowwatchError when the kvm module goes, or a file takes no more.
     """
     facts = handover.known_facts()
-    capture = None
-    names: Callable[[int], str] = name_of
-    if handover.capture >= 0:
-        file = open(handover.capture, "wb", buffering=1 << 20)
-        capture = Writer(file, handover.capture_path, facts)
-        names = capture.naming(name_of)
     recent = Recent(handover.difference, handover.difference_path, facts) if handover.difference >= 0 else None
-    watch = Watch(facts, names)
+    watch = Watch(facts, name_of)
     ring = Ring(handover.ring, handover.counters, handover.ring_size, time.monotonic_ns)
-    collection = Collection(ring, watch, capture, recent)
+    collection = Collection(ring, watch, recent)
+    capture = None
+    if handover.captures:
+        capture = Recording(handover.captures, facts, handover.capture_most, watch.names)
+        collection.record(capture)
     requests = Requests(handover.requests)
     collection.step()
     walker = Walker(requests, watch, ring.steps, collection.step)
@@ -147,6 +179,8 @@ def watch_until_told(handover: Handover) -> bool:
     if walks:
         walker.turn(time.monotonic_ns())
     address = serve(watch, handover.listen) if handover.listen else ""
+    if handover.control >= 0:
+        Control(watch, lambda: _status(facts), collection.record).serve(socket(fileno=handover.control))
     say(_about(facts, address))
     notify("READY=1")
     end = None if handover.seconds is None else time.monotonic() + handover.seconds
@@ -154,15 +188,19 @@ def watch_until_told(handover: Handover) -> bool:
         collection.step()
         if walks:
             walker.turn(time.monotonic_ns())
+            if collection.begins():
+                walker.audit()
             if not audits.turn(time.monotonic_ns()):
                 break
+        if capture and capture.over:
+            break
         notices.look()
         if not kvm_is_loaded():
             raise ShadowwatchError("the kvm module was unloaded, and the probes with it; start shadowwatch again")
     notify("STOPPING=1")
     collection.step(last=True)
-    if capture:
-        capture.close()
+    if capture and capture.error:
+        raise ShadowwatchError(capture.error)
     if handover.metrics >= 0:
         try:
             with open(handover.metrics, "wb") as metrics:

@@ -27,7 +27,8 @@ class Facts:
     each probe point to the kernel symbol or tracepoint that serves it, `role` maps the fields
     of union kvm_mmu_page_role to (first bit, width), `functions` tells where those who zap are
     in the kernel's text, as (name, first address, address behind), lower halves, and
-    `recent_seconds` is the threshold asked for: None is one list-length of allocations.
+    `recent_seconds` is the threshold asked for: None is one list-length of allocations. `midway` events
+    begin in the midst of VMs' numbers, and those before are not missing.
     """
 
     host: str
@@ -38,6 +39,7 @@ class Facts:
     functions: tuple[tuple[str, int, int], ...] = ()
     paging: str = "unknown"
     recent_seconds: float | None = None
+    midway: bool = False
 
     def to_json(self) -> str:
         """Write the facts as one line of JSON."""
@@ -55,5 +57,6 @@ class Facts:
             role={str(name): (int(bit), int(width)) for name, (bit, width) in values["role"].items()},
             functions=tuple((str(name), int(start), int(end)) for name, start, end in values["functions"]),
             paging=str(values["paging"]),
+            midway=bool(values["midway"]),
             recent_seconds=None if values["recent_seconds"] is None else float(values["recent_seconds"]),
         )

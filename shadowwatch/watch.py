@@ -7,6 +7,7 @@ from collections.abc import Callable
 from threading import Lock
 
 from shadowwatch.event.abi import RECORD, Batch, Event
+from shadowwatch.event.capture import Name
 from shadowwatch.facts import Facts
 from shadowwatch.mmu.audit import Difference
 from shadowwatch.mmu.model import Model, Progress
@@ -22,23 +23,28 @@ class Watch:
         self.facts = facts
         self._name_of = name_of
         self._lock = Lock()
-        self._model = Model(RoleLayout(facts.role), facts.functions, None if recent is None else int(recent * 1e9))
+        recent_ns = None if recent is None else int(recent * 1e9)
+        self._model = Model(RoleLayout(facts.role), facts.functions, recent_ns, facts.midway)
         self._last = Batch(0, 0, 0, b"")
         self._behind_ns = 0
 
-    def take(self, batch: Batch) -> None:
-        """Bring the model up to date with a batch, and name the VMs that are new in it."""
+    def take(self, batch: Batch) -> tuple[Name, ...]:
+        """Bring the model up to date with a batch, name the VMs that are new in it, and return these names."""
+        names = []
         with self._lock:
             model = self._model
             if len(batch.records) >= RECORD.size:
                 self._behind_ns = batch.now_ns - Event(*RECORD.unpack_from(batch.records)).ns
                 model.feed(batch.records)
                 for vm in model.unnamed():
-                    vm.name = self._unique(self._name_of(vm.pid), vm.pid)
+                    vm.called = self._name_of(vm.pid)
+                    vm.name = self._unique(vm.called, vm.pid)
+                    names.append((vm.pid, vm.called))
             else:
                 self._behind_ns = 0
             model.forget(batch.now_ns)
             self._last = batch._replace(records=b"")
+        return tuple(names)
 
     def _unique(self, name: str, pid: int) -> str:
         """Two VMs of one name would be one time series; the later one gets its pid, then a number."""
@@ -57,10 +63,10 @@ class Watch:
         with self._lock:
             return self._model.progress()
 
-    def names(self) -> dict[int, str]:
-        """The names of the living VMs, by the process."""
+    def names(self) -> tuple[Name, ...]:
+        """What the processes of the living VMs called them."""
         with self._lock:
-            return {vm.pid: vm.name for vm in self._model.living()}
+            return tuple((vm.pid, vm.called) for vm in self._model.living())
 
     def newest_first(self) -> tuple[str, ...]:
         """The names of the VMs whose newest pages are reclaimed."""

@@ -14,8 +14,9 @@ import json
 import struct
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import BinaryIO, NamedTuple
 
 from shadowwatch.errors import ShadowwatchError
@@ -28,6 +29,9 @@ VERSION = 2
 _PREAMBLE = struct.Struct(f"<{len(MAGIC)}sI")
 _FRAME = struct.Struct("<4sIQQQI")
 _FACT, _NAME, _DATA, _LAST = b"FACT", b"NAME", b"DATA", b"LAST"
+
+#: The process of a VM, and the name that it gave it.
+Name = tuple[int, str]
 
 _NO_BATCH = Batch(0, 0, 0, b"")
 
@@ -55,7 +59,9 @@ class Writer:
     def __init__(self, file: BinaryIO, path: str, facts: Facts) -> None:
         self._file = file
         self._path = path
-        self._records = 0
+        self.records = 0
+        #: Bytes, those that are still buffered among them.
+        self.size = 0
         self._put(_PREAMBLE.pack(MAGIC, VERSION))
         self._frame(_FACT, facts.to_json().encode())
 
@@ -65,6 +71,7 @@ class Writer:
         self._put(head + struct.pack("<I", crc) + payload)
 
     def _put(self, data: bytes) -> None:
+        self.size += len(data)
         try:
             self._file.write(data)
         except OSError as error:
@@ -77,28 +84,16 @@ class Writer:
             f"cannot go on writing {self._path}: {error.strerror}; make room, or record to another place"
         )
 
-    def naming(self, name_of: Callable[[int], str]) -> Callable[[int], str]:
-        """Wrap the source of VM names so that what it says is kept."""
-
-        def keep(pid: int) -> str:
-            name = name_of(pid)
-            self._frame(_NAME, json.dumps([pid, name]).encode())
-            return name
-
-        return keep
-
-    def write(self, batch: Batch) -> None:
-        """Keep a batch, after the model took it, so that new names stand before it."""
-        self.write_packed(pack(batch))
-
-    def write_packed(self, packed: Packed) -> None:
-        """Keep a batch that is packed already."""
-        self._records += packed.records
+    def write(self, packed: Packed, names: Iterable[Name] = ()) -> None:
+        """Keep a batch, and before it the names of the VMs that are new in it."""
+        for name in names:
+            self._frame(_NAME, json.dumps(name).encode())
+        self.records += packed.records
         self._frame(_DATA, packed.payload, packed.batch)
 
     def close(self) -> None:
         """Write the last frame and close the file."""
-        self._frame(_LAST, json.dumps(self._records).encode())
+        self._frame(_LAST, json.dumps(self.records).encode())
         try:
             self._file.close()
         except OSError as error:
@@ -123,9 +118,8 @@ class Recent:
         self._size = 0
         self._marks: deque[int] = deque()
 
-    def write(self, batch: Batch) -> None:
+    def write(self, packed: Packed) -> None:
         """Remember a batch."""
-        packed = pack(batch)
         self._batches.append(packed)
         self._size += len(packed.payload)
         while self._size > self.MOST:
@@ -143,15 +137,13 @@ class Recent:
             self._marks.clear()
         self._marks.append(len(self._batches))
 
-    def keep(self, names: Mapping[int, str]) -> None:
+    def keep(self, names: Iterable[Name]) -> None:
         """Write what is remembered, and the VMs' names, as a capture; ShadowwatchError when that fails."""
         with open(self._descriptor, "wb", buffering=1 << 20) as file:
-            writer = Writer(file, self._path, self._facts)
-            name_of = writer.naming(lambda pid: names[pid])
-            for pid in names:
-                name_of(pid)
+            writer = Writer(file, self._path, replace(self._facts, midway=True))
             for packed in self._batches:
-                writer.write_packed(packed)
+                writer.write(packed, names)
+                names = ()
             writer.close()
 
 
@@ -240,3 +232,14 @@ class Reader:
                     raise ValueError(kind)
             except (ValueError, TypeError, zlib.error):
                 raise self._damaged() from None
+
+
+@contextmanager
+def reading(path: str) -> Iterator[Reader]:
+    """Open the capture at this path; ShadowwatchError when it cannot be read or is none."""
+    try:
+        file = open(path, "rb")
+    except OSError as error:
+        raise ShadowwatchError(f"cannot read {path}: {error.strerror}; check the path") from None
+    with file:
+        yield Reader(file, path)

@@ -41,11 +41,19 @@ class Model:
 
     A directory is recently parented when a child was linked beneath it less than one
     list-length of allocations ago (and of parent moves, where KVM makes them: both put a
-    page at the head), or, with `recent_ns`, less than that time ago.
+    page at the head), or, with `recent_ns`, less than that time ago. `midway` events begin in the
+    midst of each VM's numbers.
     """
 
-    def __init__(self, roles: RoleLayout, functions: Iterable[Function] = (), recent_ns: int | None = None) -> None:
+    def __init__(
+        self,
+        roles: RoleLayout,
+        functions: Iterable[Function] = (),
+        recent_ns: int | None = None,
+        midway: bool = False,
+    ) -> None:
         self._roles = roles
+        self._midway = midway
         self._causes = CauseTables(functions)
         self._recent_ns = recent_ns
         self._vms: dict[int, Vm] = {}
@@ -84,7 +92,7 @@ class Model:
                     current, vm = NO_KVM, self._nobody
                     continue
                 current = kvm
-                vm = vms.get(kvm) or self._new_vm(kvm, pid)
+                vm = vms.get(kvm) or self._new_vm(kvm, pid, seq if kind <= DESTROY else 0)
                 taker = takers[kvm]
                 last = vm.seq
             if seq != last + 1 or kind > DESTROY:
@@ -182,9 +190,11 @@ class Model:
             found = taker.result()
             self.difference = self.difference or found
 
-    def _new_vm(self, kvm: int, pid: int) -> Vm:
+    def _new_vm(self, kvm: int, pid: int, seq: int = 0) -> Vm:
         vm = self._vms[kvm] = self._takers[kvm] = Vm(kvm, pid, self._roles, self._causes, self._recent_ns)
         vm.listed = self._listing
+        if seq and self._midway:
+            vm.seq = seq - 1
         self._unnamed.append(vm)
         return vm
 

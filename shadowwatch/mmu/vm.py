@@ -61,6 +61,7 @@ class Vm:
         "allocations",
         "audited",
         "audits",
+        "called",
         "causes",
         "differing",
         "directories",
@@ -114,6 +115,8 @@ class Vm:
     def __init__(self, kvm: int, pid: int, roles: RoleLayout, causes: CauseTables, recent_ns: int | None) -> None:
         self.kvm = kvm
         self.pid = pid
+        #: What its process calls it, and the same made unlike all other VMs' names.
+        self.called = ""
         self.name = ""
         self.roles = roles
         self.levels = roles.levels

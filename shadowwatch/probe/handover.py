@@ -38,8 +38,9 @@ class Handover:
     audits: int = 0
     difference: int = -1
     difference_path: str = ""
-    capture: int = -1
-    capture_path: str = ""
+    captures: tuple[tuple[int, str], ...] = ()
+    capture_most: int | None = None
+    control: int = -1
     metrics: int = -1
     seconds: float | None = None
 
@@ -47,11 +48,16 @@ class Handover:
     def read(cls, descriptor: int) -> Self:
         """Read what `execute` wrote."""
         with open(descriptor) as file:
-            return cls(**json.load(file))
+            values = json.load(file)
+            captures = tuple((int(descriptor), str(path)) for descriptor, path in values.pop("captures"))
+            return cls(**values, captures=captures)
 
     def descriptors(self) -> frozenset[int]:
         """All that must stay open."""
-        return frozenset({self.ring, self.counters, self.requests, self.capture, self.metrics, self.difference})
+        captures = (descriptor for descriptor, _ in self.captures)
+        return frozenset(
+            {self.ring, self.counters, self.requests, self.control, self.metrics, self.difference, *captures}
+        )
 
     def known_facts(self) -> Facts:
         """The facts about the host."""

@@ -124,6 +124,11 @@ def _layouts(root: Path) -> tuple[Btf | None, Btf | None]:
         return vmlinux, None
 
 
+def reclaim_policy(root: Path = Path("/")) -> str:
+    """The patched KVM's reclaim policy, "" when this KVM has none."""
+    return _read(root / "sys/module/kvm/parameters/reclaim_policy") or ""
+
+
 def kvm_is_loaded(root: Path = Path("/")) -> bool:
     """Whether the kvm module is there; cheap enough to ask each second."""
     return (root / "sys/module/kvm").exists()

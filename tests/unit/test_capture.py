@@ -12,7 +12,7 @@ import pytest
 
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Batch
-from shadowwatch.event.capture import MAGIC, Reader, Writer
+from shadowwatch.event.capture import MAGIC, Reader, Writer, pack
 from shadowwatch.metrics.collector import exposition
 from shadowwatch.watch import Watch
 from tests.unit.story import FACTS, Story
@@ -33,7 +33,7 @@ def recorded() -> tuple[bytes, bytes]:
     """A capture of two VMs of one name in three batches, and the metrics of the run that wrote it."""
     file = Kept()
     writer = Writer(file, "x.capture", FACTS)
-    watch = Watch(FACTS, writer.naming(lambda pid: "web"))
+    watch = Watch(FACTS, lambda pid: "web")
     first, second = Story(kvm=0x1000, pid=10), Story(kvm=0x2000, pid=20)
     for story in (first, second):
         story.alloc(1, level=2)
@@ -45,8 +45,7 @@ def recorded() -> tuple[bytes, bytes]:
         Batch(3 * 10**9, 5, 1, second.records()),
         Batch(4 * 10**9, 5, 1, b""),
     ):
-        watch.take(batch)
-        writer.write(batch)
+        writer.write(pack(batch), watch.take(batch))
     writer.close()
     return file.content, exposition(watch)
 

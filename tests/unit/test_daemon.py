@@ -37,7 +37,7 @@ def test_a_storm_does_not_hold_the_loop() -> None:
         ring = Ring(ring_fd, counters_fd, SIZE, refill)
         struct.pack_into("<Q", memory, mmap.PAGESIZE, SIZE)
         watch = Watch(FACTS, str)
-        Collection(ring, watch, None, None).step()
+        Collection(ring, watch, None).step()
         received = watch.snapshot().received
         assert SIZE // RECORD.size <= received < 2 * SIZE // RECORD.size
     os.close(ring_fd)

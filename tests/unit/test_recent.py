@@ -14,7 +14,7 @@ import pytest
 
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Batch, Event, Kind, encode
-from shadowwatch.event.capture import Reader, Recent
+from shadowwatch.event.capture import Reader, Recent, pack
 from shadowwatch.metrics.collector import exposition
 from shadowwatch.watch import Watch
 from tests.unit.kernel import Kernel, facts, role_of
@@ -52,7 +52,7 @@ class Watched:
         """One look at the ring."""
         batch = Batch(10**9 + self.page, self.kernel.ring.lost, 0, self.kernel.ring.take())
         self.watch.take(batch)
-        self.recent.write(batch)
+        self.recent.write(pack(batch))
 
     def audit(self) -> None:
         """One audit, by a walk that is heard."""
@@ -123,7 +123,7 @@ def noise(seed: int) -> Batch:
 
 def kept(recent: Recent, path: Path) -> list[Batch]:
     """What is written, read back."""
-    recent.keep({})
+    recent.keep(())
     with path.open("rb") as file:
         return list(Reader(file, str(path)).batches())
 
@@ -135,7 +135,7 @@ def test_memory_is_bounded_without_audits(tmp_path: Path) -> None:
     sizes = [len(zlib.compress(batch.records, 1)) for batch in batches]
     assert sum(sizes) > 1.9 * Recent.MOST
     for batch in batches:
-        recent.write(batch)
+        recent.write(pack(batch))
     left = kept(recent, tmp_path / "full")
     assert left == batches[-len(left) :]
     assert sum(sizes[-len(left) :]) <= Recent.MOST < sum(sizes[-len(left) - 1 :])
@@ -148,10 +148,10 @@ def test_an_audit_that_was_dropped_is_not_counted_on(tmp_path: Path) -> None:
         recent = Watched(tmp_path / "x").recent
         recent.mark()
         for number in range(400):
-            recent.write(noise(number))
+            recent.write(pack(noise(number)))
         for _ in range(marks):
             recent.mark()
-            recent.write(Batch(1, 0, 0, b""))
+            recent.write(pack(Batch(1, 0, 0, b"")))
         counts.append(len(kept(recent, tmp_path / "x")))
     # A batch more, which has room; then only that batch, from the last audit on, and the next.
     assert counts[0] > 100
@@ -162,9 +162,9 @@ def test_an_audit_that_was_dropped_is_not_counted_on(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_sentence() -> None:
     """As for any capture."""
     recent = Recent(os.open("/dev/full", os.O_WRONLY), "/dev/full", facts())
-    recent.write(noise(1))
+    recent.write(pack(noise(1)))
     with pytest.raises(ShadowwatchError, match="cannot go on writing /dev/full: No space left on device; make room"):
-        recent.keep({})
+        recent.keep(())
 
 
 def test_replay_says_the_difference_on_standard_error(tmp_path: Path) -> None:

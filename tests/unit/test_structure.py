@@ -13,8 +13,8 @@ PACKAGE = Path(shadowwatch.__file__).parent
 ROOMS = {"bcc": "probe/attach.py", "prometheus_client": "metrics/", "rich": "view/", "psutil": "vmname.py"}
 
 #: kernel → probe → event → decoder → model → snapshot → exporter, views: no room imports one to its right.
-ORDER = ["errors", "facts", "notify", "event", "mmu", "watch", "source", "walker", "probe"]
-ORDER += ["metrics", "vmname", "view", "daemon", "cli", "__main__"]
+ORDER = ["errors", "facts", "notify", "progress", "event", "mmu", "watch", "source", "wire", "control", "walker"]
+ORDER += ["probe", "metrics", "vmname", "live", "record", "view", "daemon", "cli", "__main__"]
 
 
 def imports() -> list[tuple[str, str]]:

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A capture while it is written: in one file, or in several that are written in turn."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from threading import Event as Flag
+from typing import NamedTuple
+
+from shadowwatch.errors import ShadowwatchError
+from shadowwatch.event.capture import Name, Packed, Writer
+from shadowwatch.facts import Facts
+
+
+class Progress(NamedTuple):
+    """How far a recording is: seconds since its first look, events and bytes so far, and the file in use."""
+
+    seconds: float
+    records: int
+    size: int
+    path: str
+    error: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.seconds:,.0f} s, {self.records:,} events, {self.size / (1 << 20):,.1f} MiB in {self.path}"
+
+
+class Recording:
+    """Batches go into the first file, and when that has `most` bytes into the next; behind the last comes the first.
+
+    With a single file, `most` bytes end the recording. Each file can be replayed by itself: it begins with the names of
+    the VMs, and whoever feeds this is asked (`begins`) to have their lists walked.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[tuple[int, str]],
+        facts: Facts,
+        most: int | None,
+        names: Callable[[], Iterable[Name]],
+    ) -> None:
+        """`files` are open descriptors and their paths, `names` tells what the VMs are called so far."""
+        self._files = files
+        self._facts = facts
+        self._most = most
+        self._names = names
+        self._turn = 0
+        self._told = Progress(0, 0, 0, files[0][1])
+        self._first_ns = self._last_ns = 0
+        self._stop = Flag()
+        #: Set when all is written, or nothing more can be: then `error` says why.
+        self.ended = Flag()
+        self.error = ""
+        self.begins = facts.midway
+        self._writer = self._open()
+        self._first = tuple(names()) if facts.midway else ()
+
+    def _open(self) -> Writer:
+        descriptor, path = self._files[self._turn % len(self._files)]
+        if self._turn >= len(self._files):
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        # The descriptor may be written to again.
+        file = os.fdopen(descriptor, "wb", buffering=1 << 20, closefd=False)
+        return Writer(file, path, self._facts)
+
+    def write(self, packed: Packed, names: Iterable[Name]) -> None:
+        """Keep a batch and the names that came with it, unless this has ended."""
+        if self.ended.is_set():
+            return
+        try:
+            self._writer.write(packed, (*self._first, *names))
+            self._first = ()
+            self._last_ns = packed.batch.now_ns
+            self._first_ns = self._first_ns or self._last_ns
+            if self._most is not None and self._writer.size >= self._most:
+                self._next_file()
+        except (ShadowwatchError, OSError) as error:
+            self.error = str(error)
+            self.ended.set()
+
+    def _next_file(self) -> None:
+        if len(self._files) == 1:
+            self.stop()
+            return
+        self._told = self.progress()
+        self._writer.close()
+        self._turn += 1
+        self._facts = replace(self._facts, midway=True)
+        self._writer = self._open()
+        self._first = tuple(self._names())
+        self.begins = True
+
+    def progress(self) -> Progress:
+        """How far it is; from any thread."""
+        return Progress(
+            (self._last_ns - self._first_ns) / 1e9,
+            self._told.records + self._writer.records,
+            self._told.size + self._writer.size,
+            self._files[self._turn % len(self._files)][1],
+            self.error,
+        )
+
+    def stop(self) -> None:
+        """Ask for the end; from any thread."""
+        self._stop.set()
+
+    @property
+    def over(self) -> bool:
+        """Whether it should be closed."""
+        return self._stop.is_set() or self.ended.is_set()
+
+    def close(self) -> None:
+        """Write the rest."""
+        if not self.ended.is_set():
+            try:
+                self._writer.close()
+            except ShadowwatchError as error:
+                self.error = str(error)
+            self.ended.set()

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The running daemon as a source, through its socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from shadowwatch.control import PATIENCE_SECONDS, SOCKET
+from shadowwatch.errors import ShadowwatchError
+from shadowwatch.event.recording import Progress
+from shadowwatch.mmu.snapshot import Snapshot, VmDetail
+from shadowwatch.source import Status
+from shadowwatch.wire import loads
+
+T = TypeVar("T")
+
+#: Compiling and attaching the probes takes some seconds, on an emulated machine half a minute.
+START_SECONDS = 120.0
+
+
+class NoDaemonError(ShadowwatchError):
+    """Nobody answers, as opposed to somebody who refuses."""
+
+
+class Live:
+    """A connection to a daemon; every call raises ShadowwatchError when it has gone."""
+
+    def __init__(self, connection: socket.socket, path: str) -> None:
+        self._connection = connection
+        self._path = path
+        self._lines = connection.makefile("r", encoding="utf-8")
+
+    def _ask(self, kind: type[T], request: dict[str, Any]) -> T:
+        self._send(request)
+        return self._answer(kind)
+
+    def _send(self, request: dict[str, Any], files: Sequence[int] = ()) -> None:
+        with self._spoken():
+            socket.send_fds(self._connection, [f"{json.dumps(request)}\n".encode()], list(files))
+
+    def _answer(self, kind: type[T]) -> T:
+        with self._spoken():
+            line = self._lines.readline()
+        if not line:
+            raise self._gone()
+        if line.startswith('{"error"'):
+            raise ShadowwatchError(f"{self._path}: {json.loads(line)['error']}; use the daemon's own")
+        try:
+            return loads(kind, line)
+        except (ValueError, TypeError, KeyError):
+            raise ShadowwatchError(
+                f"the daemon at {self._path} is of another version of shadowwatch; restart it"
+            ) from None
+
+    @contextmanager
+    def _spoken(self) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError:
+            raise ShadowwatchError(
+                f"the daemon at {self._path} does not answer; look at `systemctl status shadowwatch`"
+            ) from None
+        except OSError:
+            raise self._gone() from None
+
+    def _gone(self) -> ShadowwatchError:
+        return ShadowwatchError(f"the daemon at {self._path} has ended; look at `journalctl -u shadowwatch`")
+
+    def close(self) -> None:
+        """Hang up."""
+        self._lines.close()
+        self._connection.close()
+
+    def status(self) -> Status:
+        """The host and the daemon."""
+        return self._ask(Status, {"ask": "status"})
+
+    def snapshot(self) -> Snapshot:
+        """All VMs."""
+        return self._ask(Snapshot, {"ask": "snapshot"})
+
+    def detail(self, name: str) -> VmDetail | None:
+        """One VM page by page; None when there is none of this name."""
+        return self._ask(VmDetail | None, {"ask": "detail", "vm": name})  # type: ignore[arg-type]
+
+    def record(self, files: Sequence[tuple[int, str]], most: int | None) -> Iterator[Progress]:
+        """Have the daemon record into open files, and yield how far it is, a second apart, until it ends."""
+        request = {"ask": "record", "paths": [path for _, path in files], "most": most}
+        self._send(request, [descriptor for descriptor, _ in files])
+        while progress := self._answer(Progress | None):  # type: ignore[arg-type]
+            yield progress
+
+    def stop_recording(self) -> None:
+        """Ask for the end of the recording; the progress that comes is the last."""
+        with self._spoken():
+            self._connection.sendall(b"\n")
+
+
+def connect(path: str | None = None, patience: float = PATIENCE_SECONDS) -> Live:
+    """Connect to the daemon of this host; ShadowwatchError when there is none, or it does not let this user.
+
+    `patience` is how many seconds an answer may take.
+    """
+    path = path or SOCKET
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(patience)
+    try:
+        connection.connect(path)
+    except OSError as error:
+        connection.close()
+        raise _not_let_in(path, error) from None
+    return Live(connection, path)
+
+
+def _not_let_in(path: str, error: OSError) -> ShadowwatchError:
+    if isinstance(error, PermissionError):
+        group = Path(path).group() if os.path.exists(path) else "shadowwatch"
+        return ShadowwatchError(
+            f"{path} is for root and members of the group {group}; use sudo, or have root run"
+            f" `adduser {os.environ.get('USER', 'NAME')} {group}`"
+        )
+    return NoDaemonError(
+        f"no daemon answers at {path}; start it with `systemctl start shadowwatch`, or use --standalone or --replay"
+    )
+
+
+@contextmanager
+def standalone() -> Iterator[Live]:
+    """A daemon of one's own, which ends with the `with` statement; ShadowwatchError with its words when it fails."""
+    with tempfile.TemporaryDirectory(prefix="shadowwatch-") as folder:
+        path = f"{folder}/control"
+        command = [sys.executable, "-m", "shadowwatch", "run", "--listen", "", "--socket", path]
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as daemon:
+            assert daemon.stderr
+            try:
+                while daemon.poll() is None and not os.path.exists(path):
+                    with suppress(subprocess.TimeoutExpired):
+                        daemon.wait(0.05)
+                # It answers when its probes are attached.
+                with suppress(ShadowwatchError):
+                    live = connect(path, START_SECONDS)
+                    live.status()
+                if daemon.poll() is not None:
+                    raise ShadowwatchError(daemon.stderr.read().strip().removeprefix("shadowwatch: "))
+                yield live
+            finally:
+                daemon.send_signal(signal.SIGTERM)

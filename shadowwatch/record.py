@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recording through the running daemon: the files are the asker's, the events the daemon's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from shadowwatch.errors import ShadowwatchError
+from shadowwatch.event.recording import Progress
+from shadowwatch.live import Live
+from shadowwatch.progress import ProgressLine
+
+
+def paths(path: str, files: int) -> tuple[str, ...]:
+    """The file of this path, or several with numbers behind it."""
+    return (path,) if files == 1 else tuple(f"{path}.{number}" for number in range(1, files + 1))
+
+
+def create(path: str) -> int:
+    """Open a file to be written; ShadowwatchError when it cannot be."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ShadowwatchError(f"cannot write {path}: {error.strerror}; choose another place") from None
+
+
+def record(
+    live: Live, files: Sequence[tuple[int, str]], most: int | None, seconds: float | None, line: ProgressLine
+) -> Progress:
+    """Record until the time or the room is over or a signal comes; ShadowwatchError when the daemon cannot go on."""
+    end = None if seconds is None else time.monotonic() + seconds
+    last = Progress(0, 0, 0, files[0][1])
+    with _signals() as signals:
+        asked = False
+        for last in live.record(files, most):
+            line.show(last)
+            if not asked and (signals or (end is not None and time.monotonic() >= end)):
+                asked = True
+                live.stop_recording()
+    line.end()
+    if last.error:
+        raise ShadowwatchError(last.error)
+    return last
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of ending by them."""
+    caught: list[int] = []
+
+    def catch(number: int, _: FrameType | None) -> None:
+        caught.append(number)
+
+    before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

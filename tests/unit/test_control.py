@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's socket, with a real socket, real files and a loop that feeds a story."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from shadowwatch.control import CONNECTIONS, LONGEST, Control, listen
+from shadowwatch.errors import ShadowwatchError
+from shadowwatch.event.abi import RECORD, Batch
+from shadowwatch.event.capture import pack, reading
+from shadowwatch.event.recording import Progress, Recording
+from shadowwatch.live import Live, connect
+from shadowwatch.source import Status
+from shadowwatch.watch import Watch
+from tests.unit.story import FACTS, Story
+
+NOBODY = 65534
+STATUS = Status(FACTS, "parents", 5, 6)
+
+
+class Daemon:
+    """A watch behind a socket; `look` is one turn of the loop, which feeds what recordings there are."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self.watch = Watch(FACTS, {4711: "web1"}.__getitem__)
+        self.story = Story()
+        self.recordings: list[Recording] = []
+        self.asked = threading.Event()
+        self.server = Control(self.watch, lambda: STATUS, self.record).serve(listen(self.path, None))
+        self.look()
+
+    def record(self, recording: Recording) -> None:
+        """Take a recording in."""
+        self.recordings.append(recording)
+        self.asked.set()
+
+    def look(self, pages: int = 3) -> None:
+        """Some pages come, and what is over is closed."""
+        self.story.events.clear()
+        for _ in range(pages):
+            self.story.alloc(self.story.used + 1)
+        batch = Batch(self.story.ns, 0, 0, self.story.records())
+        names = self.watch.take(batch)
+        for recording in self.recordings:
+            recording.write(pack(batch), names)
+            if recording.over:
+                recording.close()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """A daemon that has seen three pages."""
+    daemon = Daemon(tmp_path / "run" / "control")
+    yield daemon
+    daemon.server.shutdown()
+    daemon.server.server_close()
+
+
+@pytest.fixture
+def live(daemon: Daemon) -> Iterator[Live]:
+    """A connection to it."""
+    with closing(connect(daemon.path)) as live:
+        yield live
+
+
+def test_a_source_behind_the_socket_says_what_the_watch_says(daemon: Daemon, live: Live) -> None:
+    """Status, snapshot and detail, again and again over one connection."""
+    for _ in range(2):
+        assert live.status() == STATUS
+        assert live.snapshot() == daemon.watch.snapshot()
+        assert live.detail("web1") == daemon.watch.detail("web1")
+        assert live.detail("nobody") is None
+        daemon.look()
+    assert sum(live.snapshot().vms[0].pages.values()) == 9
+
+
+def test_the_socket_is_for_root_or_a_group(tmp_path: Path) -> None:
+    """From the moment that it is there; without a group nobody else may ask."""
+    for name, group in (("alone", None), ("group", os.getegid())):
+        listen(str(tmp_path / name), group).close()
+    assert stat.S_IMODE((tmp_path / "alone").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "group").stat().st_mode) == 0o660
+    assert (tmp_path / "group").stat().st_gid == os.getegid()
+
+
+def test_a_second_daemon_is_refused_and_a_dead_ones_place_is_taken(tmp_path: Path) -> None:
+    """Two would answer in turn; a socket that nobody answers at is left from one that was killed."""
+    path = str(tmp_path / "control")
+    first = listen(path, None)
+    with pytest.raises(ShadowwatchError, match="another shadowwatch answers at"):
+        listen(path, None)
+    first.close()
+    listen(path, None).close()
+
+
+def test_no_daemon_and_no_permission_are_one_sentence_each(tmp_path: Path) -> None:
+    """What happened, and the cure."""
+    with pytest.raises(ShadowwatchError, match=r"no daemon answers at .*; start it with `systemctl start shadowwatch`"):
+        connect(str(tmp_path / "nothing"))
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = f"{folder}/control"
+        listener = listen(path, None)
+        said, tell = os.pipe()
+        if not os.fork():
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            try:
+                connect(path)
+            except ShadowwatchError as error:
+                os.write(tell, str(error).encode())
+            os._exit(0)
+        os.close(tell)
+        os.wait()
+        words = os.read(said, 1000).decode()
+        os.close(said)
+        listener.close()
+        assert words.startswith(f"{path} is for root and members of the group root; use sudo, or have root run")
+
+
+@pytest.mark.parametrize("request_", [b"{}", b"null", b"[1]", b"what", b'{"ask": "no"}', b'{"ask": "detail"}'])
+def test_what_is_no_request_is_answered_with_an_error(daemon: Daemon, request_: bytes) -> None:
+    """And the next request is heard all the same."""
+    with socket.socket(socket.AF_UNIX) as asker:
+        asker.connect(daemon.path)
+        lines = asker.makefile("r")
+        for line in (request_, request_):
+            asker.sendall(line + b"\n")
+            assert "error" in json.loads(lines.readline())
+        asker.sendall(b'{"ask": "status"}\n')
+        assert "kvm1" in lines.readline()
+
+
+def test_an_endless_request_is_not_read(daemon: Daemon) -> None:
+    """The connection ends, and the daemon's memory stays what it was."""
+    with socket.socket(socket.AF_UNIX) as asker:
+        asker.connect(daemon.path)
+        asker.settimeout(10)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            asker.sendall(b"x" * (1000 * LONGEST))
+
+
+def test_too_many_askers_are_sent_away_and_make_room_when_they_go(daemon: Daemon) -> None:
+    """The others go on being answered."""
+    lives = [connect(daemon.path) for _ in range(CONNECTIONS)]
+    assert all(live.status() == STATUS for live in lives)
+    with closing(connect(daemon.path)) as one_more, pytest.raises(ShadowwatchError, match="has ended"):
+        one_more.status()
+    assert lives[0].status() == STATUS
+    for live in lives:
+        live.close()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:  # that they went may not have been noticed yet
+        with closing(connect(daemon.path)) as another, suppress(ShadowwatchError):
+            assert another.status() == STATUS
+            return
+    pytest.fail("nobody was let in again")
+
+
+def looking(daemon: Daemon) -> threading.Thread:
+    """A loop that finds three pages when a recording has begun, and then nothing until it has ended."""
+
+    def loop() -> None:
+        assert daemon.asked.wait(10)
+        daemon.look()
+        while not daemon.recordings[0].ended.wait(0.02):
+            daemon.look(0)
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    return thread
+
+
+def recorded(live: Live, daemon: Daemon, path: str) -> Progress:
+    """Record for one progress line, and return the last one."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    loop = looking(daemon)
+    lines = live.record([(descriptor, path)], None)
+    last = next(lines)
+    live.stop_recording()
+    for last in lines:
+        assert last.path == path
+    loop.join(10)
+    os.close(descriptor)
+    return last
+
+
+def test_a_recording_through_the_daemon_can_be_replayed(daemon: Daemon, live: Live, tmp_path: Path) -> None:
+    """It begins in the midst of a run: the VM has its name, nothing is missing, and the end is whole."""
+    path = str(tmp_path / "a.capture")
+    last = recorded(live, daemon, path)
+    assert (last.records, last.error) == (3, "")
+    with reading(path) as reader:
+        assert reader.facts.midway
+        watch = Watch(reader.facts, reader.name_of)
+        for batch in reader.batches():
+            watch.take(batch)
+    (vm,) = watch.snapshot().vms
+    assert (vm.name, vm.lost, vm.exact, vm.allocations) == ("web1", 0, False, {1: 3})
+    assert live.status() == STATUS
+
+
+def test_an_asker_that_goes_ends_its_recording(daemon: Daemon, live: Live, tmp_path: Path) -> None:
+    """Killed or not, the file is whole."""
+    path = tmp_path / "a.capture"
+    loop = looking(daemon)
+    with path.open("wb") as file:
+        lines = live.record([(file.fileno(), str(path))], None)
+        assert next(lines).path == str(path)
+    live.close()
+    loop.join(10)
+    assert daemon.recordings[0].ended.is_set()
+    with reading(str(path)) as reader:
+        assert sum(len(batch.records) for batch in reader.batches()) == 3 * RECORD.size
+
+
+def test_a_full_disk_ends_the_recording_and_not_the_daemon(daemon: Daemon, live: Live) -> None:
+    """The asker is told; the daemon answers as before."""
+    assert "cannot go on writing /dev/full: No space left on device" in recorded(live, daemon, "/dev/full").error
+    assert live.status() == STATUS

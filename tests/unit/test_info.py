@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`shadowwatch info`: what is in a capture."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.captures import CAPTURES
+from tests.golden import matches
+
+
+def info(path: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command beside the file."""
+    command = [sys.executable, "-m", "shadowwatch", "info", path]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_a_whole_capture_is_told_on_one_screen() -> None:
+    """Golden: the host, its KVM, how long, how many events of which kind, the VMs and what came of them."""
+    done = info("parents.capture", CAPTURES["parents"].parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    matches("info.txt", done.stdout)
+    assert done.stdout.count("\n") <= 24
+
+
+def test_a_cut_capture_is_told_up_to_the_cut(tmp_path: Path) -> None:
+    """What there is, where it ends, and by the exit code that it is not whole."""
+    (tmp_path / "cut.capture").write_bytes(CAPTURES["stock"].read_bytes()[:100_000])
+    done = info("cut.capture", tmp_path)
+    assert done.returncode == 1
+    assert "cut.capture is cut off after" in done.stdout
+    assert "zipf" in done.stdout
+
+
+def test_what_is_no_capture_is_one_sentence(tmp_path: Path) -> None:
+    """Nothing there, and something else."""
+    (tmp_path / "text").write_text("hello")
+    assert "cannot read none: No such file or directory; check the path" in info("none", tmp_path).stderr
+    assert "text is not a shadowwatch capture" in info("text", tmp_path).stderr

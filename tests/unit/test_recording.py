@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings: their limits, and files that are written in turn, each of which can be replayed by itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shadowwatch.event.abi import Batch
+from shadowwatch.event.capture import pack, reading
+from shadowwatch.event.recording import Recording
+from shadowwatch.mmu.snapshot import VmSnapshot
+from shadowwatch.watch import Watch
+from tests.unit.kernel import Kernel, facts, role_of
+from tests.unit.story import Story
+
+KVM = 0x1000
+MOST = 20_000
+
+
+class Run:
+    """A VM that lives on, and a recording of it that is fed as the daemon's loop does."""
+
+    def __init__(self, folder: Path, files: int, most: int | None) -> None:
+        self.paths = [str(folder / str(number)) for number in range(files)]
+        self.kernel = Kernel()
+        self.vm = self.kernel.add(KVM, pid=31)
+        self.watch = Watch(facts(), {31: "web1"}.__getitem__)
+        opened = [(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644), path) for path in self.paths]
+        self.recording = Recording(opened, facts(), most, self.watch.names)
+        self.page = 0
+        self.walks = 0
+
+    def live(self) -> None:
+        """Two pages come, the oldest goes, and whoever wants a walk gets it."""
+        for _ in range(40):
+            self.page += 1
+            self.vm.alloc(Story.spt(self.page), self.page, role_of(1))
+            while len(self.vm.order) > 30:
+                self.vm.reclaim(1)
+        if self.recording.begins:
+            self.recording.begins = False
+            self.walks += 1
+            self.kernel.walk(KVM, self.walks, True)
+        batch = Batch(10**9 + self.page, 0, 0, self.kernel.ring.take())
+        self.recording.write(pack(batch), self.watch.take(batch))
+        if self.recording.over:
+            self.recording.close()
+
+    def replayed(self, path: str) -> VmSnapshot:
+        """The one VM of a file."""
+        with reading(path) as reader:
+            watch = Watch(reader.facts, reader.name_of)
+            for batch in reader.batches():
+                watch.take(batch)
+        (vm,) = watch.snapshot().vms
+        return vm
+
+
+def test_a_file_of_the_size_asked_for_ends_the_recording(tmp_path: Path) -> None:
+    """It is whole, has that size and one look more, and no further event."""
+    run = Run(tmp_path, 1, MOST)
+    while not run.recording.ended.is_set():
+        run.live()
+    told = run.recording.progress()
+    run.live()
+    assert run.recording.progress() == told
+    size = os.path.getsize(run.paths[0])
+    assert MOST <= size < 1.2 * MOST
+    assert size - 100 < told.size <= size
+    assert run.replayed(run.paths[0]).allocations[1] == run.page - 40
+
+
+def test_files_are_filled_in_turn_and_the_oldest_is_overwritten(tmp_path: Path) -> None:
+    """Together they take no more room than asked for, and hold the last events in one piece."""
+    run = Run(tmp_path, 3, MOST)
+    while run.walks < 7:
+        run.live()
+    run.live()
+    run.recording.stop()
+    run.live()
+    assert run.recording.progress().path == run.paths[1]
+    assert all(os.path.getsize(path) < 1.2 * MOST for path in run.paths)
+    files = [run.replayed(run.paths[turn]) for turn in (2, 0, 1)]
+    for vm in files:
+        assert (vm.name, vm.lost, vm.exact, vm.strangers) == ("web1", 0, True, {})
+    live = run.watch.snapshot().vms[0]
+    assert files[-1].pages == live.pages
+    assert 0 < sum(vm.allocations[1] for vm in files) < live.allocations[1]
+    assert run.recording.progress().records > sum(vm.allocations[1] + sum(vm.zaps.values()) for vm in files)
+
+
+@pytest.mark.parametrize("files", [1, 3])
+def test_without_a_limit_nothing_is_ended_or_overwritten(files: int, tmp_path: Path) -> None:
+    """Until it is told to stop."""
+    run = Run(tmp_path, files, None)
+    for _ in range(200):
+        run.live()
+    assert not run.recording.over
+    run.recording.stop()
+    run.live()
+    assert run.recording.ended.is_set()
+    vm = run.replayed(run.paths[0])
+    assert (vm.allocations[1], vm.lost) == (run.page, 0)
