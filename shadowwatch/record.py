@@ -34,15 +34,19 @@ def record(
 ) -> Progress:
     """Record until the time or the room is over or a signal comes; ShadowwatchError when the daemon cannot go on."""
     end = None if seconds is None else time.monotonic() + seconds
-    last = Progress(0, 0, 0, files[0][1])
+    last: Progress | None = None
     with _signals() as signals:
         asked = False
-        for last in live.record(files, most):
-            line.show(last)
+        for progress in live.record(files, most):
+            if not last:
+                print(f"shadowwatch: recording to {progress.path}, Ctrl-C ends it", flush=True)
+            last = progress
+            line.show(progress)
             if not asked and (signals or (end is not None and time.monotonic() >= end)):
                 asked = True
                 live.stop_recording()
     line.end()
+    assert last  # one always comes
     if last.error:
         raise ShadowwatchError(last.error)
     return last

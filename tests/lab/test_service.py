@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from shadowwatch.event.capture import reading
+from shadowwatch.watch import Watch
 from tests.lab.conftest import AUDITS, Watched
 from tests.lab.scrape import PORT, scrape_until
 from tests.lab.workload import Vmm, Workload
@@ -76,6 +78,38 @@ def test_replay_of_a_recording_gives_the_live_runs_metrics(stock: Watched, tmp_p
     assert scraped.ours() == [line for line in live.decode().splitlines() if "shadowwatch_" in line]
     assert scraped.sum("allocations_total", vm="recorded") == counters["mmu_cache_miss"]
     lab.start_daemon(AUDITS)
+
+
+def test_a_recording_through_the_running_daemon_begins_in_mid_run(stock: Watched, tmp_path: Path) -> None:
+    """Of a VM with pages from before: replayed, it is exact, with every event since, and nothing is missing."""
+    lab = stock.lab
+    with Vmm(lab, Workload("midway", accesses=2_000)) as vmm:
+        before = vmm.finished().counters
+        recorder = lab.popen("exec shadowwatch record /srv/out/midway.capture", stderr=subprocess.STDOUT)
+        assert recorder.stdout
+        assert "recording to /srv/out/midway.capture" in recorder.stdout.readline()
+        after = vmm.again().counters
+        stock.settled("midway", after["mmu_cache_miss"])
+        lab.run("pkill -INT -f 'shadowwatch record'")
+        said, _ = recorder.communicate(timeout=60)
+    assert recorder.returncode == 0, said
+    shutil.copy(lab.out / "midway.capture", tmp_path)
+    with reading(str(tmp_path / "midway.capture")) as reader:
+        watch = Watch(reader.facts, reader.name_of)
+        for batch in reader.batches():
+            watch.take(batch)
+    (vm,) = (vm for vm in watch.snapshot().vms if vm.name == "midway")
+    assert sum(vm.allocations.values()) == after["mmu_cache_miss"] - before["mmu_cache_miss"]
+    assert sum(vm.pages.values()) == after["mmu_cache_miss"] - after["mmu_shadow_zapped"]
+    assert (vm.exact, vm.lost, vm.strangers) == (True, 0, {})
+    assert stock.metrics().sum("events_lost_total") == 0
+
+
+def test_the_socket_is_not_for_everybody(stock: Watched) -> None:
+    """The service runs as nobody here, so root alone may ask; others are told how they may."""
+    done = stock.lab.run("setpriv --reuid 1000 --clear-groups shadowwatch record /dev/null", check=False)
+    assert done.returncode == 1
+    assert "shadowwatch: /run/shadowwatch/control is for root and members of the group root" in done.stderr
 
 
 def test_without_root_or_kvm_it_says_so_in_one_sentence(stock: Watched) -> None:
