@@ -164,7 +164,8 @@ class Vm:
         self.last_cause = int(Cause.OTHER)
         self.reclaim_cause = int(Cause.QUOTA)
         self.flush_cause = int(Cause.ZAP_ALL)
-        self.last_zaps: deque[ZapSnapshot] = deque(maxlen=LAST_ZAPS)
+        #: As ZapSnapshot has them.
+        self.last_zaps: deque[tuple[int, int, int, int, int, bool, bool]] = deque(maxlen=LAST_ZAPS)
         self.root_zaps = 0
         self.recursive_zaps = [0] * LEVELS
         self.recently_parented_zaps = [0] * LEVELS
@@ -348,7 +349,7 @@ class Vm:
                 self._chosen(page, level)
             if page.parented:
                 recent = self._reclaimed(page.parented, level, ns)
-        self.last_zaps.append(ZapSnapshot(ns, page.gfn, page.role, level, cause, not chosen, recent))
+        self.last_zaps.append((ns, page.gfn, page.role, level, cause, not chosen, recent))
         self._remove(page)
         zapped = self.zapped
         zapped[page.gfn << 32 | page.role] = self.allocated
@@ -564,7 +565,7 @@ class Vm:
 
     def detail(self) -> VmDetail:
         """Copy everything, page by page."""
-        return VmDetail(vm=self.freeze(), pages=self.tree(), last_zaps=tuple(self.last_zaps))
+        return VmDetail(vm=self.freeze(), pages=self.tree(), last_zaps=tuple(map(ZapSnapshot._make, self.last_zaps)))
 
     def tree(self) -> tuple[PageSnapshot, ...]:
         """Copy every page, the newest on active_mmu_pages first."""
