@@ -8,72 +8,22 @@ import os
 import socket
 import stat
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from shadowwatch.control import CONNECTIONS, LONGEST, Control, listen
+from shadowwatch.control import CONNECTIONS, LONGEST, listen
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.event.abi import RECORD, Batch
-from shadowwatch.event.capture import pack, reading
-from shadowwatch.event.recording import Progress, Recording
+from shadowwatch.event.abi import RECORD
+from shadowwatch.event.capture import reading
+from shadowwatch.event.recording import Progress
 from shadowwatch.live import Live, connect
-from shadowwatch.source import Status
 from shadowwatch.watch import Watch
-from tests.unit.story import FACTS, Story
+from tests.unit.daemon import STATUS, Daemon, looking
 
 NOBODY = 65534
-STATUS = Status(FACTS, "parents", 5, 6)
-
-
-class Daemon:
-    """A watch behind a socket; `look` is one turn of the loop, which feeds what recordings there are."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-        self.watch = Watch(FACTS, {4711: "web1"}.__getitem__)
-        self.story = Story()
-        self.recordings: list[Recording] = []
-        self.asked = threading.Event()
-        self.server = Control(self.watch, lambda: STATUS, self.record).serve(listen(self.path, None))
-        self.look()
-
-    def record(self, recording: Recording) -> None:
-        """Take a recording in."""
-        self.recordings.append(recording)
-        self.asked.set()
-
-    def look(self, pages: int = 3) -> None:
-        """Some pages come, and what is over is closed."""
-        self.story.events.clear()
-        for _ in range(pages):
-            self.story.alloc(self.story.used + 1)
-        batch = Batch(self.story.ns, 0, 0, self.story.records())
-        names = self.watch.take(batch)
-        for recording in self.recordings:
-            recording.write(pack(batch), names)
-            if recording.over:
-                recording.close()
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    """A daemon that has seen three pages."""
-    daemon = Daemon(tmp_path / "run" / "control")
-    yield daemon
-    daemon.server.shutdown()
-    daemon.server.server_close()
-
-
-@pytest.fixture
-def live(daemon: Daemon) -> Iterator[Live]:
-    """A connection to it."""
-    with closing(connect(daemon.path)) as live:
-        yield live
 
 
 def test_a_source_behind_the_socket_says_what_the_watch_says(daemon: Daemon, live: Live) -> None:
@@ -169,20 +119,6 @@ def test_too_many_askers_are_sent_away_and_make_room_when_they_go(daemon: Daemon
             assert another.status() == STATUS
             return
     pytest.fail("nobody was let in again")
-
-
-def looking(daemon: Daemon) -> threading.Thread:
-    """A loop that finds three pages when a recording has begun, and then nothing until it has ended."""
-
-    def loop() -> None:
-        assert daemon.asked.wait(10)
-        daemon.look()
-        while not daemon.recordings[0].ended.wait(0.02):
-            daemon.look(0)
-
-    thread = threading.Thread(target=loop)
-    thread.start()
-    return thread
 
 
 def recorded(live: Live, daemon: Daemon, path: str) -> Progress:

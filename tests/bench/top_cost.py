@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `shadowwatch top` costs beyond the daemon: its own processor time, and what it adds to the daemon's."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+
+import psutil
+
+from shadowwatch.live import connect
+from tests.bench.figure import Figure
+
+VMS, RATE, INTERVAL = 100, 50_000, 0.25
+SECONDS, REPETITIONS = 8.0, 5
+
+
+def top_cost() -> list[Figure]:
+    """Shares of a core: the daemon alone, what top adds to it, and top itself."""
+    alone, added, own = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/control"
+        command = [sys.executable, "-m", "tests.bench.busy_daemon", path, str(VMS), str(RATE)]
+        with subprocess.Popen(command) as daemon:
+            try:
+                while not Path(path).exists():
+                    time.sleep(0.05)
+                for _ in range(REPETITIONS):
+                    before = _share(daemon.pid)
+                    with _top(path) as top:
+                        beside, itself = _shares(daemon.pid, top)
+                    alone.append(before)
+                    added.append(beside - before)
+                    own.append(itself)
+                received = connect(path).snapshot()
+            finally:
+                daemon.kill()
+    assert len(received.vms) == VMS
+    what = f"{VMS} VMs, {RATE:,} events/s"
+    return [
+        Figure.of(f"a daemon in Python of {what}, without top", [share * 100 for share in alone], "% of a core"),
+        Figure.of("what top at 4 Hz adds to it", [share * 100 for share in added], "% of a core"),
+        Figure.of("top itself, 120 × 40", [share * 100 for share in own], "% of a core"),
+    ]
+
+
+@contextmanager
+def _top(path: str) -> Iterator[int]:
+    """Top on a terminal of its own that somebody reads."""
+    pid, terminal = pty.fork()
+    if not pid:
+        os.environ |= {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
+        os.execv(
+            sys.executable, [sys.executable, "-m", "shadowwatch", "top", "--socket", path, "--interval", str(INTERVAL)]
+        )
+    Thread(target=_drain, args=(terminal,), daemon=True).start()
+    try:
+        time.sleep(2)  # what it costs to start is not what is asked
+        yield pid
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+
+
+def _drain(terminal: int) -> None:
+    try:
+        while os.read(terminal, 1 << 16):
+            pass
+    except OSError:
+        return
+
+
+def _share(pid: int) -> float:
+    return _shares(pid)[0]
+
+
+def _shares(*pids: int) -> list[float]:
+    """The shares of a core that these processes have for a while."""
+
+    def used() -> list[float]:
+        return [sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids]
+
+    before, begun = used(), time.monotonic()
+    time.sleep(SECONDS)
+    seconds = time.monotonic() - begun
+    return [(after - then) / seconds for after, then in zip(used(), before, strict=True)]

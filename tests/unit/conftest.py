@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A daemon and a connection to it, for tests of what goes through its socket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from shadowwatch.live import Live, connect
+from tests.unit.daemon import Daemon
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """A daemon that has seen three pages."""
+    daemon = Daemon(tmp_path / "run" / "control")
+    yield daemon
+    daemon.server.shutdown()
+    daemon.server.server_close()
+
+
+@pytest.fixture
+def live(daemon: Daemon) -> Iterator[Live]:
+    """A connection to it."""
+    with closing(connect(daemon.path)) as live:
+        yield live
