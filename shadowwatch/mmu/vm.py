@@ -5,16 +5,14 @@ from __future__ import annotations
 
 from collections import deque
 
-from shadowwatch.event.abi import UNCOUNTED, Flags, Kind
-from shadowwatch.mmu.active import ActiveMmuPages
+from shadowwatch.event.abi import UNCOUNTED, Kind
 from shadowwatch.mmu.cause import CAUSES, RECLAIM, Cause, CauseTables
 from shadowwatch.mmu.histogram import Distribution, Histogram
 from shadowwatch.mmu.page import SPT_MASK, Page, Parenting
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.snapshot import PageSnapshot, VmDetail, VmSnapshot, ZapSnapshot
-
-#: Level 1 tables to level 5 roots, indexed by level; 0 and 6–15 only if an event is damaged.
-LEVELS = 16
+from shadowwatch.mmu.tree import LEVELS
+from shadowwatch.mmu.walk import Walked
 
 AGE_BOUNDS = tuple(1 << power for power in range(0, 21, 2))
 SECONDS_BOUNDS = tuple(float(f"{step}e{power}") for power in range(-5, 3) for step in (1, 3))
@@ -24,8 +22,6 @@ _BY_RECLAIM, _BY_FLUSH, _BY_PARENT = int(Cause.BY_RECLAIM), int(Cause.BY_FLUSH),
 
 #: Whether a cause is reclaim, by its number.
 _IS_RECLAIM = tuple(cause in RECLAIM for cause in CAUSES)
-
-_NO_CHILDREN: dict[int, Page] = {}
 
 #: Reclaim takes the oldest pages, so their mean position is near 1; below this it does not.
 NEWEST_FIRST = 0.25
@@ -40,23 +36,10 @@ LAST_ZAPS = 64
 REMEMBERED = 1024
 
 
-class Vm:
-    """The shadow pages of one VM, what points to what, and their order on active_mmu_pages.
-
-    `exact` tells whether the model holds the very pages that the kernel does. When an event
-    is lost the pages are forgotten, for some of them may be gone. Then the model is exact
-    again after a walk over the kernel's own list, or as soon as it holds as many pages as
-    KVM counts (kvm->arch.n_used_mmu_pages, which comes with each allocation): it never
-    holds one that the kernel has not.
-
-    A walk tells the oldest page first, in steps, and events go on between the steps. Each
-    page that it tells is newer than all that it told before, and what came after the walk
-    began is nearer to the head than the walk is. So a page told is put at the head, wherever
-    it was, and all are in their order when the walk ends there.
-    """
+class Vm(Walked):
+    """One VM: its shadow pages, and what came of them since it was first seen."""
 
     __slots__ = (
-        "active",
         "allocated",
         "allocations",
         "audited",
@@ -64,25 +47,18 @@ class Vm:
         "called",
         "causes",
         "differing",
-        "directories",
         "ended_ns",
-        "exact",
         "flush_cause",
-        "gfns",
         "kvm",
         "last_cause",
         "last_zaps",
-        "levels",
         "limit",
         "links",
         "listed",
-        "lost",
         "mapped",
         "mean_position",
         "moves",
         "name",
-        "orphans",
-        "pages",
         "parenting_age",
         "parenting_age_seconds",
         "pid",
@@ -93,18 +69,9 @@ class Vm:
         "recursive_zaps",
         "refault_distance",
         "refaults",
-        "resyncs",
-        "roles",
         "root_zaps",
         "seq",
-        "step_last",
-        "step_left",
         "strangers",
-        "told",
-        "waiting",
-        "walk",
-        "writes",
-        "written",
         "zap_causes",
         "zap_position",
         "zapped",
@@ -113,13 +80,12 @@ class Vm:
     )
 
     def __init__(self, kvm: int, pid: int, roles: RoleLayout, causes: CauseTables, recent_ns: int | None) -> None:
+        super().__init__(roles)
         self.kvm = kvm
         self.pid = pid
         #: What its process calls it, and the same made unlike all other VMs' names.
         self.called = ""
         self.name = ""
-        self.roles = roles
-        self.levels = roles.levels
         self.causes = causes
         self.zap_causes = causes.zap
         self.recent_ns = recent_ns
@@ -127,38 +93,17 @@ class Vm:
         #: The walk over vm_list that told of this VM last.
         self.listed = 0
         self.seq = 0
-        self.lost = 0
-        self.resyncs = 0
         self.audits = 0
         self.audited = 0
         self.differing = 0
-        self.exact = False
         self.limit = 0
         #: Guest pages of 4 KiB that sptes map, UNCOUNTED where the kernel does not count them.
         self.mapped = UNCOUNTED
-        #: spt -> page: all of them, and those above level 1.
-        self.pages: dict[int, Page] = {}
-        self.directories: dict[int, Page] = {}
-        self.active = ActiveMmuPages()
-        self.orphans = 0
-        #: The walk under way (0: none), how many records of its step are to come, whether it is
-        #: the last, and how many steps were told so far, of this walk and others.
-        self.walk = 0
-        self.step_left = 0
-        self.step_last = False
-        self.told = 0
-        #: spt of a directory that the walk has not come to -> {parent_pte in it: the page that it
-        #: points to, and `writes` when that was told}; gfn -> [(`writes`, the address written to)] since.
-        self.waiting: dict[int, dict[int, tuple[Page, int]]] = {}
-        self.written: dict[int, list[tuple[int, int]]] = {}
-        #: gfn -> directories that shadow it, made when a guest first writes to one.
-        self.gfns: dict[int, set[int]] | None = None
         #: The VM's own clock: pages allocated so far.
         self.allocated = 0
         self.allocations = [0] * LEVELS
         self.links = 0
         self.moves = 0
-        self.writes = 0
         self.reclaims = 0
         self.zaps = [[0] * LEVELS for _ in CAUSES]
         self.last_cause = int(Cause.OTHER)
@@ -194,14 +139,9 @@ class Vm:
         self._forget_pages()
 
     def _forget_pages(self) -> None:
-        self.pages = {}
-        self.directories = {}
-        self.active = ActiveMmuPages()
-        self.orphans = 0
+        super()._forget_pages()
         self.zapped = {}
         self.zapped_before = {}
-        self.gfns = None
-        self._end_walk()
 
     def alloc(self, spt: int, gfn: int, role: int, limit: int, used: int, mapped: int) -> None:
         """A page was allocated; it is the newest on the list."""
@@ -211,6 +151,7 @@ class Vm:
             if not self.walk:
                 self.strangers[Kind.ALLOC] += 1
             self._remove(pages[spt])
+            self.waiting.pop(spt, None)
         level = self.levels[role]
         self._add(spt, gfn, role, level)
         self.allocated += 1
@@ -226,22 +167,6 @@ class Vm:
             self.refault_distance.observe(self.allocated - then)
         if not self.exact and used == len(pages) and not self.walk:
             self._exact_again()
-
-    def _add(self, spt: int, gfn: int, role: int, level: int) -> Page:
-        pages = self.pages
-        age = self.active.add(pages)
-        if level > 1:
-            page = pages[spt] = self.directories[spt] = Page(spt, gfn, role, age, {})
-            if self.gfns is not None:
-                self.gfns.setdefault(gfn, set()).add(spt)
-        else:
-            page = pages[spt] = Page(spt, gfn, role, age, _NO_CHILDREN)
-        return page
-
-    def _exact_again(self) -> None:
-        self.exact = True
-        if self.lost:
-            self.resyncs += 1
 
     def link(self, ns: int, spt: int, parent_pte: int) -> None:
         """An spte was made to point to a page: all directories above are parented now."""
@@ -259,46 +184,6 @@ class Vm:
         if parent.children.get(parent_pte) is not child:
             self._connect(parent, parent_pte, child)
         self._parented(parent, (self.allocated, self.moves, ns))
-
-    def _connect(self, parent: Page, parent_pte: int, child: Page) -> None:
-        before = parent.children.get(parent_pte)
-        if before is not None and before.remove_parent(parent_pte):
-            self.orphans += 1
-        parent.children[parent_pte] = child
-        if child.parent_pte:
-            child.add_parent(parent_pte)
-        else:
-            if child.parent_pte == 0:
-                self.orphans -= 1
-            child.parent_pte = parent_pte
-
-    def _link_later(self, parent_pte: int, child: Page | None) -> None:
-        """The walk has yet to come to the parent, or to the child: then it tells of the link itself."""
-        waiting = self.waiting.setdefault(parent_pte & SPT_MASK, {})
-        if child is None:
-            waiting.pop(parent_pte, None)
-            parent = self.directories.get(parent_pte & SPT_MASK)
-            if parent:
-                self._disconnect(parent, parent_pte)
-        else:
-            waiting[parent_pte] = (child, self.writes)
-
-    def _disconnect(self, parent: Page, parent_pte: int) -> None:
-        child = parent.children.pop(parent_pte, None)
-        if child is not None and child.remove_parent(parent_pte):
-            self.orphans += 1
-
-    def _parented(self, directory: Page, now: Parenting) -> None:
-        # A page that has this very stamp was reached over another path: do not walk on from it.
-        directories = self.directories
-        while directory.parented is not now:
-            directory.parented = now
-            if directory.more_parents:
-                for pte in directory.more_parents:
-                    self._parented(directories[pte & SPT_MASK], now)
-            if not directory.parent_pte:
-                return
-            directory = directories[directory.parent_pte & SPT_MASK]
 
     def unlink(self, parent_pte: int) -> None:
         """An spte was made to map memory: if it pointed to a page before, it does so no more."""
@@ -351,6 +236,8 @@ class Vm:
                 recent = self._reclaimed(page.parented, level, ns)
         self.last_zaps.append((ns, page.gfn, page.role, level, cause, not chosen, recent))
         self._remove(page)
+        if self.waiting:
+            self.waiting.pop(spt, None)
         zapped = self.zapped
         zapped[page.gfn << 32 | page.role] = self.allocated
         if len(zapped) > REMEMBERED and len(zapped) > len(self.pages) >> 2:
@@ -372,15 +259,7 @@ class Vm:
         self.writes += 1
         if self.walk:
             self.written.setdefault(address >> 12, []).append((self.writes, address))
-        gfns = self.gfns
-        if gfns is None:
-            gfns = self.gfns = {}
-            for spt, directory in self.directories.items():
-                gfns.setdefault(directory.gfn, set()).add(spt)
-        for spt in gfns.get(address >> 12, ()):
-            directory = self.directories[spt]
-            for offset in self.roles.written(directory.role, address):
-                self._disconnect(directory, spt + offset)
+        self._clear_written(address)
 
     def _chosen(self, page: Page, level: int) -> None:
         histogram = self.zap_position.get(level)
@@ -407,106 +286,6 @@ class Vm:
         if recent:
             self.recently_parented_zaps[level] += 1
         return recent
-
-    def _remove(self, page: Page) -> None:
-        directories = self.directories
-        del self.pages[page.spt]
-        self.active.remove(page.age)
-        pte = page.parent_pte
-        if pte:
-            del directories[pte & SPT_MASK].children[pte]
-            if page.more_parents:
-                for pte in page.more_parents:
-                    del directories[pte & SPT_MASK].children[pte]
-        elif pte == 0:
-            self.orphans -= 1
-        if self.waiting:
-            self.waiting.pop(page.spt, None)
-        if page.children is not _NO_CHILDREN:
-            del directories[page.spt]
-            if self.gfns is not None:
-                self._unindex(self.gfns, page)
-            for pte, child in page.children.items():
-                if child.remove_parent(pte):
-                    self.orphans += 1
-
-    @staticmethod
-    def _unindex(gfns: dict[int, set[int]], page: Page) -> None:
-        directories = gfns[page.gfn]
-        directories.remove(page.spt)
-        if not directories:
-            del gfns[page.gfn]
-
-    def step(self, walk: int, flags: int, records: int) -> None:
-        """So many records of a walk over the kernel's list follow, if the step is good."""
-        if flags & Flags.FIRST and not flags & Flags.VOID:
-            self._forget_pages()
-            self.exact = False
-            self.walk = walk
-        if walk != self.walk:
-            return
-        self.told += 1
-        if flags & Flags.VOID:
-            self._forget_pages()
-            return
-        self.step_left = records
-        self.step_last = bool(flags & Flags.LAST)
-        if not records:
-            self._step_done()
-
-    def page(self, walk: int, spt: int, gfn: int, role: int, parent_pte: int) -> None:
-        """The walk came to a page: it is newer than all that it came to before."""
-        if walk != self.walk or not self.step_left:
-            return
-        page = self.pages.get(spt)
-        if page is None:
-            level = self.levels[role]
-            page = self._add(spt, gfn, role, level)
-            if level > 1:
-                self._connect_waiting(page)
-        else:
-            self.active.move(page, self.pages)
-        if parent_pte:
-            self._told_parent(page, parent_pte)
-        self._step_done(1)
-
-    def _connect_waiting(self, directory: Page) -> None:
-        """The walk came to a directory: connect the pages that it said to be beneath, and that still are."""
-        writes = self.written.get(directory.gfn, ())
-        for pte, (child, told) in self.waiting.pop(directory.spt, {}).items():
-            cleared = any(
-                number > told and pte - directory.spt in self.roles.written(directory.role, address)
-                for number, address in writes
-            )
-            if not cleared and self.pages.get(child.spt) is child:
-                self._connect(directory, pte, child)
-
-    def parent(self, walk: int, spt: int, parent_pte: int) -> None:
-        """The walk tells a further parent of the page that it came to."""
-        page = self.pages.get(spt)
-        if walk == self.walk and self.step_left and page is not None:
-            self._told_parent(page, parent_pte)
-            self._step_done(1)
-
-    def _told_parent(self, page: Page, parent_pte: int) -> None:
-        parent = self.directories.get(parent_pte & SPT_MASK)
-        if parent is None:
-            self.waiting.setdefault(parent_pte & SPT_MASK, {})[parent_pte] = (page, self.writes)
-        elif parent.children.get(parent_pte) is not page:
-            self._connect(parent, parent_pte, page)
-
-    def _step_done(self, records: int = 0) -> None:
-        self.step_left -= records
-        if self.step_last and not self.step_left:
-            self._end_walk()
-            self._exact_again()
-
-    def _end_walk(self) -> None:
-        self.walk = 0
-        self.step_left = 0
-        self.step_last = False
-        self.waiting = {}
-        self.written = {}
 
     def adopt(self, other: Vm) -> None:
         """Take over the pages of another model of the same VM, which is right where this one is not."""
