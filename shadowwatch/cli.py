@@ -168,6 +168,32 @@ def _replay(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _tree(arguments: argparse.Namespace) -> int:
+    from shadowwatch.view.print_tree import print_live, print_replayed
+
+    if arguments.replay is None:
+        print_live(arguments.vm, arguments.socket, arguments.format, arguments.output)
+    else:
+        print_replayed(arguments.vm, arguments.replay, arguments.at, arguments.format, arguments.output)
+    return 0
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    from shadowwatch.series import read
+    from shadowwatch.view.plot import check_suffix, plot, require_matplotlib, saw_tooth
+
+    check_suffix(arguments.output)
+    require_matplotlib()
+    columns = [read(path, arguments.vm) for path in filter(None, (arguments.file, arguments.other))]
+    plot(columns, arguments.output)
+    for series in columns:
+        print(f"{series.path}: {saw_tooth(series)}")
+    faults = [series.fault for series in columns if series.fault]
+    for fault in faults:
+        print(f"shadowwatch: {fault}", file=sys.stderr)
+    return 1 if faults else 0
+
+
 def _doctor(arguments: argparse.Namespace) -> int:
     from shadowwatch.probe.host import gather
     from shadowwatch.probe.plan import make_plan
@@ -222,6 +248,13 @@ def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
     return value
 
 
@@ -294,6 +327,24 @@ def parser() -> argparse.ArgumentParser:
     replay.add_argument("file", metavar="FILE", help="the capture to read")
     replay.add_argument("--listen", metavar="HOST:PORT", help="serve them instead of printing them")
     replay.set_defaults(command=_replay)
+
+    tree = commands.add_parser("tree", help="print a VM's shadow pages, once")
+    tree.add_argument("vm", metavar="VM", help="its name or its pid")
+    tree.add_argument("--replay", metavar="FILE", help="take it from a capture instead of the running daemon")
+    tree.add_argument(
+        "--at", metavar="S", type=_seconds, help="as it was S seconds after the capture began (default: its end)"
+    )
+    tree.add_argument("--format", choices=("text", "json", "dot", "svg"), default="text", help="(default text)")
+    tree.add_argument("-o", "--output", metavar="FILE", help="write there instead of printing")
+    _add_socket(tree)
+    tree.set_defaults(command=_tree)
+
+    plot = commands.add_parser("plot", help="draw a capture over time, or two side by side")
+    plot.add_argument("file", metavar="CAPTURE", help="the capture to draw")
+    plot.add_argument("other", metavar="CAPTURE", nargs="?", help="another one, beside it on the same axes")
+    plot.add_argument("-o", "--output", metavar="FILE", required=True, help="the picture to write, .svg or .png")
+    plot.add_argument("--vm", metavar="NAME", help="its name or its pid (default: the only one with shadow pages)")
+    plot.set_defaults(command=_plot)
 
     doctor = commands.add_parser("doctor", help="say what this host offers and lacks, with the cure")
     doctor.set_defaults(command=_doctor)

@@ -37,6 +37,12 @@ class RoleLayout:
         bit, width = self._fields.get(name, (0, 0))
         return role >> bit & (1 << width) - 1
 
+    def set_fields(self, role: int) -> list[tuple[str, int, int]]:
+        """The fields that are not 0, but the level, as (name, value, width in bits), from the first bit on."""
+        fields = sorted((bit, name, width) for name, (bit, width) in self._fields.items() if name != "level")
+        values = ((name, role >> bit & (1 << width) - 1, width) for bit, name, width in fields)
+        return [(name, value, width) for name, value, width in values if value]
+
     def written(self, role: int, address: int) -> range:
         """Offsets of the sptes that KVM clears when the guest writes to its table at this address.
 

@@ -11,10 +11,11 @@ import shadowwatch
 PACKAGE = Path(shadowwatch.__file__).parent
 
 ROOMS = {"bcc": "probe/attach.py", "prometheus_client": "metrics/", "rich": "view/", "psutil": "vmname.py"}
+ROOMS |= {"matplotlib": "view/plot.py"}
 
 #: kernel → probe → event → decoder → model → snapshot → exporter, views: no room imports one to its right.
 ORDER = ["errors", "facts", "notify", "progress", "event", "mmu", "watch", "source", "wire", "control", "walker"]
-ORDER += ["probe", "metrics", "vmname", "live", "record", "view", "daemon", "cli", "__main__"]
+ORDER += ["probe", "metrics", "vmname", "live", "record", "pick", "series", "view", "daemon", "cli", "__main__"]
 
 
 def imports() -> list[tuple[str, str]]:

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One VM of a capture over time: counts and extremes in equal bins of time, whatever the number of events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from shadowwatch.errors import ShadowwatchError
+from shadowwatch.event.abi import RECORD, UNCOUNTED, Batch, Event, Kind, decode
+from shadowwatch.event.capture import reading
+from shadowwatch.facts import Facts
+from shadowwatch.mmu.cause import RECLAIM
+from shadowwatch.mmu.snapshot import VmSnapshot
+from shadowwatch.pick import only, pick
+from shadowwatch.watch import Watch
+
+#: So many bins a capture has: a panel of a printed page can hardly show more, and files stay small.
+BINS = 300
+
+_KVM, _NS, _MAPPED, _KIND = (Event._fields.index(name) for name in ("kvm", "ns", "mapped", "kind"))
+_COUNTING = frozenset({Kind.ALLOC, Kind.RECLAIM})
+
+
+class SawTooth:
+    """How a figure goes up and down: its extremes, told apart as they come."""
+
+    def __init__(self) -> None:
+        #: Changes of direction.
+        self.turns = 0
+        self._way = 0
+        self._last: int | None = None
+        self._extreme = 0
+        self._swings = 0
+        self._travelled = 0
+
+    def take(self, value: int) -> None:
+        """The next value."""
+        last, self._last = self._last, value
+        if last is None:
+            self._extreme = value
+        if last is None or value == last:
+            return
+        way = 1 if value > last else -1
+        if way == -self._way:
+            self.turns += 1
+            self._swing(last)
+        self._way = way
+
+    def _swing(self, extreme: int) -> None:
+        self._swings += 1
+        self._travelled += abs(extreme - self._extreme)
+        self._extreme = extreme
+
+    @property
+    def amplitude(self) -> float:
+        """Crest minus trough, the mean of all between two changes of direction; 0 when there were not two."""
+        # The ways to the first extreme and from the last are no teeth.
+        return self._travelled / self._swings if self._swings else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One VM over time, in bins of `width` seconds from its first event on.
+
+    `low` and `high` are the least and the most guest pages mapped in a bin (None before the kernel has told, or where
+    it does not count them), `pages` the shadow pages by level at the end of each bin. All else is counted in the
+    bin: `zaps` by cause, `directories` zapped by reclaim, the `recent` ones of these that were recently parented,
+    and `positions`, zaps that reclaim chose by tenth of the list, 0 the newest.
+    `fault` says where the capture broke off.
+    """
+
+    path: str
+    facts: Facts
+    vm: VmSnapshot
+    width: float
+    low: tuple[int | None, ...]
+    high: tuple[int | None, ...]
+    pages: Mapping[int, tuple[int, ...]]
+    zaps: Mapping[int, tuple[int, ...]]
+    directories: tuple[int, ...]
+    recent: tuple[int, ...]
+    positions: tuple[tuple[int, ...], ...]
+    amplitude: float
+    turns: int
+    fault: str | None
+
+    @property
+    def seconds(self) -> float:
+        """From the VM's first event to its last."""
+        return self.width * len(self.low)
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Where one VM's events begin and end."""
+
+    facts: Facts
+    vm: VmSnapshot
+    first_ns: int
+    last_ns: int
+    fault: str | None
+
+
+def _lasting(batch: Batch) -> Batch:
+    """The batch at no time: the model then keeps VMs that ended long before the capture does."""
+    return batch._replace(now_ns=0)
+
+
+def _span(path: str, name: str | None) -> _Span:
+    spans: dict[int, tuple[int, int]] = {}
+    fault = None
+    with reading(path) as reader:
+        watch = Watch(reader.facts, reader.name_of)
+        try:
+            for batch in reader.batches():
+                watch.take(_lasting(batch))
+                for event in decode(batch.records)[0]:
+                    kvm, ns = event[_KVM], event[_NS]
+                    first, last = spans.get(kvm, (ns, ns))
+                    spans[kvm] = (min(first, ns), max(last, ns))
+        except ShadowwatchError as error:
+            fault = str(error)
+    vms = watch.snapshot().vms
+    if fault and not vms:
+        raise ShadowwatchError(fault)
+    vm = only(vms) if name is None else pick(vms, name)
+    return _Span(reader.facts, vm, *spans[vm.kvm], fault)
+
+
+class _Sampler:
+    """Fills the bins: extremes event by event, the model's counters when a bin ends."""
+
+    def __init__(self, span: _Span, bins: int) -> None:
+        self.bins = bins
+        self.low: list[int | None] = [None] * bins
+        self.high: list[int | None] = [None] * bins
+        self.last: list[int | None] = [None] * bins
+        self.samples: list[VmSnapshot | None] = []
+        self.saw_tooth = SawTooth()
+        self._kvm = span.vm.kvm
+        self._first_ns = span.first_ns
+        #: The last event belongs to the last bin.
+        self.width_ns = (span.last_ns - span.first_ns) / bins or 1.0
+
+    def cut(self, records: bytes) -> Iterator[tuple[bytes, int]]:
+        """Slices of these records, each with the number of bins that ended before it."""
+        begin = 0
+        ended = len(self.samples)
+        for number, event in enumerate(decode(records)[0]):
+            if event[_KVM] != self._kvm:
+                continue
+            # Processors' clocks may differ by a little: a bin that has ended stays so.
+            bin_ = max(ended, min(self.bins - 1, int((event[_NS] - self._first_ns) / self.width_ns)))
+            if bin_ > ended:
+                yield records[begin * RECORD.size : number * RECORD.size], bin_
+                begin, ended = number, bin_
+            if event[_KIND] in _COUNTING and event[_MAPPED] != UNCOUNTED:
+                self._mapped(bin_, event[_MAPPED])
+        yield records[begin * RECORD.size :], ended
+
+    def _mapped(self, bin_: int, mapped: int) -> None:
+        self.saw_tooth.take(mapped)
+        low, high = self.low[bin_], self.high[bin_]
+        self.low[bin_] = mapped if low is None else min(low, mapped)
+        self.high[bin_] = mapped if high is None else max(high, mapped)
+        self.last[bin_] = mapped
+
+    def sample(self, vm: VmSnapshot | None, until: int) -> None:
+        """The VM is like this at the ends of the bins up to that one."""
+        self.samples += [vm] * (until - len(self.samples))
+
+
+def read(path: str, name: str | None = None, bins: int = BINS) -> Series:
+    """Read one VM of a capture, the only one with shadow pages without a name.
+
+    The capture is read twice, so memory does not grow with it. ShadowwatchError when it is none, or has no such VM.
+    """
+    span = _span(path, name)
+    sampler = _Sampler(span, bins)
+    with reading(path) as reader:
+        watch = Watch(reader.facts, reader.name_of)
+
+        def look() -> VmSnapshot | None:
+            return next((vm for vm in watch.snapshot().vms if vm.name == span.vm.name), None)
+
+        try:
+            for batch in reader.batches():
+                for records, ended in sampler.cut(batch.records):
+                    watch.take(_lasting(batch)._replace(records=records))
+                    if ended > len(sampler.samples):
+                        sampler.sample(look(), ended)
+        except ShadowwatchError:
+            if span.fault is None:
+                raise
+        sampler.sample(look(), bins)
+    return _series(path, span, sampler)
+
+
+def _series(path: str, span: _Span, sampler: _Sampler) -> Series:
+    samples = sampler.samples
+    levels = sorted({level for vm in samples if vm for level in vm.pages})
+    causes = sorted({cause for _, cause in span.vm.zaps})
+    by_reclaim = [_directories(vm) for vm in samples]
+    return Series(
+        path=path,
+        facts=span.facts,
+        vm=span.vm,
+        width=sampler.width_ns / 1e9,
+        low=_carried(sampler.low, sampler.last),
+        high=_carried(sampler.high, sampler.last),
+        pages={level: tuple(vm.pages.get(level, 0) if vm else 0 for vm in samples) for level in levels},
+        zaps={cause: _steps([_zaps(vm, cause) for vm in samples]) for cause in causes},
+        directories=_steps(by_reclaim),
+        recent=_steps([sum(vm.recently_parented_zaps.values()) if vm else 0 for vm in samples]),
+        positions=tuple(zip(*(_steps(column) for column in zip(*map(_tenths, samples), strict=True)), strict=True)),
+        amplitude=sampler.saw_tooth.amplitude,
+        turns=sampler.saw_tooth.turns,
+        fault=span.fault,
+    )
+
+
+def _carried(values: list[int | None], last: list[int | None]) -> tuple[int | None, ...]:
+    """Where nothing was told in a bin, it is as it was at the end of the one before."""
+    carried: list[int | None] = []
+    now = None
+    for value, end in zip(values, last, strict=True):
+        carried.append(now if value is None else value)
+        now = now if end is None else end
+    return tuple(carried)
+
+
+def _steps(totals: list[int] | tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(total - before for before, total in zip((0, *totals), totals, strict=False))
+
+
+def _zaps(vm: VmSnapshot | None, cause: int) -> int:
+    return sum(zaps for (_, why), zaps in vm.zaps.items() if why == cause) if vm else 0
+
+
+def _directories(vm: VmSnapshot | None) -> int:
+    return sum(zaps for (level, cause), zaps in vm.zaps.items() if level > 1 and cause in RECLAIM) if vm else 0
+
+
+def _tenths(vm: VmSnapshot | None) -> tuple[int, ...]:
+    """Zaps that reclaim chose, by tenth of the list; position 0 itself is in the first."""
+    tenths = [0] * 10
+    for distribution in vm.zap_position.values() if vm else ():
+        for number, count in enumerate(distribution.counts[:11]):
+            tenths[max(0, number - 1)] += count
+    return tuple(tenths)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`shadowwatch tree`: one VM's shadow pages, from the daemon or a capture, to where they are wanted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+
+from shadowwatch.errors import ShadowwatchError
+from shadowwatch.event.abi import RECORD, Batch, Event, decode
+from shadowwatch.event.capture import reading
+from shadowwatch.live import connect
+from shadowwatch.mmu.role import RoleLayout
+from shadowwatch.mmu.snapshot import VmDetail
+from shadowwatch.pick import pick
+from shadowwatch.view.tree import dot, text, tree
+from shadowwatch.watch import Watch
+
+_NS = Event._fields.index("ns")
+
+
+def print_live(vm: str, socket: str | None, form: str, output: str | None) -> None:
+    """Of the running daemon; ShadowwatchError when there is none, or no such VM."""
+    with closing(connect(socket)) as live:
+        roles = RoleLayout(live.status().facts.role)
+        now = live.snapshot()
+        detail = live.detail(pick(now.vms, vm).name)
+    _print(_there(detail, vm), roles, now.now_ns, form, output)
+
+
+def print_replayed(vm: str, path: str, at: float | None, form: str, output: str | None) -> None:
+    """Of a capture, `at` seconds after its first event or at its end.
+
+    ShadowwatchError when it is none or has no such VM, and when it breaks off before that, after printing.
+    """
+    fault = None
+    with reading(path) as reader:
+        watch = Watch(reader.facts, reader.name_of)
+        try:
+            now_ns = _play(watch, reader.batches(), at)
+        except ShadowwatchError as error:
+            fault = error
+            now_ns = watch.seen_ns
+    now = watch.snapshot()
+    if fault and not now.vms:
+        raise fault
+    detail = watch.detail(pick(now.vms, vm).name)
+    _print(_there(detail, vm), RoleLayout(reader.facts.role), now_ns, form, output)
+    if fault:
+        raise fault
+
+
+def _play(watch: Watch, batches: Iterator[Batch], at: float | None) -> int:
+    """Feed the watch until then, and return the clock of the events by then."""
+    until = None
+    for batch in batches:
+        if at is not None and until is None and batch.records:
+            until = Event(*next(decode(batch.records)[0])).ns + int(at * 1e9)
+        if until is not None and batch.now_ns > until:
+            times = [event[_NS] for event in decode(batch.records)[0]]
+            before = next((number for number, ns in enumerate(times) if ns > until), len(times))
+            watch.take(batch._replace(now_ns=until, records=batch.records[: before * RECORD.size]))
+            return until
+        watch.take(batch)
+    return watch.seen_ns
+
+
+def _there(detail: VmDetail | None, vm: str) -> VmDetail:
+    if detail is None:
+        raise ShadowwatchError(f"VM {vm} has just ended and is forgotten; look at another")
+    return detail
+
+
+def _print(detail: VmDetail, roles: RoleLayout, now_ns: int, form: str, output: str | None) -> None:
+    if form == "json":
+        content = json.dumps(tree(detail, roles, now_ns), indent=1) + "\n"
+    else:
+        lines = text if form == "text" else dot
+        content = "".join(f"{line}\n" for line in lines(detail, roles, now_ns))
+    if form == "svg":
+        content = _svg(content)
+    if output is None:
+        sys.stdout.write(content)
+        return
+    try:
+        with open(output, "w", encoding="utf-8") as file:
+            file.write(content)
+    except OSError as error:
+        raise ShadowwatchError(f"cannot write {output}: {error.strerror}; choose another place") from None
+
+
+def _svg(lines: str) -> str:
+    try:
+        done = subprocess.run(["dot", "-Tsvg"], input=lines, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise ShadowwatchError("an SVG of the tree needs Graphviz's dot; `apt install graphviz`") from None
+    if done.returncode:
+        said = done.stderr.strip().partition("\n")[0]
+        raise ShadowwatchError(f"Graphviz's dot failed: {said}; take --format dot and look at what it is given")
+    return done.stdout
