@@ -122,7 +122,7 @@ def text(detail: VmDetail, roles: RoleLayout, now_ns: int) -> Iterator[str]:
     for page in detail.pages:
         if page.spt not in seen:
             lower += [_cells(forest, row, roles, now_ns) for row in forest.rows([page], seen)]
-    heading = ("page", "list", "children", "parented ago", "role", "")
+    heading = ("spte: page", "list", "children", "parented ago", "role", "")
     widths = [max(map(len, column)) for column in zip(heading, *rows, *lower, strict=True)]
 
     def line(cells: tuple[str, ...]) -> str:
@@ -133,7 +133,7 @@ def text(detail: VmDetail, roles: RoleLayout, now_ns: int) -> Iterator[str]:
 
     state = "ended" if vm.ended else "exact" if vm.exact else "not exact: some pages are unknown"
     pages = f"{_count(len(detail.pages), 'page')}, limit {vm.limit:,}"
-    yield f"{vm.name}, pid {vm.pid}, {state}; {pages}"
+    yield f"{vm.name}, pid {vm.pid}, {state}; {pages}; list 0 is the newest on active_mmu_pages"
     if not detail.pages:
         return
     yield ""

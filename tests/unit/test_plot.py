@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`shadowwatch plot` and `shadowwatch tree` as a person runs them, and what they draw."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from shadowwatch.event.abi import UNCOUNTED
+from shadowwatch.event.capture import MAGIC
+from shadowwatch.series import read
+from shadowwatch.view.plot import plot, saw_tooth
+from tests import pictures
+from tests.captures import CAPTURES
+from tests.unit.story import FACTS
+from tests.unit.test_cli import shadowwatch
+from tests.unit.test_series import saw, write
+
+STOCK, PARENTS = str(CAPTURES["stock"]), str(CAPTURES["parents"])
+
+
+def texts(path: Path) -> set[str]:
+    """All texts of an SVG, which must be well-formed."""
+    root = ElementTree.fromstring(path.read_bytes())  # noqa: S314 - our own file
+    return {" ".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")}
+
+
+def test_two_captures_make_one_picture_of_both(tmp_path: Path) -> None:
+    """Both titles, every panel's words, both captions; the same captions on standard output."""
+    done = shadowwatch("plot", STOCK, PARENTS, "-o", str(tmp_path / "a.svg"))
+    assert (done.returncode, done.stderr) == (0, "")
+    said = re.findall(
+        r"^(\S+): VM zipf: (saw-tooth of \S+ guest pages from crest to trough \(mean\)), (.*)$", done.stdout, re.M
+    )
+    assert [path for path, _, _ in said] == [STOCK, PARENTS]
+    shown = texts(tmp_path / "a.svg")
+    for words in ("reclaim_policy=stock, Linux 6.1", "reclaim_policy=parents, Linux 6.1", "VM zipf"):
+        assert any(words in text for text in shown), words
+    for words in ("guest pages mapped", "shadow pages,", "zaps by cause", "by reclaim (per s)", "at zap by reclaim"):
+        assert words in shown, words
+    for words in ("level 4", "quota", "recently parented", "newest", "oldest", *(turns for _, _, turns in said)):
+        assert words in shown, words
+
+
+def test_the_same_capture_makes_the_same_bytes(tmp_path: Path) -> None:
+    """So that a picture can be committed: no date, no chance in its names."""
+    series = [read(STOCK, bins=60)]
+    plot(series, str(tmp_path / "a.svg"))
+    plot(series, str(tmp_path / "b.svg"))
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert (tmp_path / "a.svg").stat().st_size < 300_000
+
+
+def test_the_pictures_in_docs_are_what_the_captures_lead_to(tmp_path: Path) -> None:
+    """But for compressed images, which may differ with the library that packs them."""
+    pictures.make(tmp_path)
+    assert (tmp_path / "tree.txt").read_text() == (pictures.DOCS / "tree.txt").read_text()
+    drawn, kept = (
+        re.sub(r'base64,[^"]*', "", (folder / "before-after.svg").read_text()) for folder in (tmp_path, pictures.DOCS)
+    )
+    assert drawn == kept
+
+
+def test_a_png_is_a_png_of_a_readable_size(tmp_path: Path) -> None:
+    """Its header tells: 1,350 pixels across, for 900 on a page."""
+    plot([read(STOCK, bins=60)], str(tmp_path / "a.PNG"))
+    content = (tmp_path / "a.PNG").read_bytes()
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    assert struct.unpack(">II", content[16:24]) == (1350, 1290)
+
+
+def test_what_the_kernel_does_not_count_is_said_in_the_panel(tmp_path: Path) -> None:
+    """Neither an empty panel nor a line at 0; and a stock KVM is called that."""
+    events = [event._replace(mapped=UNCOUNTED) for event in saw().events]
+    series = read(write(tmp_path / "a.capture", events, facts=replace(FACTS, policy="")))
+    plot([series], str(tmp_path / "a.svg"))
+    assert "this kernel does not count them" in texts(tmp_path / "a.svg")
+    assert any("stock KVM, Linux 6.1.0-test" in text for text in texts(tmp_path / "a.svg"))
+    assert saw_tooth(series) == "VM web: this kernel does not count the guest pages that are mapped"
+
+
+def test_without_matplotlib_one_line_has_the_cure(tmp_path: Path) -> None:
+    """It is an extra, and everything else works without."""
+    code = (
+        "import sys; sys.modules['matplotlib'] = None; from shadowwatch.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "plot", STOCK, "-o", str(tmp_path / "a.svg")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "shadowwatch: drawing needs matplotlib; `pip install 'shadowwatch[plot]'` or `apt install python3-matplotlib`\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["plot", "tree"])
+def test_a_cut_capture_is_shown_to_the_cut_and_said_to_be(command: str, tmp_path: Path) -> None:
+    """The picture or the tree is there, one sentence on standard error, exit code 1."""
+    cut = tmp_path / "cut.capture"
+    cut.write_bytes(CAPTURES["stock"].read_bytes()[:100_000])
+    made = tmp_path / "made.svg"
+    words = {
+        "plot": ("plot", str(cut), "-o", str(made)),
+        "tree": ("tree", "zipf", "--replay", str(cut), "-o", str(made)),
+    }
+    done = shadowwatch(*words[command])
+    assert done.returncode == 1
+    assert re.fullmatch(rf"shadowwatch: {cut} is cut off after \d+ events;.*\n", done.stderr)
+    assert made.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("plot", STOCK, "-o", "a.pdf"), "a.pdf is no picture that can be drawn; end its name in .svg or .png"),
+        (("plot", STOCK, "-o", "/no/such/a.svg"), "cannot write /no/such/a.svg: No such file or directory; choose"),
+        (("plot", "none", "-o", "a.svg"), "cannot read none: No such file or directory; check the path"),
+        (("plot", STOCK, "--vm", "mail", "-o", "a.svg"), "there is no VM mail; choose from "),
+        (("tree", "mail", "--replay", STOCK), "there is no VM mail; choose from "),
+        (("tree", "zipf", "--replay", STOCK, "--at", "0"), "there is no VM zipf"),
+        (("tree", "zipf", "--replay", STOCK, "-o", "/no/such/a"), "cannot write /no/such/a: No such file or directory"),
+        (("tree", "zipf", "--socket", "/no/such"), "no daemon answers at /no/such;"),
+        (("tree", "zipf", "--replay", "new.capture"), "new.capture is a capture of version 9, this shadowwatch reads"),
+        (("plot", "new.capture", "-o", "a.svg"), "new.capture is a capture of version 9, this shadowwatch reads"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_line(
+    words: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What happened, to what, and the cure; and no picture is left behind."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "new.capture").write_bytes(MAGIC + struct.pack("<I", 9))
+    done = shadowwatch(*words)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"shadowwatch: {said}")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "a.svg").exists()
+
+
+def test_a_tree_at_a_time_has_the_pages_of_then() -> None:
+    """Half a second in there are pages; in the end the VM has ended, and they are gone."""
+    then = json.loads(shadowwatch("tree", "zipf", "--replay", STOCK, "--at", "0.42", "--format", "json").stdout)
+    assert 10 < len(then["pages"]) <= 64
+    assert then["vm"]["ended"] is False
+    assert all(page["parented_seconds"] is None or page["parented_seconds"] >= 0 for page in then["pages"])
+    end = json.loads(shadowwatch("tree", "zipf", "--replay", STOCK, "--format", "json").stdout)
+    assert end["vm"]["ended"] is True
+    assert end["pages"] == []
+
+
+def test_a_tree_as_svg_is_drawn_by_graphviz() -> None:
+    """Where there is none, one line has the cure."""
+    words = ("tree", "zipf", "--replay", STOCK, "--at", "0.42", "--format", "svg")
+    command = [sys.executable, "-m", "shadowwatch", *words]
+    without = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "PATH": "/no/such"}
+    )
+    assert (without.returncode, without.stdout) == (1, "")
+    assert without.stderr == "shadowwatch: an SVG of the tree needs Graphviz's dot; `apt install graphviz`\n"
+    if shutil.which("dot"):
+        done = shadowwatch(*words)
+        assert (done.returncode, done.stderr) == (0, "")
+        ElementTree.fromstring(done.stdout.partition("<svg")[1] + done.stdout.partition("<svg")[2])  # noqa: S314
+        assert done.stdout.count('class="node"') > 10
