@@ -64,9 +64,10 @@ class Series:
     """One VM over time, in bins of `width` seconds from its first event on.
 
     `low` and `high` are the least and the most guest pages mapped in a bin (None before the kernel has told, or where
-    it does not count them), `pages` the shadow pages by level at the end of each bin. All else is counted in the
-    bin: `zaps` by cause, `directories` zapped by reclaim, the `recent` ones of these that were recently parented,
-    and `positions`, zaps that reclaim chose by tenth of the list, 0 the newest.
+    it does not count them), `pages` the shadow pages by level at the end of each bin, `orphans` those of them that lost
+    their last parent. All else is counted in the bin: `zaps` by cause, `directories` zapped by reclaim, the `recent`
+    ones of these that were recently parented, and `positions`, zaps that reclaim chose by tenth of the list, 0 the
+    newest.
     `fault` says where the capture broke off.
     """
 
@@ -77,6 +78,7 @@ class Series:
     low: tuple[int | None, ...]
     high: tuple[int | None, ...]
     pages: Mapping[int, tuple[int, ...]]
+    orphans: tuple[int, ...]
     zaps: Mapping[int, tuple[int, ...]]
     directories: tuple[int, ...]
     recent: tuple[int, ...]
@@ -210,6 +212,7 @@ def _series(path: str, span: _Span, sampler: _Sampler) -> Series:
         low=_carried(sampler.low, sampler.last),
         high=_carried(sampler.high, sampler.last),
         pages={level: tuple(vm.pages.get(level, 0) if vm else 0 for vm in samples) for level in levels},
+        orphans=tuple(vm.orphans if vm else 0 for vm in samples),
         zaps={cause: _steps([_zaps(vm, cause) for vm in samples]) for cause in causes},
         directories=_steps(by_reclaim),
         recent=_steps([sum(vm.recently_parented_zaps.values()) if vm else 0 for vm in samples]),

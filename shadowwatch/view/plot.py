@@ -95,6 +95,8 @@ def _mapped(axes: Any, series: Series) -> None:
 
 def _levels(axes: Any, series: Series) -> None:
     layers = {f"level {level}": (counts, _LEVELS[min(level, 5) - 1]) for level, counts in series.pages.items()}
+    orphans = {"baseline": None, "color": _WARN, "linewidth": 0.8, "zorder": 3}
+    axes.stairs(series.orphans, _edges(series), label="orphans", **orphans)
     _stack(axes, _edges(series), layers)
 
 

@@ -48,7 +48,15 @@ def test_two_captures_make_one_picture_of_both(tmp_path: Path) -> None:
         assert any(words in text for text in shown), words
     for words in ("guest pages mapped", "shadow pages,", "zaps by cause", "by reclaim (per s)", "at zap by reclaim"):
         assert words in shown, words
-    for words in ("level 4", "quota", "recently parented", "newest", "oldest", *(turns for _, _, turns in said)):
+    for words in (
+        "level 4",
+        "orphans",
+        "quota",
+        "recently parented",
+        "newest",
+        "oldest",
+        *(turns for _, _, turns in said),
+    ):
         assert words in shown, words
 
 

@@ -82,6 +82,7 @@ def test_pages_are_those_at_the_end_of_each_bin(tmp_path: Path) -> None:
     """One more table stays with each round, as an orphan; the directories are gone."""
     series = read(write(tmp_path / "a.capture", saw().events), bins=5)
     assert series.pages[1] == (1, 2, 3, 4, 5)
+    assert series.orphans == (1, 2, 3, 4, 5)
     assert series.directories == (1, 1, 1, 1, 1)
 
 
@@ -147,3 +148,10 @@ def test_the_kinds_that_tell_mapped_pages_are_those_of_the_model() -> None:
     told = {event.kind for event in saw().events if event.mapped}
     assert told == {Kind.ALLOC, Kind.RECLAIM}
     assert read(str(CAPTURES["stock"]), bins=50).low[10] != 0
+
+
+def test_moving_parents_up_leaves_next_to_no_orphans() -> None:
+    """In stock order a directory goes before its tables, and these stay on the list, out of any root's reach."""
+    stock, parents = read(str(CAPTURES["stock"])), read(str(CAPTURES["parents"]))
+    assert sum(stock.orphans) / len(stock.orphans) > 10
+    assert sum(parents.orphans) / len(parents.orphans) < 1
