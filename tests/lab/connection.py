@@ -89,12 +89,18 @@ class Connection:
     def forward(self, remote: int, local: int) -> int:
         """Make the lab's loopback port reachable here; local port 0 chooses a free one."""
         wanted = local or free_port()
-        rule = f"127.0.0.1:{wanted}:127.0.0.1:{remote}"
-        asked = [*self.arguments, "-O", "forward", "-L", rule, "lab"]
+        self._forward(f"127.0.0.1:{wanted}", f"127.0.0.1:{remote}")
+        return wanted
+
+    def forward_socket(self, remote: str, local: Path) -> None:
+        """Make a socket of the lab reachable as a file here."""
+        self._forward(str(local), remote)
+
+    def _forward(self, local: str, remote: str) -> None:
+        asked = [*self.arguments, "-O", "forward", "-L", f"{local}:{remote}", "lab"]
         done = subprocess.run(asked, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise LabError(f"port {wanted} cannot lead to the lab's {remote}: {tail(done.stderr)}; ask for another")
-        return wanted
+            raise LabError(f"{local} cannot lead to the lab's {remote}: {tail(done.stderr)}; ask for another")
 
     def close(self) -> None:
         """End the connection and wait for what went over it."""

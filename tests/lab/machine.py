@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from shadowwatch.control import SOCKET
 from tests.lab import boot, image, kernel, patched, programs
 from tests.lab.cache import Cache, Progress, default_root
 from tests.lab.command import tail
@@ -165,6 +166,12 @@ class Lab:
     def forward(self, port: int, local: int = 0) -> int:
         """Publish a loopback port of the lab on this machine's loopback, and return the port it has here."""
         return self._connected().forward(port, local)
+
+    def control(self) -> str:
+        """Publish the daemon's socket on this machine, and return its path here."""
+        path = self._folder.path / "control"
+        self._connected().forward_socket(SOCKET, path)
+        return str(path)
 
     def load_kvm(self, kvm: Kvm, mode: Mode = "shadow") -> None:
         """Load this KVM, in this mode, in place of the one that is loaded."""
