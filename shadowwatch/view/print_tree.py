@@ -27,8 +27,10 @@ def print_live(vm: str, socket: str | None, form: str, output: str | None) -> No
     with closing(connect(socket)) as live:
         roles = RoleLayout(live.status().facts.role)
         now = live.snapshot()
-        detail = live.detail(pick(now.vms, vm).name)
-    _print(_there(detail, vm), roles, now.now_ns, form, output)
+        detail = _there(live.detail(pick(now.vms, vm).name), vm)
+    # The pages are of a moment after that of the snapshot.
+    now_ns = max(now.now_ns, *(page.parented_ns or 0 for page in detail.pages), 0)
+    _print(detail, roles, now_ns, form, output)
 
 
 def print_replayed(vm: str, path: str, at: float | None, form: str, output: str | None) -> None:

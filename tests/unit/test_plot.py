@@ -22,6 +22,7 @@ from shadowwatch.series import read
 from shadowwatch.view.plot import plot, saw_tooth
 from tests import pictures
 from tests.captures import CAPTURES
+from tests.unit.daemon import Daemon
 from tests.unit.story import FACTS
 from tests.unit.test_cli import shadowwatch
 from tests.unit.test_series import saw, write
@@ -179,3 +180,13 @@ def test_a_tree_as_svg_is_drawn_by_graphviz() -> None:
         assert (done.returncode, done.stderr) == (0, "")
         ElementTree.fromstring(done.stdout.partition("<svg")[1] + done.stdout.partition("<svg")[2])  # noqa: S314
         assert done.stdout.count('class="node"') > 10
+
+
+def test_a_tree_comes_from_the_running_daemon(daemon: Daemon) -> None:
+    """By name or by pid, over its socket; a VM that it does not have is refused with those that it has."""
+    by_name, by_pid = (shadowwatch("tree", vm, "--socket", daemon.path) for vm in ("web1", "4711"))
+    assert (by_name.returncode, by_name.stderr) == (0, "")
+    assert by_name.stdout == by_pid.stdout
+    assert by_name.stdout.startswith("web1, pid 4711, exact; 3 pages, limit 64;")
+    other = shadowwatch("tree", "mail", "--socket", daemon.path)
+    assert (other.returncode, other.stderr) == (1, "shadowwatch: there is no VM mail; choose from web1 (pid 4711)\n")
