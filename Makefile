@@ -6,8 +6,8 @@ PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
 
 # What the lab is made with, and run by.
-PACKAGES := bc binutils bison busybox-static cpio dwarves e2fsprogs flex gcc gcc-12 kmod libc6-dev \
-	libelf-dev libssl-dev make mmdebstrap openssh-client patch perl python3-venv qemu-system-x86 xz-utils zstd
+PACKAGES := bc binutils bison busybox-static cpio dwarves e2fsprogs flex gcc gcc-12 graphviz kmod libc6-dev \
+	libelf-dev libssl-dev make mmdebstrap openssh-client patch perl python3-venv qemu-system-x86 tmux xz-utils zstd
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lab matrix bench effect pictures check format clean

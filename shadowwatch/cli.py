@@ -194,6 +194,51 @@ def _plot(arguments: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
+def _top(arguments: argparse.Namespace) -> int:
+    from contextlib import ExitStack
+
+    from shadowwatch import live
+    from shadowwatch.config import read_config
+    from shadowwatch.event.capture import reading
+    from shadowwatch.source import Replay, Source
+    from shadowwatch.view import columns, top
+    from shadowwatch.view.state import State
+
+    keys = arguments.columns.split(",") if arguments.columns else read_config(arguments.config).top_columns
+    chosen = columns.choose(keys or columns.DEFAULT)
+    sort = columns.choose([arguments.sort])[0].key if arguments.sort else "recent"
+    if sort not in (column.key for column in chosen):
+        sort = chosen[0].key
+    state = State(
+        chosen,
+        sort,
+        filter=arguments.filter,
+        vm=arguments.vm,
+        interval=arguments.interval,
+        speed=arguments.speed,
+        replayed=bool(arguments.replay),
+    )
+    with ExitStack() as open_now:
+        source: Source
+        if arguments.replay:
+            source = Replay(open_now.enter_context(reading(arguments.replay)))
+            source.seek(arguments.at or 0.0)
+        elif arguments.standalone:
+            source = open_now.enter_context(live.standalone())
+        else:
+            source = live.connect(arguments.socket)
+        scripted = arguments.json or arguments.csv or arguments.once
+        if not scripted and top.has_terminal(sys.stdout):
+            top.interactive(source, state, sys.stdout, sys.stdin.fileno(), lambda key: None)
+            return 0
+        frame = top.once(source, state, arguments.at)
+        show = top.as_json if arguments.json else top.as_csv if arguments.csv else top.as_text
+        show(frame, state, sys.stdout)
+        if frame.fault:
+            raise ShadowwatchError(frame.fault)
+    return 0
+
+
 def _doctor(arguments: argparse.Namespace) -> int:
     from shadowwatch.probe.host import gather
     from shadowwatch.probe.plan import make_plan
@@ -327,6 +372,23 @@ def parser() -> argparse.ArgumentParser:
     replay.add_argument("file", metavar="FILE", help="the capture to read")
     replay.add_argument("--listen", metavar="HOST:PORT", help="serve them instead of printing them")
     replay.set_defaults(command=_replay)
+
+    screen = commands.add_parser("top", help="show all VMs live, and what they mean")
+    screen.add_argument("--replay", metavar="FILE", help="play a capture instead")
+    screen.add_argument("--speed", metavar="X", type=_positive, default=1.0, help="play so much faster (default 1)")
+    screen.add_argument("--at", metavar="S", type=_seconds, help="begin S seconds into it; with --once, end there")
+    screen.add_argument("--standalone", action="store_true", help="collect the events anew, without a daemon (root)")
+    screen.add_argument("--interval", metavar="S", type=_positive, default=1.0, help="between two looks (default 1)")
+    screen.add_argument("--once", action="store_true", help="print the table once, as into a pipe")
+    screen.add_argument("--json", action="store_true", help="print it as JSON, once")
+    screen.add_argument("--csv", action="store_true", help="print it as CSV, once")
+    screen.add_argument("--columns", metavar="KEYS", default="", help="which, in which order, with commas between")
+    screen.add_argument("--sort", metavar="KEY", default="", help="the column to sort by (default recent)")
+    screen.add_argument("--filter", metavar="TEXT", default="", help="only VMs with this in their name")
+    screen.add_argument("--vm", metavar="NAME", default="", help="open this VM at once")
+    screen.add_argument("--config", metavar="FILE", help="take the columns from there (default /etc/shadowwatch.toml)")
+    _add_socket(screen)
+    screen.set_defaults(command=_top)
 
     tree = commands.add_parser("tree", help="print a VM's shadow pages, once")
     tree.add_argument("vm", metavar="VM", help="its name or its pid")

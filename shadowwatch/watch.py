@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from threading import Lock
 
 from shadowwatch.event.abi import RECORD, Batch, Event
@@ -27,6 +28,14 @@ class Watch:
         self._model = Model(RoleLayout(facts.role), facts.functions, recent_ns, facts.midway)
         self._last = Batch(0, 0, 0, b"")
         self._behind_ns = 0
+
+    def fork(self) -> Watch:
+        """A copy that goes its own way from here."""
+        with self._lock:
+            copy = Watch(self.facts, self._name_of)
+            copy._model = deepcopy(self._model)
+            copy._last, copy._behind_ns = self._last, self._behind_ns
+        return copy
 
     def take(self, batch: Batch) -> tuple[Name, ...]:
         """Bring the model up to date with a batch, name the VMs that are new in it, and return these names."""
@@ -82,6 +91,11 @@ class Watch:
     def lost(self) -> int:
         """Events that were lost so far, of whatever VM."""
         return self._last.lost + self._last.untracked
+
+    @property
+    def received(self) -> int:
+        """Events taken so far."""
+        return self._model.received
 
     @property
     def seen_ns(self) -> int:

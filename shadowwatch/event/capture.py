@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from io import SEEK_CUR, SEEK_END
 from typing import BinaryIO, NamedTuple
 
 from shadowwatch.errors import ShadowwatchError
@@ -32,6 +33,9 @@ _FACT, _NAME, _DATA, _LAST = b"FACT", b"NAME", b"DATA", b"LAST"
 
 #: The process of a VM, and the name that it gave it.
 Name = tuple[int, str]
+
+#: Where a reader is: the offset in the file, the records before, and the names so far.
+Place = tuple[int, int, dict[int, str]]
 
 _NO_BATCH = Batch(0, 0, 0, b"")
 
@@ -211,6 +215,31 @@ class Reader:
     def name_of(self, pid: int) -> str:
         """The name that the recorded run gave to the VM of this process."""
         return self._names.get(pid, str(pid))
+
+    def place(self) -> Place:
+        """Where reading is, between two batches."""
+        return self._file.tell(), self._records, dict(self._names)
+
+    def go_to(self, place: Place) -> None:
+        """Read on from there."""
+        position, self._records, names = place
+        self._names = dict(names)
+        self._file.seek(position)
+
+    def span(self) -> tuple[int, int]:
+        """The clocks of the first and the last whole batch, (0, 0) without any; reading goes on where it was."""
+        place = self.place()
+        first = last = 0
+        size = self._file.seek(0, SEEK_END)
+        self.go_to(place)
+        while len(head := self._file.read(_FRAME.size)) == _FRAME.size:
+            kind, length, now_ns, _, _, _ = _FRAME.unpack(head)
+            if kind == _LAST or self._file.seek(length, SEEK_CUR) > size:
+                break
+            if kind == _DATA:
+                first, last = first or now_ns, now_ns
+        self.go_to(place)
+        return first, last
 
     def batches(self) -> Iterator[Batch]:
         """Yield the batches as they were taken from the ring."""

@@ -88,7 +88,7 @@ class Tree:
                     del directories[pte & SPT_MASK].children[pte]
         elif pte == 0:
             self.orphans -= 1
-        if page.children is not _NO_CHILDREN:
+        if page.spt in directories:
             del directories[page.spt]
             if self.gfns is not None:
                 self._unindex(self.gfns, page)

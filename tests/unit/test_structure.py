@@ -14,7 +14,20 @@ ROOMS = {"bcc": "probe/attach.py", "prometheus_client": "metrics/", "rich": "vie
 ROOMS |= {"matplotlib": "view/plot.py"}
 
 #: kernel → probe → event → decoder → model → snapshot → exporter, views: no room imports one to its right.
-ORDER = ["errors", "facts", "notify", "progress", "event", "mmu", "watch", "source", "wire", "control", "walker"]
+ORDER = [
+    "errors",
+    "facts",
+    "config",
+    "notify",
+    "progress",
+    "event",
+    "mmu",
+    "watch",
+    "source",
+    "wire",
+    "control",
+    "walker",
+]
 ORDER += ["probe", "metrics", "vmname", "live", "record", "pick", "series", "view", "daemon", "cli", "__main__"]
 
 

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The columns of `shadowwatch top`, each one declaration: its key, its heading, what it means and how it is made.
+
+Order and choice come from DEFAULT, or from --columns, or from the configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import Enum
+
+from shadowwatch.errors import ShadowwatchError
+from shadowwatch.mmu.cause import RECLAIM, Cause
+from shadowwatch.mmu.snapshot import VmSnapshot
+
+Value = float | str
+
+
+class Units(Enum):
+    """What a counter shows."""
+
+    RATE = "per second"
+    CHANGE = "since the last look"
+    TOTAL = "since the VM was first seen"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A VM now and at the look before (None at the first), so many seconds apart; `tdp`: its host has the TDP MMU.
+
+    `pages` and `zaps` are its numbers at the last looks, the newest last.
+    """
+
+    vm: VmSnapshot
+    before: VmSnapshot | None
+    seconds: float
+    tdp: bool = False
+    pages: Sequence[int] = ()
+    zaps: Sequence[int] = ()
+
+    def change(self, count: Callable[[VmSnapshot], int]) -> int:
+        """How much a count grew since the look before; all of it came since when the VM was not there then."""
+        return count(self.vm) - (count(self.before) if self.before else 0) if self.seconds else 0
+
+    def rate(self, count: Callable[[VmSnapshot], int]) -> float:
+        """The same for each second."""
+        return self.change(count) / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """`text` is what people see, `value` what --json, --csv and sorting take."""
+
+    key: str
+    heading: str
+    help: str
+    value: Callable[[Row], Value]
+    text: Callable[[Row, Units], str]
+    left: bool = False
+    alarm: bool = False  # a value above 0 is what one looks for
+
+
+def _words(key: str, heading: str, help: str, words: Callable[[Row], str]) -> Column:
+    return Column(key, heading, help, words, lambda row, _: words(row), left=True)
+
+
+def _number(key: str, heading: str, help: str, number: Callable[[Row], float]) -> Column:
+    return Column(key, heading, help, number, lambda row, _: f"{number(row):,.0f}")
+
+
+def _counter(key: str, heading: str, help: str, count: Callable[[VmSnapshot], int], alarm: bool = False) -> Column:
+    def text(row: Row, units: Units) -> str:
+        if units is Units.TOTAL:
+            return f"{count(row.vm):,}"
+        number = row.rate(count) if units is Units.RATE else row.change(count)
+        return f"{number:,.1f}" if 0 < number < 10 and units is Units.RATE else f"{number:,.0f}"
+
+    return Column(key, heading, help, lambda row: row.rate(count), text, alarm=alarm)
+
+
+def _state(row: Row) -> str:
+    if row.vm.ended:
+        return "ended"
+    if not row.vm.exact:
+        return "resyncing"
+    return "TDP" if row.tdp and not row.vm.allocations else "exact"
+
+
+def pages(vm: VmSnapshot) -> int:
+    """All shadow pages on active_mmu_pages."""
+    return sum(vm.pages.values())
+
+
+def zaps(vm: VmSnapshot) -> int:
+    """All zaps."""
+    return sum(vm.zaps.values())
+
+
+def reclaimed(vm: VmSnapshot) -> int:
+    """Zaps by reclaim."""
+    return sum(count for (_, cause), count in vm.zaps.items() if cause in RECLAIM)
+
+
+def reclaimed_directories(vm: VmSnapshot) -> int:
+    """Directories zapped by reclaim."""
+    return sum(count for (level, cause), count in vm.zaps.items() if level > 1 and cause in RECLAIM)
+
+
+def recently_parented(vm: VmSnapshot) -> int:
+    """Those of them to which a child had been added less than one list-length before."""
+    return sum(vm.recently_parented_zaps.values())
+
+
+def _by_cause(row: Row) -> str:
+    """The causes of the zaps since the look before, the most frequent first."""
+    if not row.seconds:
+        return ""
+    counts: dict[int, int] = {}
+    for (level, cause), count in row.vm.zaps.items():
+        then = row.before.zaps.get((level, cause), 0) if row.before else 0
+        counts[cause] = counts.get(cause, 0) + count - then
+    grown = sorted(((count, cause) for cause, count in counts.items() if count), reverse=True)
+    return " ".join(f"{Cause(cause).name.lower()}:{count / row.seconds:,.0f}" for count, cause in grown[:3])
+
+
+def _share(row: Row) -> float:
+    directories = row.change(reclaimed_directories)
+    return row.change(recently_parented) / directories if directories else 0.0
+
+
+def bar(part: float, width: int) -> str:
+    """A bar of this width, full for 1."""
+    full = round(min(max(part, 0.0), 1.0) * width)
+    return "█" * full + "·" * (width - full)
+
+
+_TICKS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[int], width: int) -> str:
+    """The last values, each a bar against the largest."""
+    shown = values[-width:]
+    most = max(shown, default=0)
+    ticks = "".join(_TICKS[value * (len(_TICKS) - 1) // most] if most else _TICKS[0] for value in shown)
+    return ticks.rjust(width)
+
+
+def _levels(row: Row) -> str:
+    return " ".join(f"{level}:{count:,}" for level, count in sorted(row.vm.pages.items()) if level > 1)
+
+
+SPARK = 12
+
+COLUMNS: Mapping[str, Column] = {
+    column.key: column
+    for column in (
+        _words("name", "VM", "its name", lambda row: row.vm.name),
+        _number("pid", "pid", "the process that runs it", lambda row: row.vm.pid),
+        _words("state", "state", "exact; resyncing: its list is being read anew; TDP: no shadow page; ended", _state),
+        _number("pages", "pages", "shadow pages on active_mmu_pages", lambda row: pages(row.vm)),
+        _number("limit", "limit", "above so many KVM reclaims", lambda row: row.vm.limit),
+        Column(
+            "fill",
+            "of limit",
+            "pages of the limit",
+            lambda row: pages(row.vm) / row.vm.limit if row.vm.limit else 0.0,
+            lambda row, _: bar(pages(row.vm) / row.vm.limit if row.vm.limit else 0.0, 8),
+            left=True,
+        ),
+        _counter("allocated", "alloc/s", "pages allocated", lambda vm: sum(vm.allocations.values())),
+        _counter("zapped", "zap/s", "pages zapped, for whatever cause", zaps),
+        _counter("reclaimed", "reclaim/s", "pages zapped by reclaim", reclaimed),
+        _counter("directories", "dirs/s", "directories (pages above level 1) zapped by reclaim", reclaimed_directories),
+        _counter(
+            "recent",
+            "recent/s",
+            "recently parented: directories zapped by reclaim that had just been given a child",
+            recently_parented,
+            alarm=True,
+        ),
+        Column(
+            "share",
+            "share",
+            "recently parented ones of all directories zapped by reclaim",
+            _share,
+            lambda row, _: f"{_share(row):.0%}" if row.change(reclaimed_directories) else "–",
+            alarm=True,
+        ),
+        _counter("refaults", "refault/s", "pages allocated again after a zap", lambda vm: sum(vm.refaults.values())),
+        _counter("moves", "moves/s", "parents moved up the list (patched KVM)", lambda vm: vm.moves),
+        _words("levels", "directories", "level:number of the directories", _levels),
+        _words("causes", "zaps/s by cause", "the most frequent causes of zaps", _by_cause),
+        Column(
+            "pages_trend",
+            "pages",
+            "shadow pages at the last looks",
+            lambda row: pages(row.vm),
+            lambda row, _: sparkline(row.pages, SPARK),
+            left=True,
+        ),
+        Column(
+            "zaps_trend",
+            "zaps",
+            "zaps between the last looks",
+            lambda row: row.change(zaps),
+            lambda row, _: sparkline(row.zaps, SPARK),
+            left=True,
+        ),
+        _counter("lost", "lost", "events that never arrived", lambda vm: vm.lost, alarm=True),
+        _number("orphans", "orphans", "pages that had a parent and have none", lambda row: row.vm.orphans),
+        _number("mapped", "mapped", "guest pages that sptes map", lambda row: row.vm.mapped or 0),
+    )
+}
+
+#: Those that are left out first on a narrow terminal come last.
+DEFAULT = (
+    *("name", "reclaimed", "recent", "share", "pages", "limit", "fill", "state", "allocated", "refaults", "moves"),
+    *("zaps_trend", "causes", "levels", "pid"),
+)
+
+
+def choose(keys: Sequence[str]) -> tuple[Column, ...]:
+    """The columns of these keys; ShadowwatchError names the nearest when there is none."""
+    for key in keys:
+        if key not in COLUMNS:
+            near = get_close_matches(key, COLUMNS, 1)
+            hint = f"did you mean {near[0]}" if near else f"choose from {', '.join(COLUMNS)}"
+            raise ShadowwatchError(f"there is no column {key}; {hint}")
+    if not keys:
+        raise ShadowwatchError(f"no column is left; choose from {', '.join(COLUMNS)}")
+    return tuple(COLUMNS[key] for key in keys)

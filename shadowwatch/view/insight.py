@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the figures mean, in a sentence: which VM thrashes, whether it is the RFC's problem, and what would help."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shadowwatch.facts import PAGING
+from shadowwatch.source import Status
+from shadowwatch.view.columns import Row, recently_parented, reclaimed, reclaimed_directories
+
+#: A VM that reclaims its whole limit in less than this many seconds thrashes.
+THRASHING_SECONDS = 10.0
+#: From this share of the reclaimed directories on, the order is to blame.
+LARGE_SHARE = 0.25
+
+
+def insight(rows: Sequence[Row], status: Status) -> str:
+    """One sentence or two about the VM that reclaims most, or why there is nothing to say."""
+    living = [row for row in rows if not row.vm.ended]
+    paging = status.facts.paging
+    if paging.startswith("tdp_mmu") and not any(row.vm.pages for row in living):
+        return f"{PAGING[paging]}."
+    if not living:
+        return "No VM is running."
+    worst = max(living, key=lambda row: row.rate(reclaimed))
+    rate = worst.rate(reclaimed)
+    if worst.vm.newest_first:
+        return f"{worst.vm.name}: reclaim takes the newest pages, as Linux 5.9 to 5.11.1 did by mistake: boot another."
+    if not rate:
+        return "No VM reclaims shadow pages now."
+    name = worst.vm.name
+    if rate * THRASHING_SECONDS < worst.vm.limit:
+        return f"{name} reclaims {rate:,.0f} pages/s, few for its limit of {worst.vm.limit:,}: it does not thrash."
+    thrashes = f"{name} thrashes: it reclaims {rate:,.0f} pages/s with a limit of {worst.vm.limit:,}."
+    directories = worst.change(reclaimed_directories)
+    recent = worst.change(recently_parented)
+    if directories and recent / directories >= LARGE_SHARE:
+        share = f"{recent / directories:.0%} of the directories among them had just been given a child"
+        return f"{thrashes} {share}: the RFC's problem. {_cure(status)}"
+    return f"{thrashes} Directories that had just been given a child are not among them: it needs a higher limit."
+
+
+def _cure(status: Status) -> str:
+    if status.policy:
+        return "reclaim_policy parents would keep them."
+    return "A KVM that moves parents up would keep them, a higher limit may."

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `shadowwatch top` draws: pure, from a frame and a state to the lines of a screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+from shadowwatch.mmu.cause import Cause
+from shadowwatch.mmu.histogram import Distribution
+from shadowwatch.mmu.role import RoleLayout
+from shadowwatch.mmu.snapshot import Snapshot, VmDetail
+from shadowwatch.source import Status
+from shadowwatch.view import tree
+from shadowwatch.view.columns import Column, Row, bar, pages
+from shadowwatch.view.insight import insight
+from shadowwatch.view.state import Pane, State, keys_help, ordered
+
+GAP = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One look: what the source said, and what it said at the look before, `seconds` earlier.
+
+    `position` and `length` are a replay's, in seconds; `cpu` is the share of a core that the daemon had.
+    """
+
+    status: Status
+    now: Snapshot
+    rows: Sequence[Row]
+    seconds: float
+    events: int
+    cpu: float | None = None
+    position: float | None = None
+    length: float = 0.0
+    fault: str = ""
+
+
+def draw(frame: Frame, state: State, detail: VmDetail | None, width: int, height: int) -> list[Text]:
+    """The lines of a screen of this size, `detail` is the open VM."""
+    head = [*_header(frame, state, width), Text()]
+    room = max(1, height - len(head) - 1)
+    if state.help:
+        body = _scrolled(_help(state), state, room)
+    elif state.vm:
+        body = _vm(frame, state, detail, width, room)
+    else:
+        body = table(frame, state, width, room)
+    lines = [*head, *body][: height - 1]
+    lines += [Text()] * (height - 1 - len(lines))
+    return [_cut(line, width) for line in (*lines, _footer(state))]
+
+
+def _cut(line: Text, width: int) -> Text:
+    line.truncate(width, overflow="ellipsis")
+    return line
+
+
+def _header(frame: Frame, state: State, width: int) -> Iterator[Text]:
+    status = frame.status
+    facts = status.facts
+    kvm = f"KVM patched, policy {status.policy}" if status.policy else "stock KVM"
+    yield Text.assemble(
+        ("shadowwatch", "bold"), f"  {facts.host}  Linux {facts.kernel}  {kvm}  {len(facts.probes)} probes"
+    )
+    living = sum(not vm.ended for vm in frame.now.vms)
+    parts = [f"{living:,} VM{'' if living == 1 else 's'}"]
+    parts.append(f"{frame.events / frame.seconds if frame.seconds else 0:,.0f} events/s")
+    lost = frame.now.lost + frame.now.untracked
+    parts.append(f"{lost:,} lost")
+    if frame.cpu is not None and status.resident is not None:
+        parts.append(f"daemon {frame.cpu:.1%} of a core, {status.resident / (1 << 20):,.0f} MiB")
+    if frame.position is not None:
+        parts.append(f"replay {frame.position:,.1f} of {frame.length:,.1f} s, × {state.speed:g}")
+    line = Text("  ".join(parts), "bold red" if lost else "")
+    if state.paused:
+        line.append("  paused", "bold yellow")
+    yield line
+    words = insight(frame.rows, status)
+    if frame.fault:
+        words = f"{frame.fault}. {words}"
+    yield from _wrapped(words, width, 3 if width >= 80 else 5)
+
+
+def _wrapped(words: str, width: int, most: int) -> Iterator[Text]:
+    """The words in lines of this width, in bold; no more than so many."""
+    line = ""
+    lines = []
+    for word in words.split():
+        if line and len(line) + 1 + len(word) > width:
+            lines.append(line)
+            line = word
+        else:
+            line = f"{line} {word}".strip()
+    for shown in [*lines, line][:most]:
+        yield Text(shown, "bold")
+
+
+def _footer(state: State) -> Text:
+    if state.asking:
+        what = {"filter": "name contains", "jump": "seconds from the beginning"}[state.asking]
+        return Text.assemble((f"{what}: ", "bold"), state.typed, ("▏", "blink"))
+    if state.help:
+        return Text("↑↓: scroll  any other key: back", "dim")
+    if state.vm:
+        return Text("?: help  Esc: back  Tab: next view  ↑↓: scroll  space: pause", "dim")
+    play = "  t/T: step  J: jump" if state.replayed else ""
+    shown = f"filter: {state.filter}  " if state.filter else ""
+    return Text(f"{shown}?: help  q: end  Enter: open  /: filter  < >: sort  space: pause{play}", "dim")
+
+
+def fitting(columns: Sequence[Column], widths: Sequence[int], width: int) -> int:
+    """How many columns, from the first on, have room; one at least."""
+    used = widths[0]
+    for number, each in enumerate(widths[1:], 1):
+        used += GAP + each
+        if used > width:
+            return number
+    return len(columns)
+
+
+def table(frame: Frame, state: State, width: int, height: int, cursor: bool = True) -> list[Text]:
+    """A heading and as many rows as there is room for, those around the one under the cursor; only these are made."""
+    rows = ordered(frame.rows, state)
+    if not rows:
+        return [Text(f"No VM has {state.filter} in its name." if state.filter else "No VM is running.", "dim")]
+    place = next((number for number, row in enumerate(rows) if row.vm.name == state.chosen), 0)
+    chosen = rows[place].vm.name if cursor else ""
+    first = min(max(0, place - (height - 1) // 2), max(0, len(rows) - (height - 1)))
+    shown = rows[first : first + height - 1]
+    cells = [[column.text(row, state.units) for column in state.columns] for row in shown]
+    marks = ["▼" if state.descending else "▲" if column.key == state.sort else "" for column in state.columns]
+    headings = [
+        f"{column.heading}{mark if column.key == state.sort else ''}"
+        for column, mark in zip(state.columns, marks, strict=True)
+    ]
+    widths = [
+        max(cell_len(heading), *(cell_len(line[number]) for line in cells)) for number, heading in enumerate(headings)
+    ]
+    columns = state.columns[: fitting(state.columns, widths, width)]
+    lines = [_line(columns, headings, widths, "bold")]
+    for row, line in zip(shown, cells, strict=True):
+        lines.append(_line(columns, line, widths, "reverse" if row.vm.name == chosen else "", row))
+    return lines
+
+
+def _line(
+    columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int], style: str, row: Row | None = None
+) -> Text:
+    line = Text(style=style)
+    for number, column in enumerate(columns):
+        if number:
+            line.append(" " * GAP)
+        room = widths[number]
+        cell = cells[number]
+        padded = set_cell_size(cell, room) if column.left else " " * (room - cell_len(cell)) + cell
+        value = column.value(row) if row and column.alarm else 0
+        line.append(padded, "bold red" if isinstance(value, float | int) and value > 0 else None)
+    return line
+
+
+def _help(state: State) -> list[Text]:
+    lines = [Text("Keys", "bold")]
+    lines += [Text(f"  {key:<36}{help}") for key, help in keys_help(state.replayed)]
+    lines += [Text(), Text(f"Columns; counters are {state.units.value}", "bold")]
+    return lines + [Text(f"  {column.heading:<18}{column.help}") for column in state.columns]
+
+
+def _vm(frame: Frame, state: State, detail: VmDetail | None, width: int, height: int) -> list[Text]:
+    if detail is None:
+        return [Text(f"{state.vm} is gone.", "dim")]
+    vm = detail.vm
+    filled = pages(vm) / vm.limit if vm.limit else 0.0
+    head = Text.assemble(
+        (vm.name, "bold"),
+        f"  pid {vm.pid}  {'ended' if vm.ended else 'exact' if vm.exact else 'resyncing'}"
+        f"  {pages(vm):,} of {vm.limit:,} pages {bar(filled, 16)}  ",
+    )
+    for pane in Pane:
+        head.append(f" {pane.value} ", "reverse" if pane is state.pane else "dim")
+    roles = RoleLayout(frame.status.facts.role)
+    if state.pane is Pane.TREE:
+        made = [Text(line) for line in list(tree.text(detail, roles, frame.now.now_ns))[2:]]
+        # The heading stays while the rest is scrolled.
+        heading, lines = made[:1], made[1:]
+    elif state.pane is Pane.HISTOGRAMS:
+        heading, lines = [], _histograms(detail, width)
+    else:
+        heading, lines = _zaps(detail, roles, frame.now.now_ns)
+    for line in heading:
+        line.stylize("bold")
+    return [head, Text(), *heading, *_scrolled(lines, state, max(1, height - 2 - len(heading)))]
+
+
+def _scrolled(lines: Sequence[Text], state: State, room: int) -> Sequence[Text]:
+    """As many of the lines as there is room for, from where the person scrolled to."""
+    top = min(state.top, max(0, len(lines) - room))
+    return lines[top : top + room]
+
+
+def _histograms(detail: VmDetail, width: int) -> list[Text]:
+    vm = detail.vm
+    lines: list[Text] = []
+    for title, distributions in (
+        ("allocations between the last child of a directory and its zap by reclaim", vm.parenting_age.values()),
+        (
+            "place on active_mmu_pages of what reclaim chose: 0 is the newest, 1 the oldest",
+            vm.zap_position.values(),
+        ),
+        ("allocations between a zap and the allocation of the same gfn and role again", [vm.refault_distance]),
+    ):
+        lines += [Text(title, "bold"), *_histogram(list(distributions), width), Text()]
+    return lines
+
+
+def _histogram(distributions: Sequence[Distribution], width: int) -> list[Text]:
+    counts = [sum(each) for each in zip(*(one.counts for one in distributions), strict=True)]
+    if not any(counts):
+        return [Text("  none so far", "dim")]
+    bounds = [f"≤ {bound:g}" for bound in distributions[0].bounds]
+    labels = [*bounds, f"> {distributions[0].bounds[-1]:g}"]
+    most = max(counts)
+    last = max(number for number, count in enumerate(counts) if count)
+    first = min(number for number, count in enumerate(counts) if count)
+    room = max(8, min(60, width - 30))
+    return [
+        Text(f"  {labels[number]:>12}  {count:>9,}  {'█' * round(count / most * room)}")
+        for number, count in enumerate(counts)
+        if first <= number <= last
+    ]
+
+
+def _zaps(detail: VmDetail, roles: RoleLayout, now_ns: int) -> tuple[list[Text], list[Text]]:
+    lines = []
+    for zap in reversed(detail.last_zaps):
+        flags = " ".join(name if width == 1 else f"{name}={value}" for name, value, width in roles.set_fields(zap.role))
+        cause = Cause(zap.cause).name.lower() + (", with its parent" if zap.recursive else "")
+        words = f"{(now_ns - zap.ns) / 1e9:>9.3f} s  {zap.level:>5}  {zap.gfn:>#12x}  {cause:<22}"
+        line = Text(words)
+        line.append(" recently parented " if zap.recent else " " * 19, "bold red" if zap.recent else None)
+        line.append(f" {flags}")
+        lines.append(line)
+    heading = Text(f"{'ago':>11}  {'level':>5}  {'gfn':>12}  {'cause':<22}{'':19} role")
+    return [heading], lines or [Text("no zap so far", "dim")]

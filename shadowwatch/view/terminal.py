@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A terminal to draw on and to read keys from."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import termios
+import time
+import tty
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from rich.console import Console
+from rich.text import Text
+
+#: What terminals send for keys that are no characters.
+_SEQUENCES = {
+    b"\x1b[A": "up",
+    b"\x1b[B": "down",
+    b"\x1b[C": "right",
+    b"\x1b[D": "left",
+    b"\x1bOA": "up",
+    b"\x1bOB": "down",
+    b"\x1bOC": "right",
+    b"\x1bOD": "left",
+    b"\x1b[5~": "pageup",
+    b"\x1b[6~": "pagedown",
+    b"\x1b[H": "home",
+    b"\x1b[F": "end",
+    b"\x1b[1~": "home",
+    b"\x1b[4~": "end",
+    b"\x1bOH": "home",
+    b"\x1bOF": "end",
+    b"\x1b[Z": "shift-tab",
+    b"\x1bOP": "?",
+    b"\x1b[11~": "?",
+    b"\r": "enter",
+    b"\n": "enter",
+    b"\t": "tab",
+    b"\x03": "ctrl-c",
+    b"\x7f": "backspace",
+    b"\x08": "backspace",
+    b"\x1b": "escape",
+}
+_LONGEST = max(map(len, _SEQUENCES))
+
+
+def keys_in(data: bytes) -> Iterator[str]:
+    """The keys that were pressed, in what a terminal sent; what is no known key is passed over."""
+    while data:
+        for length in range(min(_LONGEST, len(data)), 0, -1):
+            if data[:length] in _SEQUENCES:
+                # An escape that begins something longer which is not known is not the key of that name.
+                if data[:length] != b"\x1b" or len(data) == 1:
+                    yield _SEQUENCES[data[:length]]
+                else:
+                    length = len(data)
+                data = data[length:]
+                break
+        else:
+            if 32 <= data[0] < 127:
+                yield chr(data[0])
+            data = data[1:]
+
+
+class Terminal:
+    """The screen and the keyboard while a `with` statement of `opened` lasts."""
+
+    def __init__(self, console: Console, keyboard: int, wake: int) -> None:
+        self._console = console
+        self._keyboard = keyboard
+        self._wake = wake
+        self._shown: list[str] = []
+        self._size = (0, 0)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and lines, now, whatever the environment says."""
+        size = os.get_terminal_size(self._console.file.fileno())
+        return size.columns, size.lines
+
+    def show(self, lines: Sequence[Text]) -> None:
+        """Draw a screen; only the lines that are others than before are sent."""
+        console = self._console
+        if self.size != self._size:
+            self._shown, self._size = [], self.size
+            console.width = self._size[0]
+        made = []
+        for line in lines:
+            with console.capture() as capture:
+                console.print(line, end="", no_wrap=True, overflow="crop", highlight=False, markup=False)
+            made.append(capture.get())
+        out = [] if self._shown else ["\x1b[2J"]
+        for number, line_made in enumerate(made):
+            if number >= len(self._shown) or self._shown[number] != line_made:
+                out.append(f"\x1b[{number + 1};1H{line_made}\x1b[K")
+        self._shown = made
+        console.file.write("".join(out))
+        console.file.flush()
+
+    def keys(self, until: float) -> list[str]:
+        """Wait for keys, at most until then (time.monotonic()) or the next change of the size."""
+        seconds = max(0.0, until - time.monotonic())
+        ready, _, _ = select.select([self._keyboard, self._wake], [], [], seconds)
+        if self._wake in ready:
+            os.read(self._wake, 4096)
+        if self._keyboard not in ready:
+            return []
+        try:
+            data = os.read(self._keyboard, 4096)
+        except OSError:  # it was closed
+            data = b""
+        return list(keys_in(data)) if data else ["ctrl-c"]
+
+
+@contextmanager
+def opened(console: Console, keyboard: int) -> Iterator[Terminal]:
+    """Take the terminal over, and give it back as it was, whatever happens."""
+    wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def resized(_: int, __: FrameType | None) -> None:
+        os.write(waker, b"\0")
+
+    saved = termios.tcgetattr(keyboard)
+    before = signal.signal(signal.SIGWINCH, resized)
+    # The other screen, no cursor.
+    console.file.write("\x1b[?1049h\x1b[?25l")
+    try:
+        tty.setraw(keyboard, termios.TCSANOW)
+        settings = termios.tcgetattr(keyboard)
+        settings[1] |= termios.OPOST
+        termios.tcsetattr(keyboard, termios.TCSANOW, settings)
+        yield Terminal(console, keyboard, wake)
+    finally:
+        # A terminal that was closed need not be given back.
+        with suppress(OSError, termios.error):
+            termios.tcsetattr(keyboard, termios.TCSADRAIN, saved)
+            console.file.write("\x1b[?25h\x1b[?1049l")
+            console.file.flush()
+        signal.signal(signal.SIGWINCH, before)
+        os.close(wake)
+        os.close(waker)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`shadowwatch top`: look, draw, listen to keys; or once, for scripts."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TextIO
+
+from rich.console import Console
+
+from shadowwatch.source import Replay, Source
+from shadowwatch.view.columns import Row
+from shadowwatch.view.frames import Frames
+from shadowwatch.view.screen import Frame, draw, table
+from shadowwatch.view.state import State, ordered, pressed
+from shadowwatch.view.terminal import opened
+
+#: A pipe has no width: nothing is cut.
+ENDLESS = 1000
+
+Wait = Callable[[float], None]
+
+
+def interactive(source: Source, state: State, out: TextIO, keyboard: int, extra: Callable[[str], None]) -> None:
+    """Until the person ends it; `extra` is told keys that mean nothing here."""
+    console = Console(file=out, highlight=False)
+    frames = Frames(source)
+    with opened(console, keyboard) as terminal:
+        frame, due = frames.look(), time.monotonic()
+        while not state.over:
+            names = [row.vm.name for row in ordered(frame.rows, state)]
+            width, height = terminal.size
+            detail = source.detail(state.vm) if state.vm else None
+            terminal.show(draw(frame, state, detail, width, height))
+            for key in terminal.keys(due + state.interval):
+                before = state
+                state = pressed(state, key, names, height - 6)
+                if state is before:
+                    extra(key)
+            moved = state.seek is not None
+            if isinstance(source, Replay) and state.seek is not None:
+                source.seek(state.seek if state.absolute else source.position + state.seek)
+            state = replace(state, seek=None)
+            if moved:
+                frame, due = frames.look(), time.monotonic()
+            elif time.monotonic() >= due + state.interval:
+                passed = time.monotonic() - due
+                due = time.monotonic()
+                if not state.paused:
+                    if isinstance(source, Replay):
+                        source.seek(source.position + passed * state.speed)
+                    frame = frames.look()
+
+
+def once(source: Source, state: State, at: float | None, wait: Wait = time.sleep) -> Frame:
+    """One frame of two looks, an interval apart; of a capture, what there was until `at` (its end if None)."""
+    frames = Frames(source)
+    if isinstance(source, Replay):
+        source.seek(0.0)
+        first = frames.look()
+        source.seek(source.length if at is None else at)
+        last = frames.look()
+        return last if last.seconds else first
+    frames.look()
+    wait(state.interval)
+    return frames.look()
+
+
+def as_text(frame: Frame, state: State, out: TextIO) -> None:
+    """The table alone, without colours where they are not wanted; on a terminal no wider than that."""
+    console = Console(file=out, highlight=False)
+    width = console.width if console.is_terminal else ENDLESS
+    for line in table(frame, state, width, len(frame.rows) + 1, cursor=False):
+        line.rstrip()
+        console.print(line, soft_wrap=True)
+
+
+def as_json(frame: Frame, state: State, out: TextIO) -> None:
+    """A list of objects, one for each VM, keys as the columns'; counters are per second."""
+    json.dump([_values(row, state) for row in ordered(frame.rows, state)], out, indent=1)
+    out.write("\n")
+
+
+def as_csv(frame: Frame, state: State, out: TextIO) -> None:
+    """The same as lines."""
+    writer = csv.DictWriter(out, [column.key for column in state.columns], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_values(row, state) for row in ordered(frame.rows, state))
+
+
+def _values(row: Row, state: State) -> dict[str, float | str]:
+    return {column.key: column.value(row) for column in state.columns}
+
+
+def has_terminal(out: TextIO) -> bool:
+    """Whether a person can be shown a screen and asked for keys."""
+    return out.isatty() and sys.stdin.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A capture in which something happens, the same each time: one VM thrashes, one is calm, others rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from shadowwatch.event.abi import Batch
+from shadowwatch.event.capture import Writer, pack
+from shadowwatch.facts import Facts
+from shadowwatch.watch import Watch
+from tests.unit.story import FACTS, Story
+
+LIMIT = 64
+STEP_NS = 250_000_000
+SECONDS = 10
+NAMES = {1: "web1", 2: "db1"}
+
+
+class Guest:
+    """A root, directories beneath it, tables beneath those; the oldest pages go when there are too many."""
+
+    def __init__(self, number: int) -> None:
+        self.story = Story(kvm=0x1000 * number, pid=number, step_ns=1000)
+        self.story.mapped = 40
+        self._order: list[int] = []
+        self._level: dict[int, int] = {}
+        self._page = 1
+        self.story.alloc(1, level=3, limit=LIMIT)
+
+    def _new(self, level: int) -> int:
+        self._page += 1
+        self.story.alloc(self._page, level=level, gfn=self._page % 200, limit=LIMIT)
+        self._order.append(self._page)
+        self._level[self._page] = level
+        return self._page
+
+    def turn(self) -> None:
+        """A directory with seven tables comes, and as many pages go as are too many."""
+        self.story.reclaim()
+        while len(self._order) > LIMIT - 10:
+            page = self._order.pop(0)
+            self.story.zap(page, level=self._level.pop(page))
+        directory = self._new(2)
+        self.story.link(1, directory % 512, directory)
+        for index in range(7):
+            table = self._new(1)
+            self.story.link(directory, index, table)
+        if oldest := next((page for page in self._order if self._level[page] == 2 and page != directory), None):
+            # The oldest directory is given another child, and goes all the same.
+            table = self._new(1)
+            self.story.link(oldest, 8, table)
+
+    def take(self) -> bytes:
+        """The records since the last call."""
+        records = self.story.records()
+        self.story.events.clear()
+        return records
+
+
+def name_of(pid: int) -> str:
+    """What the VMs are called."""
+    return NAMES.get(pid, f"idle{pid}")
+
+
+def batches(idle: int = 2) -> list[Batch]:
+    """Ten seconds, a look each quarter."""
+    thrashing, calm, *resting = (Guest(number) for number in range(1, idle + 3))
+    made = []
+    for number in range(SECONDS * 10**9 // STEP_NS):
+        now = 10**9 + number * STEP_NS
+        for guest in (thrashing, calm):
+            guest.story.ns = now - 100_000_000
+        for _ in range(12):
+            thrashing.turn()
+        if number % 8 == 0:
+            calm.turn()
+        made.append(Batch(now, 0, 0, b"".join(guest.take() for guest in (thrashing, calm, *resting))))
+    return made
+
+
+def watched(idle: int = 2, facts: Facts = FACTS) -> Watch:
+    """A watch after all of it."""
+    watch = Watch(facts, name_of)
+    for batch in batches(idle):
+        watch.take(batch)
+    return watch
+
+
+def capture(path: Path, idle: int = 2, **facts: str) -> Path:
+    """The same in a file."""
+    told = replace(FACTS, **facts)  # type: ignore[arg-type]
+    watch = Watch(told, name_of)
+    writer = Writer(path.open("wb"), str(path), told)
+    for batch in batches(idle):
+        writer.write(pack(batch), watch.take(batch))
+    writer.close()
+    return path

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each column by itself: what it counts, against figures added up here."""
+
+from __future__ import annotations
+
+import pytest
+
+from shadowwatch.errors import ShadowwatchError
+from shadowwatch.mmu.snapshot import VmSnapshot
+from shadowwatch.view.columns import COLUMNS, DEFAULT, Row, Units, bar, choose, sparkline
+from tests.unit.lively import watched
+from tests.unit.story import Story
+from tests.unit.test_collector import a_bit_of_everything
+
+
+def vm(name: str) -> VmSnapshot:
+    """One of the lively VMs at the end."""
+    return next(vm for vm in watched().snapshot().vms if vm.name == name)
+
+
+def test_a_counter_is_shown_in_each_unit() -> None:
+    """Per second, since the look before, in all; what came with a VM that was not there came since."""
+    now = vm("web1")
+    before = next(vm for vm in a_bit_of_everything().snapshot().vms if vm.name == "web1")
+    allocated = COLUMNS["allocated"]
+    new, old = sum(now.allocations.values()), sum(before.allocations.values())
+    row = Row(now, before, 2.0)
+    assert allocated.value(row) == (new - old) / 2
+    assert allocated.text(row, Units.RATE) == f"{(new - old) / 2:,.0f}"
+    assert allocated.text(row, Units.CHANGE) == f"{new - old:,}"
+    assert allocated.text(row, Units.TOTAL) == f"{new:,}"
+    assert allocated.value(Row(now, None, 2.0)) == new / 2
+    assert allocated.value(Row(now, None, 0.0)) == 0
+
+
+def test_small_rates_keep_a_decimal() -> None:
+    """0.4 a second is not none."""
+    story = Story()
+    story.alloc(1)
+    assert COLUMNS["allocated"].text(Row(vm("idle3"), None, 2.5), Units.RATE) == "0.4"
+
+
+def test_the_share_is_of_reclaimed_directories() -> None:
+    """All of them in the lively VM; none when none was reclaimed."""
+    row = Row(vm("web1"), None, 1.0)
+    assert COLUMNS["share"].value(row) == 1.0
+    assert COLUMNS["share"].text(row, Units.RATE) == "100%"
+    assert COLUMNS["share"].text(Row(vm("db1"), None, 1.0), Units.RATE) == "–"
+
+
+def test_causes_are_those_since_the_look_before() -> None:
+    """The most frequent first, and nothing at the first look."""
+    now = vm("web1")
+    assert COLUMNS["causes"].text(Row(now, None, 2.0), Units.RATE) == "quota:2,128"
+    assert COLUMNS["causes"].text(Row(now, now, 2.0), Units.RATE) == ""
+    assert COLUMNS["causes"].text(Row(now, None, 0.0), Units.RATE) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "tdp", "state"),
+    [("web1", False, "exact"), ("gone", False, "ended"), ("lossy", False, "resyncing"), ("lossy", True, "resyncing")],
+)
+def test_the_state_is_one_word(name: str, tdp: bool, state: str) -> None:
+    """Exact, resyncing or ended, whatever the host's MMU."""
+    now = next(vm for vm in a_bit_of_everything().snapshot().vms if vm.name == name)
+    assert COLUMNS["state"].value(Row(now, None, 1.0, tdp)) == state
+
+
+def test_a_bar_is_full_at_the_limit_and_not_longer() -> None:
+    """And empty without any."""
+    assert (bar(0, 4), bar(0.5, 4), bar(1, 4), bar(7, 4)) == ("····", "██··", "████", "████")
+
+
+def test_a_sparkline_shows_the_last_values_against_the_largest() -> None:
+    """The newest stands right; no value is no tick; all 0 is flat."""
+    assert sparkline([9, 0, 4, 8], 3) == "▁▄█"
+    assert sparkline([5], 3) == "  █"
+    assert sparkline([0, 0], 2) == "▁▁"
+
+
+def test_columns_are_chosen_by_key_and_a_wrong_one_names_the_nearest() -> None:
+    """In the order asked for; what is nothing like one gets all of them."""
+    assert [column.key for column in choose(["pages", "name"])] == ["pages", "name"]
+    assert len(choose(DEFAULT)) == len(DEFAULT)
+    with pytest.raises(ShadowwatchError, match="there is no column refalts; did you mean refaults"):
+        choose(["refalts"])
+    with pytest.raises(ShadowwatchError, match="there is no column xyzzy; choose from name, pid"):
+        choose(["xyzzy"])
+    with pytest.raises(ShadowwatchError, match="no column is left"):
+        choose([])
+
+
+def test_every_column_says_what_it_means() -> None:
+    """Keys are what they are declared under, and help is there."""
+    for key, column in COLUMNS.items():
+        assert column.key == key
+        assert column.help
+        assert column.heading

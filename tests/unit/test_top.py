@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`shadowwatch top` as people and scripts run it: in a terminal of tmux's, and into pipes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.captures import CAPTURES
+from tests.unit import lively
+
+ROOT = Path(__file__).parents[2]
+TOP = [sys.executable, "-m", "shadowwatch", "top"]
+
+
+class Tmux:
+    """A terminal with top in it."""
+
+    def __init__(self, folder: Path, arguments: Sequence[str], width: int = 100, height: int = 30) -> None:
+        self._tmux = ["tmux", "-S", str(folder / "tmux"), "-f", "/dev/null"]
+        command = " ".join([*TOP, *arguments]) + "; echo ended with $?; read wait"
+        size = ["-x", str(width), "-y", str(height)]
+        self._run("new-session", "-d", *size, command)
+
+    def _run(self, *words: str) -> str:
+        done = subprocess.run([*self._tmux, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def screen(self) -> str:
+        """What is on it now."""
+        return self._run("capture-pane", "-p")
+
+    def press(self, *keys: str) -> None:
+        """Press keys, by tmux's names."""
+        self._run("send-keys", *keys)
+
+    def resize(self, width: int, height: int) -> None:
+        """Make the terminal another size."""
+        self._run("resize-window", "-x", str(width), "-y", str(height))
+
+    def until(self, *words: str, gone: str = "\0") -> str:
+        """The first screen with these words and without those."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            shown = self.screen()
+            if all(word in shown for word in words) and gone not in shown:
+                return shown
+        pytest.fail(f"{words} did not come up, or {gone!r} did not go:\n{self.screen()}")
+
+    def close(self) -> None:
+        """End it."""
+        subprocess.run([*self._tmux, "kill-server"], capture_output=True, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a lively capture in it."""
+    lively.capture(tmp_path / "a.capture")
+    return tmp_path
+
+
+@pytest.fixture
+def tmux(folder: Path) -> Iterator[Tmux]:
+    """Top in a terminal, at rest five seconds into the capture."""
+    tmux = Tmux(folder, ["--replay", str(folder / "a.capture"), "--at", "5"])
+    tmux.until("web1", "replay")
+    tmux.press("Space")
+    tmux.until("paused")
+    yield tmux
+    tmux.close()
+
+
+def test_a_vm_is_opened_looked_at_and_left(tmux: Tmux) -> None:
+    """Down, Enter, Tab, Tab, Esc; then the end, with the terminal as it was."""
+    tmux.press("t")
+    tmux.until("web1 thrashes")
+    tmux.press("Enter")
+    tmux.until("web1  pid 1", "parented ago")
+    tmux.press("Tab")
+    tmux.until("place on active_mmu_pages")
+    tmux.press("Tab")
+    tmux.until("recently parented", "cause")
+    tmux.press("Escape")
+    tmux.until("recent/s", gone="pid 1 ")
+    tmux.press("q")
+    assert "ended with 0" in tmux.until("ended with", gone="recent/s")
+
+
+def test_filter_sort_units_and_help(tmux: Tmux) -> None:
+    """Each is seen on the screen."""
+    tmux.press("/", "d", "b")
+    tmux.until("name contains: db", "db1", gone="web1  ")
+    tmux.press("Enter")
+    tmux.until("filter: db")
+    tmux.press("Escape")
+    tmux.until("web1", "idle3")
+    tmux.press(">")
+    tmux.until("share▼")
+    tmux.press("r")
+    tmux.until("share▲")
+    tmux.press("?")
+    tmux.until("Keys", "since the last look, in all")
+    tmux.press("x")
+    tmux.until("share▲")
+
+
+def test_a_replay_steps_back_and_jumps(tmux: Tmux) -> None:
+    """To the time that was asked for, a step before it, and there the figures are the same again."""
+
+    def to(seconds: str) -> None:
+        tmux.press("J", *seconds, "Enter")
+
+    to("7")
+    tmux.until("replay 7.0 of")
+    tmux.press("t")
+    there = tmux.until("replay 8.0 of", "web1 thrashes")
+    to("7")
+    tmux.until("replay 7.0 of")
+    tmux.press("t")
+    assert tmux.until("replay 8.0 of", "web1 thrashes") == there
+    tmux.press("T")
+    tmux.until("replay 7.0 of")
+
+
+def test_it_follows_the_size_of_the_terminal(tmux: Tmux) -> None:
+    """Smaller, and larger again; the footer stays the last line."""
+    wide = tmux.until("alloc/s")
+    tmux.resize(40, 12)
+    narrow = tmux.until("recent/s", gone="alloc/s").rstrip("\n").split("\n")
+    assert narrow[-1].startswith("?: help")
+    assert max(map(len, narrow)) <= 40
+    tmux.resize(100, 30)
+    assert tmux.until("alloc/s") == wide
+
+
+def test_it_plays_by_itself_and_pauses(folder: Path) -> None:
+    """Sixteen times as fast it is soon at the end, and stays there."""
+    tmux = Tmux(folder, ["--replay", str(folder / "a.capture"), "--speed", "16", "--interval", "0.25"])
+    try:
+        tmux.until("replay 9.8 of 9.8 s, × 16")
+        tmux.press("J", "2", "Enter", "Space")
+        tmux.until("replay 2.0 of 9.8 s, × 16", "paused")
+    finally:
+        tmux.close()
+
+
+def test_ctrl_c_gives_the_terminal_back(tmux: Tmux) -> None:
+    """As q does."""
+    tmux.press("C-c")
+    assert "ended with 0" in tmux.until("ended with", gone="recent/s")
+
+
+def test_a_thousand_vms_scroll(tmp_path: Path) -> None:
+    """To the end and back."""
+    path = lively.capture(tmp_path / "many.capture", idle=998)
+    tmux = Tmux(tmp_path, ["--replay", str(path), "--sort", "name", "--interval", "0.25"])
+    try:
+        tmux.until("1,000 VMs", "web1")
+        tmux.press("End")
+        tmux.until("db1", gone="web1 ")
+        tmux.press("PageUp", "PageUp", "Home")
+        tmux.until("web1", gone="db1 ")
+    finally:
+        tmux.close()
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run top into a pipe."""
+    return subprocess.run(
+        [*TOP, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+
+
+def test_a_pipe_gets_the_table_once_and_whole(folder: Path) -> None:
+    """No colour, no screen, no line cut, whatever the terminal is said to be."""
+    done = run("--replay", str(folder / "a.capture"), TERM="xterm-256color", COLUMNS="40")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    heading, *rows = done.stdout.splitlines()
+    assert heading.split()[:4] == ["VM", "reclaim/s", "recent/s▼", "share"]
+    assert [row.split()[0] for row in rows] == ["web1", "db1", "idle3", "idle4"]
+    assert "quota:" in rows[0]
+
+
+def test_json_and_csv_say_the_same(folder: Path) -> None:
+    """Raw numbers under the columns' keys."""
+    arguments = ("--replay", str(folder / "a.capture"), "--columns", "name,pages,limit,recent,state", "--sort", "pages")
+    objects = json.loads(run(*arguments, "--json").stdout)
+    lines = list(csv.DictReader(io.StringIO(run(*arguments, "--csv").stdout)))
+    assert [list(each) for each in objects] == [["name", "pages", "limit", "recent", "state"]] * 4
+    assert [{key: str(value) for key, value in each.items()} for each in objects] == lines
+    assert objects[0]["name"] == "web1"
+    assert objects[0]["pages"] == 64
+    assert objects[0]["recent"] == pytest.approx((473 - 5) / 9.75)  # five came with the first look
+
+
+def test_no_colour_and_dumb_terminals_behave(folder: Path) -> None:
+    """NO_COLOR leaves bold and reverse; a dumb terminal is no terminal."""
+    shown = {}
+    for name, environment in {"colour": "TERM=xterm-256color", "plain": "NO_COLOR=1", "dumb": "TERM=dumb"}.items():
+        out = folder / name
+        command = f"{environment} {' '.join(TOP)} --replay {folder / 'a.capture'} --once"
+        subprocess.run(["script", "-qec", command, str(out)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        shown[name] = out.read_text()
+    assert "\x1b[1;31m" in shown["colour"]
+    assert "31m" not in shown["plain"]
+    assert "web1" in shown["dumb"]
+    assert "\x1b" not in shown["dumb"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--socket", "/nonexistent/control"], "no daemon answers at /nonexistent/control; start it with"),
+        (["--replay", "/nonexistent/a"], "cannot read /nonexistent/a: No such file or directory; check the path"),
+        (["--columns", "name,pges"], "there is no column pges; did you mean pages"),
+        (["--sort", "nme"], "there is no column nme; did you mean name"),
+        (["--config", "/nonexistent/a"], "cannot read /nonexistent/a: No such file or directory; check the path"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(arguments: list[str], said: str) -> None:
+    """On standard error, and the exit code says so too."""
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"shadowwatch: {said}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_cut_capture_is_shown_up_to_the_cut(tmp_path: Path) -> None:
+    """And then the sentence that says so."""
+    (tmp_path / "cut").write_bytes(CAPTURES["stock"].read_bytes()[:100_000])
+    done = run("--replay", str(tmp_path / "cut"))
+    assert done.returncode == 1
+    assert "zipf" in done.stdout
+    assert "is cut off after" in done.stderr
