@@ -229,7 +229,7 @@ def _top(arguments: argparse.Namespace) -> int:
             source = live.connect(arguments.socket)
         scripted = arguments.json or arguments.csv or arguments.once
         if not scripted and top.has_terminal(sys.stdout):
-            top.interactive(source, state, sys.stdout, sys.stdin.fileno(), lambda key: None)
+            top.interactive(source, state, sys.stdout, sys.stdin.fileno())
             return 0
         frame = top.once(source, state, arguments.at)
         show = top.as_json if arguments.json else top.as_csv if arguments.csv else top.as_text

@@ -42,6 +42,8 @@ def insight(rows: Sequence[Row], status: Status) -> str:
 
 
 def _cure(status: Status) -> str:
+    if status.policy == "parents":
+        return "Parents are moved up already: a higher limit would help."
     if status.policy:
         return "reclaim_policy parents would keep them."
     return "A KVM that moves parents up would keep them, a higher limit may."

@@ -110,6 +110,7 @@ def _footer(state: State) -> Text:
         return Text("?: help  Esc: back  Tab: next view  ↑↓: scroll  space: pause", "dim")
     play = "  t/T: step  J: jump" if state.replayed else ""
     shown = f"filter: {state.filter}  " if state.filter else ""
+    shown += "".join(f"{key}: {help}  " for key, help in state.more)
     return Text(f"{shown}?: help  q: end  Enter: open  /: filter  < >: sort  space: pause{play}", "dim")
 
 
@@ -165,7 +166,7 @@ def _line(
 
 def _help(state: State) -> list[Text]:
     lines = [Text("Keys", "bold")]
-    lines += [Text(f"  {key:<36}{help}") for key, help in keys_help(state.replayed)]
+    lines += [Text(f"  {key:<36}{help}") for key, help in (*keys_help(state.replayed), *state.more)]
     lines += [Text(), Text(f"Columns; counters are {state.units.value}", "bold")]
     return lines + [Text(f"  {column.heading:<18}{column.help}") for column in state.columns]
 

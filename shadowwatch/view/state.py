@@ -26,7 +26,8 @@ class State:
     """`vm` is the one that is open, "" while all are shown; `chosen` the one under the cursor, "" the first.
 
     `asking` is what a prompt is for ("filter" or "jump"), with what was typed in `typed`. `seek` is how far a replay
-    is to be moved, in seconds, or with `absolute` where to: the loop takes it.
+    is to be moved, in seconds, or with `absolute` where to: the loop takes it. `more` are keys of whoever runs the
+    loop, and what they do.
     """
 
     columns: tuple[Column, ...]
@@ -48,6 +49,7 @@ class State:
     over: bool = False
     seek: float | None = None
     absolute: bool = False
+    more: tuple[tuple[str, str], ...] = ()
 
 
 def ordered(rows: Sequence[Row], state: State) -> list[Row]:

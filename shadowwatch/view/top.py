@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TextIO
 
@@ -26,9 +26,14 @@ ENDLESS = 1000
 
 Wait = Callable[[float], None]
 
+#: What a key does, in words and in deed.
+More = tuple[str, Callable[[], None]]
+NO_MORE: Mapping[str, More] = {}
 
-def interactive(source: Source, state: State, out: TextIO, keyboard: int, extra: Callable[[str], None]) -> None:
-    """Until the person ends it; `extra` is told keys that mean nothing here."""
+
+def interactive(source: Source, state: State, out: TextIO, keyboard: int, more: Mapping[str, More] = NO_MORE) -> None:
+    """Until the person ends it; `more` are keys besides its own."""
+    state = replace(state, more=tuple((key, help) for key, (help, _) in more.items()))
     console = Console(file=out, highlight=False)
     frames = Frames(source)
     with opened(console, keyboard) as terminal:
@@ -39,10 +44,9 @@ def interactive(source: Source, state: State, out: TextIO, keyboard: int, extra:
             detail = source.detail(state.vm) if state.vm else None
             terminal.show(draw(frame, state, detail, width, height))
             for key in terminal.keys(due + state.interval):
-                before = state
+                if key in more and not state.asking:
+                    more[key][1]()
                 state = pressed(state, key, names, height - 6)
-                if state is before:
-                    extra(key)
             moved = state.seek is not None
             if isinstance(source, Replay) and state.seek is not None:
                 source.seek(state.seek if state.absolute else source.position + state.seek)

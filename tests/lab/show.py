@@ -3,21 +3,14 @@
 
 from __future__ import annotations
 
-import select
 import signal
 import sys
-import termios
-import time
-import tty
-from collections import deque
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
-
+from shadowwatch.live import connect
+from shadowwatch.view import top
+from shadowwatch.view.columns import DEFAULT, choose
+from shadowwatch.view.state import State
 from tests.lab.cache import Progress
 from tests.lab.connection import free_port
 from tests.lab.errors import LabError
@@ -26,73 +19,17 @@ from tests.lab.machine import Lab, Policy
 from tests.lab.scrape import PORT, Metrics, scrape, scrape_until
 from tests.lab.workload import Vmm, Workload
 
-SECONDS = 1.0
 #: The RFC's case: a limit of 64 shadow pages, and a guest that wants more.
 GUESTS = (Workload("rfc-zipf", accesses=3_000), Workload("rfc-hotset", "hotset", accesses=3_000))
 REAL = "linux"
 #: Between rounds: an emulated machine has little to spare for two storms and their watcher.
 PAUSE_MS = 400
 
-TRY = """\
-  p   switch the reclaim policy: in stock order, directories are reclaimed that
-      had just been given a child; with parents moved up, none of them is
-  q   end the lab
-
+ELSEWHERE = """\
 Elsewhere:
   curl -s {url}metrics | grep recently_parented
   make lab ARGS="--workload zipf"    a root shell beside a watched guest
-  make test                          proves that every count is the kernel's own
 """
-
-
-class Rates:
-    """What changed between two scrapes, for each second and VM."""
-
-    def __init__(self) -> None:
-        #: The last two scrapes, and when they were.
-        self._scrapes: deque[tuple[float, Metrics]] = deque(maxlen=2)
-
-    def add(self, metrics: Metrics) -> None:
-        """Take the newest scrape."""
-        self._scrapes.append((time.monotonic(), metrics))
-
-    def of(self, name: str, **labels: str) -> float | None:
-        """The rate of a counter; None before the second scrape."""
-        if len(self._scrapes) < 2:
-            return None
-        (then, before), (now, after) = self._scrapes
-        return (after.sum(name, **labels) - before.sum(name, **labels)) / (now - then)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}"
-
-
-def table(metrics: Metrics, rates: Rates) -> Table:
-    """One row for each VM."""
-    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    shown.add_column("\nVM")
-    for title in ("\npages", "\nlimit", "allocated\n/s", "reclaimed\n/s", "of these\ndirectories"):
-        shown.add_column(title, justify="right")
-    shown.add_column("recently\nparented", justify="right", header_style="bold red")
-    shown.add_column("moves\n/s", justify="right")
-    for vm in sorted(metrics.by("vm", "vm_info", state="running")):
-        if not metrics.sum("allocations_total", vm=vm):
-            continue  # the lab's own
-        reclaimed = rates.of("zaps_total", vm=vm, cause="quota")
-        tables = rates.of("zaps_total", vm=vm, cause="quota", level="1")
-        recent = rates.of("recently_parented_zaps_total", vm=vm)
-        shown.add_row(
-            vm,
-            _number(metrics.sum("pages", vm=vm)),
-            _number(metrics.sum("pages_limit", vm=vm)),
-            _number(rates.of("allocations_total", vm=vm)),
-            _number(reclaimed),
-            _number(None if reclaimed is None or tables is None else reclaimed - tables),
-            Text(_number(recent), "bold red" if recent else "green"),
-            _number(rates.of("parent_moves_total", vm=vm)),
-        )
-    return shown
 
 
 def summary(metrics: Metrics) -> str:
@@ -111,39 +48,21 @@ def summary(metrics: Metrics) -> str:
     return "\n".join(lines)
 
 
-@contextmanager
-def _keys() -> Iterator[None]:
-    """Read keys as they are pressed, and leave the terminal as it was."""
-    saved = termios.tcgetattr(sys.stdin)
-    tty.setcbreak(sys.stdin)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, saved)
+class OtherPolicy:
+    """Switches the reclaim policy, from stock order to parents moved up and back."""
 
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._policy: Policy = "stock"
 
-def _watch_on_terminal(lab: Lab, port: int, console: Console) -> None:
-    policy: Policy = "stock"
-    url = f"http://127.0.0.1:{port}/"
-    rates = Rates()
-    with _keys(), Live(console=console, auto_refresh=False, transient=True) as live:
-        while True:
-            metrics = scrape(port)
-            rates.add(metrics)
-            heading = Text.assemble(("shadowwatch", "bold"), f"   {url}   reclaim policy: ", (policy, "bold"))
-            live.update(Group(heading, "", table(metrics, rates), "", TRY.format(url=url)), refresh=True)
-            if select.select([sys.stdin], [], [], SECONDS)[0]:
-                key = sys.stdin.read(1)
-                if key == "q":
-                    return
-                if key == "p":
-                    policy = "parents" if policy == "stock" else "stock"
-                    lab.policy(policy)
+    def __call__(self) -> None:
+        """Switch it."""
+        self._policy = "parents" if self._policy == "stock" else "stock"
+        self._lab.policy(self._policy)
 
 
 def run(progress: Progress) -> int:
     """Boot, watch, publish, show; until the person ends it, or SIGINT or SIGTERM comes."""
-    console = Console()
     with ExitStack() as open_now:
         lab = open_now.enter_context(Lab.boot(kvm="patched", progress=progress))
         lab.policy("stock")
@@ -157,12 +76,19 @@ def run(progress: Progress) -> int:
         progress(f"guests: {', '.join(workload.name for workload in GUESTS)} run, {REAL} boots")
         open_now.enter_context(RealGuest(lab, name=REAL, endless=True))
         metrics = scrape_until(port, lambda metrics: metrics.sum("zaps_total") > 0)
-        progress(f"metrics: http://127.0.0.1:{port}/metrics")
-        if console.is_terminal and sys.stdin.isatty():
-            with suppress(KeyboardInterrupt):  # it is how people end things
-                _watch_on_terminal(lab, port, console)
+        url = f"http://127.0.0.1:{port}/"
+        if top.has_terminal(sys.stdout):
+            print(ELSEWHERE.format(url=url), file=sys.stderr)
+            state = State(choose(DEFAULT), "recent")
+            top.interactive(
+                connect(lab.control()),
+                state,
+                sys.stdout,
+                sys.stdin.fileno(),
+                {"p": ("switch reclaim_policy", OtherPolicy(lab))},
+            )
         else:
-            print(f"http://127.0.0.1:{port}/metrics\n{summary(metrics)}", flush=True)
+            print(f"{url}metrics\n{summary(metrics)}", flush=True)
             signal.sigwait({signal.SIGINT, signal.SIGTERM})
         print(summary(scrape(port)), flush=True)
     return 0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -103,6 +104,28 @@ def test_a_recording_through_the_running_daemon_begins_in_mid_run(stock: Watched
     assert sum(vm.pages.values()) == after["mmu_cache_miss"] - after["mmu_shadow_zapped"]
     assert (vm.exact, vm.lost, vm.strangers) == (True, 0, {})
     assert stock.metrics().sum("events_lost_total") == 0
+
+
+def test_top_and_tree_show_what_the_kernel_counts(stock: Watched) -> None:
+    """Through the running daemon's socket, and by a daemon of top's own, of which nothing is left."""
+    lab = stock.lab
+    top = "shadowwatch top --json --interval 0.3 --columns name,pages,limit,state --filter shown"
+    with Vmm(lab, Workload("shown", accesses=2_000)) as vmm:
+        counters = vmm.finished().counters
+        stock.settled("shown", counters["mmu_cache_miss"])
+        pages = counters["mmu_cache_miss"] - counters["mmu_shadow_zapped"]
+        row = {"name": "shown", "pages": pages, "limit": 64, "state": "exact"}
+        assert json.loads(lab.run(top).stdout) == [row]
+        tree = json.loads(lab.run("shadowwatch tree shown --format json").stdout)
+        assert len(tree["pages"]) == pages
+        assert len({page["list_position"] for page in tree["pages"]}) == pages
+        assert f"shown, pid {tree['vm']['pid']}, exact; {pages} pages" in lab.run("shadowwatch tree shown").stdout
+        lab.run("systemctl stop shadowwatch")
+        done = lab.run(top, check=False)
+        assert done.stderr.startswith("shadowwatch: no daemon answers at /run/shadowwatch/control; start it with")
+        assert json.loads(lab.run(f"{top} --standalone").stdout) == [row]
+        assert lab.run("pgrep -f shadowwatch.daemon", check=False).stdout == ""
+    lab.start_daemon(AUDITS)
 
 
 def test_the_socket_is_not_for_everybody(stock: Watched) -> None:

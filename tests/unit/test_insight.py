@@ -35,6 +35,7 @@ def test_the_rfcs_problem_is_named_with_its_cure() -> None:
     )
     assert said.endswith("the RFC's problem. A KVM that moves parents up would keep them, a higher limit may.")
     assert insight(rows(), PATCHED).endswith("the RFC's problem. reclaim_policy parents would keep them.")
+    assert insight(rows(), PARENTS).endswith("Parents are moved up already: a higher limit would help.")
 
 
 def test_thrashing_without_recently_parented_directories_is_not_the_rfcs_problem() -> None:
