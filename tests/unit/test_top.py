@@ -8,57 +8,14 @@ import io
 import json
 import os
 import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.captures import CAPTURES
+from tests.tmux import ROOT, TOP, Tmux
 from tests.unit import lively
-
-ROOT = Path(__file__).parents[2]
-TOP = [sys.executable, "-m", "shadowwatch", "top"]
-
-
-class Tmux:
-    """A terminal with top in it."""
-
-    def __init__(self, folder: Path, arguments: Sequence[str], width: int = 100, height: int = 30) -> None:
-        self._tmux = ["tmux", "-S", str(folder / "tmux"), "-f", "/dev/null"]
-        command = " ".join([*TOP, *arguments]) + "; echo ended with $?; read wait"
-        size = ["-x", str(width), "-y", str(height)]
-        self._run("new-session", "-d", *size, command)
-
-    def _run(self, *words: str) -> str:
-        done = subprocess.run([*self._tmux, *words], cwd=ROOT, capture_output=True, text=True, check=True)
-        return done.stdout
-
-    def screen(self) -> str:
-        """What is on it now."""
-        return self._run("capture-pane", "-p")
-
-    def press(self, *keys: str) -> None:
-        """Press keys, by tmux's names."""
-        self._run("send-keys", *keys)
-
-    def resize(self, width: int, height: int) -> None:
-        """Make the terminal another size."""
-        self._run("resize-window", "-x", str(width), "-y", str(height))
-
-    def until(self, *words: str, gone: str = "\0") -> str:
-        """The first screen with these words and without those."""
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            shown = self.screen()
-            if all(word in shown for word in words) and gone not in shown:
-                return shown
-        pytest.fail(f"{words} did not come up, or {gone!r} did not go:\n{self.screen()}")
-
-    def close(self) -> None:
-        """End it."""
-        subprocess.run([*self._tmux, "kill-server"], capture_output=True, check=False)
 
 
 @pytest.fixture
@@ -71,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def tmux(folder: Path) -> Iterator[Tmux]:
     """Top in a terminal, at rest five seconds into the capture."""
-    tmux = Tmux(folder, ["--replay", str(folder / "a.capture"), "--at", "5"])
+    tmux = Tmux(folder, [*TOP, "--replay", str(folder / "a.capture"), "--at", "5"])
     tmux.until("web1", "replay")
     tmux.press("Space")
     tmux.until("paused")
@@ -144,7 +101,7 @@ def test_it_follows_the_size_of_the_terminal(tmux: Tmux) -> None:
 
 def test_it_plays_by_itself_and_pauses(folder: Path) -> None:
     """Sixteen times as fast it is soon at the end, and stays there."""
-    tmux = Tmux(folder, ["--replay", str(folder / "a.capture"), "--speed", "16", "--interval", "0.25"])
+    tmux = Tmux(folder, [*TOP, "--replay", str(folder / "a.capture"), "--speed", "16", "--interval", "0.25"])
     try:
         tmux.until("replay 9.8 of 9.8 s, × 16")
         tmux.press("J", "2", "Enter", "Space")
@@ -162,7 +119,7 @@ def test_ctrl_c_gives_the_terminal_back(tmux: Tmux) -> None:
 def test_a_thousand_vms_scroll(tmp_path: Path) -> None:
     """To the end and back."""
     path = lively.capture(tmp_path / "many.capture", idle=998)
-    tmux = Tmux(tmp_path, ["--replay", str(path), "--sort", "name", "--interval", "0.25"])
+    tmux = Tmux(tmp_path, [*TOP, "--replay", str(path), "--sort", "name", "--interval", "0.25"])
     try:
         tmux.until("1,000 VMs", "web1")
         tmux.press("End")
