@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from shadowwatch.cli import LISTEN
+from shadowwatch.commands.arguments import LISTEN
 from shadowwatch.metrics.exporter import split_address
 from tests.lab.errors import LabError
 

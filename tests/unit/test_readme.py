@@ -44,3 +44,11 @@ def test_every_file_that_is_named_exists() -> None:
     paths = [path for path in re.findall(r"`([\w./-]+/[\w./-]*)`", README) if not path.startswith("/")]
     assert len(paths) > 8
     assert [path for path in paths if not (root / path).exists()] == []
+
+
+def test_the_screens_are_those_that_were_taken() -> None:
+    """Each of docs/top-*.txt stands in README as `make screens` left it."""
+    screens = sorted((Path(__file__).parents[2] / "docs").glob("top-*.txt"))
+    assert len(screens) == 3
+    for screen in screens:
+        assert f"```text\n{screen.read_text()}```\n" in README, screen.name

@@ -28,7 +28,20 @@ ORDER = [
     "control",
     "walker",
 ]
-ORDER += ["probe", "metrics", "vmname", "live", "record", "pick", "series", "view", "daemon", "cli", "__main__"]
+ORDER += [
+    "probe",
+    "metrics",
+    "vmname",
+    "live",
+    "record",
+    "pick",
+    "series",
+    "view",
+    "daemon",
+    "commands",
+    "cli",
+    "__main__",
+]
 
 
 def imports() -> list[tuple[str, str]]:

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attaching probes and becoming the half that stays."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import signal
+from collections.abc import Sequence
+
+#: They end a wait for the kvm module.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def wait_for_kvm() -> None:
+    """Return when the kvm module is loaded; who starts before it need not start again."""
+    from shadowwatch.notify import notify
+    from shadowwatch.probe.checks import require_all_but_kvm
+    from shadowwatch.probe.host import gather, kvm_is_loaded
+
+    if kvm_is_loaded():
+        return
+    require_all_but_kvm(gather())
+    print("shadowwatch: waiting for the kvm module to be loaded", flush=True)
+    notify("READY=1\nSTATUS=waiting for the kvm module to be loaded")
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    while not kvm_is_loaded():
+        if signal.sigtimedwait(STOP_SIGNALS, 1.0):
+            raise KeyboardInterrupt
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+def collect(
+    arguments: argparse.Namespace,
+    *,
+    captures: Sequence[str] = (),
+    most: int | None = None,
+    metrics_path: str = "",
+    socket_path: str = "",
+    audits: int = 0,
+) -> int:
+    """Attach, then exec: returns only by an error."""
+    from shadowwatch.control import listen
+    from shadowwatch.facts import Facts
+    from shadowwatch.metrics.exporter import split_address
+    from shadowwatch.probe.attach import attach
+    from shadowwatch.probe.checks import losses, paging, require
+    from shadowwatch.probe.handover import Handover, execute, unprivileged_user
+    from shadowwatch.probe.host import gather
+    from shadowwatch.record import create
+
+    if arguments.listen:
+        split_address(arguments.listen)
+    host = gather()
+    plan = require(host)
+    for loss in losses(plan):
+        print(f"shadowwatch: {loss}", flush=True)
+    user = unprivileged_user(arguments.user)
+    group = None if user.pw_name == "nobody" else user.pw_gid
+    control = listen(socket_path, group).detach() if socket_path else -1
+    files = tuple((create(path), path) for path in captures)
+    metrics = create(metrics_path) if metrics_path else -1
+    difference = create(arguments.difference) if arguments.difference else -1
+    attached = attach(plan, int(arguments.ring_mib * (1 << 20)))
+    facts = Facts(
+        host=platform.node(),
+        kernel=host.release,
+        policy=host.parameters.get("kvm.reclaim_policy", ""),
+        probes={each.point: each.symbol for each in plan.attachments if each.program},
+        role=host.role,
+        functions=host.functions,
+        paging=paging(host),
+        recent_seconds=arguments.recent_seconds,
+    )
+    handover = Handover(
+        ring=attached.ring,
+        ring_size=attached.ring_size,
+        counters=attached.counters,
+        requests=attached.requests,
+        facts=facts.to_json(),
+        listen=arguments.listen,
+        audit_seconds=arguments.audit_interval,
+        audits=audits,
+        difference=difference,
+        difference_path=arguments.difference,
+        captures=files,
+        capture_most=most,
+        control=control,
+        metrics=metrics,
+        seconds=getattr(arguments, "seconds", None),
+    )
+    execute(handover, attached.links, user)

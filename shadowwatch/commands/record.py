@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`shadowwatch record`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from shadowwatch.commands.arguments import Commands, add_collecting, add_listening, add_socket, files, positive
+from shadowwatch.commands.collect import collect
+from shadowwatch.errors import ShadowwatchError
+
+
+def add(commands: Commands) -> None:
+    """Add it to the command line."""
+    parser = commands.add_parser("record", help="keep all events in a file, from the running daemon or else alone")
+    parser.add_argument("file", metavar="FILE", help="the capture to write")
+    parser.add_argument("--max-mib", metavar="N", type=positive, help="end when the file has this size")
+    parser.add_argument(
+        "--files",
+        metavar="K",
+        type=files,
+        default=1,
+        help="fill FILE.1 to FILE.K in turn, N MiB each, and begin anew with the first",
+    )
+    parser.add_argument("--standalone", action="store_true", help="collect the events anew, as without a daemon (root)")
+    add_socket(parser)
+    parser.add_argument("--metrics", metavar="FILE", default="", help="at the end, write the metrics there")
+    parser.add_argument("--seconds", metavar="S", type=positive, help="end after this time (default: when told to)")
+    add_listening(parser)
+    add_collecting(parser)
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Through the daemon when one answers, else with probes of its own."""
+    from shadowwatch import record
+    from shadowwatch.live import NoDaemonError, connect
+    from shadowwatch.progress import ProgressLine
+
+    most = None if arguments.max_mib is None else int(arguments.max_mib * (1 << 20))
+    captures = record.paths(arguments.file, arguments.files)
+    if arguments.files > 1 and most is None:
+        raise ShadowwatchError("--files are filled in turn, so they need --max-mib N, the size of each")
+    try:
+        live = None if arguments.standalone else connect(arguments.socket)
+    except NoDaemonError:
+        live = None
+    if live is None:
+        return collect(arguments, captures=captures, most=most, metrics_path=arguments.metrics)
+    if arguments.metrics:
+        raise ShadowwatchError("the running daemon serves its metrics itself; leave --metrics out, or add --standalone")
+    files = [(record.create(path), path) for path in captures]
+    done = record.record(live, files, most, arguments.seconds, ProgressLine(sys.stderr))
+    print(f"shadowwatch: {done}")
+    return 0

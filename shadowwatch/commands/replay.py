@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`shadowwatch replay`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+
+from shadowwatch.commands.arguments import Commands
+from shadowwatch.errors import ShadowwatchError
+
+
+def add(commands: Commands) -> None:
+    """Add it to the command line."""
+    parser = commands.add_parser("replay", help="print the metrics that a capture leads to")
+    parser.add_argument("file", metavar="FILE", help="the capture to read")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="serve them instead of printing them")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print or serve the metrics."""
+    from shadowwatch.event.capture import reading
+    from shadowwatch.metrics.collector import exposition
+    from shadowwatch.metrics.exporter import serve
+    from shadowwatch.watch import Watch
+
+    fault = None
+    with reading(arguments.file) as reader:
+        watch = Watch(reader.facts, reader.name_of)
+        try:
+            for batch in reader.batches():
+                watch.take(batch)
+        except ShadowwatchError as error:
+            fault = error
+    if arguments.listen:
+        if fault:
+            print(f"shadowwatch: {fault}", file=sys.stderr)
+        print(f"shadowwatch: http://{serve(watch, arguments.listen)}/, Ctrl-C ends it", flush=True)
+        threading.Event().wait()
+    sys.stdout.buffer.write(exposition(watch))
+    sys.stdout.flush()
+    if watch.difference:
+        print(f"shadowwatch: an audit found a difference: {watch.difference}", file=sys.stderr)
+    if fault:
+        raise fault
+    return 0

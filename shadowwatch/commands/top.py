@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`shadowwatch top`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from shadowwatch.commands.arguments import Commands, add_socket, positive, seconds
+from shadowwatch.errors import ShadowwatchError
+
+
+def add(commands: Commands) -> None:
+    """Add it to the command line."""
+    parser = commands.add_parser("top", help="show all VMs live, and what they mean")
+    parser.add_argument("--replay", metavar="FILE", help="play a capture instead")
+    parser.add_argument("--speed", metavar="X", type=positive, default=1.0, help="play so much faster (default 1)")
+    parser.add_argument("--at", metavar="S", type=seconds, help="begin S seconds into it; with --once, end there")
+    parser.add_argument("--standalone", action="store_true", help="collect the events anew, without a daemon (root)")
+    parser.add_argument("--interval", metavar="S", type=positive, default=1.0, help="between two looks (default 1)")
+    parser.add_argument("--once", action="store_true", help="print the table once, as into a pipe")
+    parser.add_argument("--json", action="store_true", help="print it as JSON, once")
+    parser.add_argument("--csv", action="store_true", help="print it as CSV, once")
+    parser.add_argument("--columns", metavar="KEYS", default="", help="which, in which order, with commas between")
+    parser.add_argument("--sort", metavar="KEY", default="", help="the column to sort by (default recent)")
+    parser.add_argument("--filter", metavar="TEXT", default="", help="only VMs with this in their name")
+    parser.add_argument("--vm", metavar="NAME", default="", help="open this VM at once")
+    parser.add_argument("--config", metavar="FILE", help="take the columns from there (default /etc/shadowwatch.toml)")
+    add_socket(parser)
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """On a terminal until the person ends it, else once."""
+    from contextlib import ExitStack
+
+    from shadowwatch import live
+    from shadowwatch.config import read_config
+    from shadowwatch.event.capture import reading
+    from shadowwatch.source import Replay, Source
+    from shadowwatch.view import columns, top
+    from shadowwatch.view.state import State
+
+    keys = arguments.columns.split(",") if arguments.columns else read_config(arguments.config).top_columns
+    chosen = columns.choose(keys or columns.DEFAULT)
+    sort = columns.choose([arguments.sort])[0].key if arguments.sort else "recent"
+    if sort not in (column.key for column in chosen):
+        sort = chosen[0].key
+    state = State(
+        chosen,
+        sort,
+        filter=arguments.filter,
+        vm=arguments.vm,
+        interval=arguments.interval,
+        speed=arguments.speed,
+        replayed=bool(arguments.replay),
+    )
+    with ExitStack() as open_now:
+        source: Source
+        if arguments.replay:
+            source = Replay(open_now.enter_context(reading(arguments.replay)))
+            source.seek(arguments.at or 0.0)
+        elif arguments.standalone:
+            source = open_now.enter_context(live.standalone())
+        else:
+            source = live.connect(arguments.socket)
+        scripted = arguments.json or arguments.csv or arguments.once
+        if not scripted and top.has_terminal(sys.stdout):
+            top.interactive(source, state, sys.stdout, sys.stdin.fileno())
+            return 0
+        frame = top.once(source, state, arguments.at)
+        show = top.as_json if arguments.json else top.as_csv if arguments.csv else top.as_text
+        show(frame, state, sys.stdout)
+        if frame.fault:
+            raise ShadowwatchError(frame.fault)
+    return 0
