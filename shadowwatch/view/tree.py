@@ -15,8 +15,8 @@ from shadowwatch.mmu.page import SPT_MASK
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.snapshot import PageSnapshot, VmDetail
 
-_NEXT = "← reclaim takes this next"
-_SKIPPED = "root, skipped by reclaim while in use"
+_NEXT = "← reclaim takes this"
+_SKIPPED = "root, may be in use"
 
 
 class _Row(NamedTuple):

@@ -15,7 +15,7 @@ from tests.lab.show import GUESTS, PAUSE_MS
 from tests.lab.workload import Vmm
 from tests.tmux import ROOT, TOP, Tmux
 
-WIDTH, HEIGHT = 110, 12
+WIDTH, HEIGHT = 116, 12
 SECONDS = 120.0
 
 
@@ -41,7 +41,7 @@ def main() -> None:
         tmux.until("the RFC's problem", "rfc-hotset", seconds=SECONDS)
         keep("top-stock.txt", tmux.screen())
         lab.policy("parents")
-        tmux.until("policy parents", "are not among them", "rfc-hotset", seconds=SECONDS)
+        tmux.until("policy parents", "it needs a higher limit", "rfc-hotset", seconds=SECONDS)
         keep("top-parents.txt", tmux.screen())
         lab.policy("stock")
         tmux.until("the RFC's problem", seconds=SECONDS)
