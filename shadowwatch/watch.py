@@ -106,7 +106,7 @@ class Watch:
         """Freeze one VM page by page, a living one first of all; None when there is none of this name."""
         with self._lock:
             vm = self._model.named(name)
-            return vm.detail() if vm else None
+            return vm.detail(self._last.now_ns) if vm else None
 
     def snapshot(self) -> Snapshot:
         """Freeze everything; the feeding thread waits for no longer than this copy takes."""

@@ -87,8 +87,12 @@ class VmSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class VmDetail:
-    """One VM as a whole: `pages` with the newest on active_mmu_pages first, `last_zaps` with the newest last."""
+    """One VM as a whole: `pages` with the newest on active_mmu_pages first, `last_zaps` with the newest last.
 
+    `now_ns` is on the clock of the events.
+    """
+
+    now_ns: int
     vm: VmSnapshot
     pages: tuple[PageSnapshot, ...]
     last_zaps: tuple[ZapSnapshot, ...]

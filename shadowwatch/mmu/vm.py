@@ -342,9 +342,10 @@ class Vm(Walked):
             counts[self.levels[directory.role]] += 1
         return _by_level(counts)
 
-    def detail(self) -> VmDetail:
-        """Copy everything, page by page."""
-        return VmDetail(vm=self.freeze(), pages=self.tree(), last_zaps=tuple(map(ZapSnapshot._make, self.last_zaps)))
+    def detail(self, now_ns: int) -> VmDetail:
+        """Copy everything, page by page, as it is now."""
+        last_zaps = tuple(map(ZapSnapshot._make, self.last_zaps))
+        return VmDetail(now_ns=now_ns, vm=self.freeze(), pages=self.tree(), last_zaps=last_zaps)
 
     def tree(self) -> tuple[PageSnapshot, ...]:
         """Copy every page, the newest on active_mmu_pages first."""

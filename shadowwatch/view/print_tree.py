@@ -26,11 +26,8 @@ def print_live(vm: str, socket: str | None, form: str, output: str | None) -> No
     """Of the running daemon; ShadowwatchError when there is none, or no such VM."""
     with closing(connect(socket)) as live:
         roles = RoleLayout(live.status().facts.role)
-        now = live.snapshot()
-        detail = _there(live.detail(pick(now.vms, vm).name), vm)
-    # The pages are of a moment after that of the snapshot.
-    now_ns = max(now.now_ns, *(page.parented_ns or 0 for page in detail.pages), 0)
-    _print(detail, roles, now_ns, form, output)
+        detail = _there(live.detail(pick(live.snapshot().vms, vm).name), vm)
+    _print(detail, roles, form, output)
 
 
 def print_replayed(vm: str, path: str, at: float | None, form: str, output: str | None) -> None:
@@ -42,21 +39,20 @@ def print_replayed(vm: str, path: str, at: float | None, form: str, output: str 
     with reading(path) as reader:
         watch = Watch(reader.facts, reader.name_of)
         try:
-            now_ns = _play(watch, reader.batches(), at)
+            _play(watch, reader.batches(), at)
         except ShadowwatchError as error:
             fault = error
-            now_ns = watch.seen_ns
     now = watch.snapshot()
     if fault and not now.vms:
         raise fault
     detail = watch.detail(pick(now.vms, vm).name)
-    _print(_there(detail, vm), RoleLayout(reader.facts.role), now_ns, form, output)
+    _print(_there(detail, vm), RoleLayout(reader.facts.role), form, output)
     if fault:
         raise fault
 
 
-def _play(watch: Watch, batches: Iterator[Batch], at: float | None) -> int:
-    """Feed the watch until then, and return the clock of the events by then."""
+def _play(watch: Watch, batches: Iterator[Batch], at: float | None) -> None:
+    """Feed the watch until then."""
     until = None
     for batch in batches:
         if at is not None and until is None and batch.records:
@@ -65,9 +61,8 @@ def _play(watch: Watch, batches: Iterator[Batch], at: float | None) -> int:
             times = [event[_NS] for event in decode(batch.records)[0]]
             before = next((number for number, ns in enumerate(times) if ns > until), len(times))
             watch.take(batch._replace(now_ns=until, records=batch.records[: before * RECORD.size]))
-            return until
+            return
         watch.take(batch)
-    return watch.seen_ns
 
 
 def _there(detail: VmDetail | None, vm: str) -> VmDetail:
@@ -76,12 +71,12 @@ def _there(detail: VmDetail | None, vm: str) -> VmDetail:
     return detail
 
 
-def _print(detail: VmDetail, roles: RoleLayout, now_ns: int, form: str, output: str | None) -> None:
+def _print(detail: VmDetail, roles: RoleLayout, form: str, output: str | None) -> None:
     if form == "json":
-        content = json.dumps(tree(detail, roles, now_ns), indent=1) + "\n"
+        content = json.dumps(tree(detail, roles), indent=1) + "\n"
     else:
         lines = text if form == "text" else dot
-        content = "".join(f"{line}\n" for line in lines(detail, roles, now_ns))
+        content = "".join(f"{line}\n" for line in lines(detail, roles))
     if form == "svg":
         content = _svg(content)
     if output is None:

@@ -185,13 +185,13 @@ def _vm(frame: Frame, state: State, detail: VmDetail | None, width: int, height:
         head.append(f" {pane.value} ", "reverse" if pane is state.pane else "dim")
     roles = RoleLayout(frame.status.facts.role)
     if state.pane is Pane.TREE:
-        made = [Text(line) for line in list(tree.text(detail, roles, frame.now.now_ns))[2:]]
+        made = [Text(line) for line in list(tree.text(detail, roles))[2:]]
         # The heading stays while the rest is scrolled.
         heading, lines = made[:1], made[1:]
     elif state.pane is Pane.HISTOGRAMS:
         heading, lines = [], _histograms(detail, width)
     else:
-        heading, lines = _zaps(detail, roles, frame.now.now_ns)
+        heading, lines = _zaps(detail, roles)
     for line in heading:
         line.stylize("bold")
     return [head, Text(), *heading, *_scrolled(lines, state, max(1, height - 2 - len(heading)))]
@@ -235,12 +235,12 @@ def _histogram(distributions: Sequence[Distribution], width: int) -> list[Text]:
     ]
 
 
-def _zaps(detail: VmDetail, roles: RoleLayout, now_ns: int) -> tuple[list[Text], list[Text]]:
+def _zaps(detail: VmDetail, roles: RoleLayout) -> tuple[list[Text], list[Text]]:
     lines = []
     for zap in reversed(detail.last_zaps):
         flags = " ".join(name if width == 1 else f"{name}={value}" for name, value, width in roles.set_fields(zap.role))
         cause = Cause(zap.cause).name.lower() + (", with its parent" if zap.recursive else "")
-        words = f"{(now_ns - zap.ns) / 1e9:>9.3f} s  {zap.level:>5}  {zap.gfn:>#12x}  {cause:<22}"
+        words = f"{(detail.now_ns - zap.ns) / 1e9:>9.3f} s  {zap.level:>5}  {zap.gfn:>#12x}  {cause:<22}"
         line = Text(words)
         line.append(" recently parented " if zap.recent else " " * 19, "bold red" if zap.recent else None)
         line.append(f" {flags}")

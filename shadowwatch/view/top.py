@@ -38,10 +38,12 @@ def interactive(source: Source, state: State, out: TextIO, keyboard: int, more: 
     frames = Frames(source)
     with opened(console, keyboard) as terminal:
         frame, due = frames.look(), time.monotonic()
+        detail, shown = None, ""
         while not state.over:
             names = [row.vm.name for row in ordered(frame.rows, state)]
             width, height = terminal.size
-            detail = source.detail(state.vm) if state.vm else None
+            if state.vm != shown:
+                detail, shown = source.detail(state.vm) if state.vm else None, state.vm
             terminal.show(draw(frame, state, detail, width, height))
             for key in terminal.keys(due + state.interval):
                 if key in more and not state.asking:
@@ -52,14 +54,14 @@ def interactive(source: Source, state: State, out: TextIO, keyboard: int, more: 
                 source.seek(state.seek if state.absolute else source.position + state.seek)
             state = replace(state, seek=None)
             if moved:
-                frame, due = frames.look(), time.monotonic()
+                frame, due, shown = frames.look(), time.monotonic(), ""
             elif time.monotonic() >= due + state.interval:
                 passed = time.monotonic() - due
                 due = time.monotonic()
                 if not state.paused:
                     if isinstance(source, Replay):
                         source.seek(source.position + passed * state.speed)
-                    frame = frames.look()
+                    frame, shown = frames.look(), ""
 
 
 def once(source: Source, state: State, at: float | None, wait: Wait = time.sleep) -> Frame:

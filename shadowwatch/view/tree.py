@@ -15,8 +15,8 @@ from shadowwatch.mmu.page import SPT_MASK
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.snapshot import PageSnapshot, VmDetail
 
-_NEXT = "← reclaim takes this"
-_SKIPPED = "root, may be in use"
+_NEXT = "← next to go"
+_SKIPPED = "root, in use?"
 
 
 class _Row(NamedTuple):
@@ -107,8 +107,8 @@ def _cells(forest: Forest, row: _Row, roles: RoleLayout, now_ns: int) -> tuple[s
     return (place, str(page.position), children, parented, _flags(roles, page.role), _note(forest, page))
 
 
-def text(detail: VmDetail, roles: RoleLayout, now_ns: int) -> Iterator[str]:
-    """Lines for people; `now_ns` is on the clock of the events.
+def text(detail: VmDetail, roles: RoleLayout) -> Iterator[str]:
+    """Lines for people.
 
     A line is a page: the index of the spte that points to it, its place on active_mmu_pages (0 is the newest),
     its children, how long ago a child was last linked beneath it, and its role.
@@ -116,12 +116,12 @@ def text(detail: VmDetail, roles: RoleLayout, now_ns: int) -> Iterator[str]:
     forest = Forest(detail, roles)
     seen: set[int] = set()
     vm = detail.vm
-    rows = [_cells(forest, row, roles, now_ns) for row in forest.rows(forest.roots, seen)]
-    lower = [_cells(forest, row, roles, now_ns) for row in forest.rows(forest.orphans, seen)]
+    rows = [_cells(forest, row, roles, detail.now_ns) for row in forest.rows(forest.roots, seen)]
+    lower = [_cells(forest, row, roles, detail.now_ns) for row in forest.rows(forest.orphans, seen)]
     # Only damaged events can lead to pages that are below one another; they are shown all the same.
     for page in detail.pages:
         if page.spt not in seen:
-            lower += [_cells(forest, row, roles, now_ns) for row in forest.rows([page], seen)]
+            lower += [_cells(forest, row, roles, detail.now_ns) for row in forest.rows([page], seen)]
     heading = ("spte: page", "list", "children", "parented ago", "role", "")
     widths = [max(map(len, column)) for column in zip(heading, *rows, *lower, strict=True)]
 
@@ -148,7 +148,7 @@ def text(detail: VmDetail, roles: RoleLayout, now_ns: int) -> Iterator[str]:
         yield "reclaim takes the newest pages first, as Linux 5.9 to 5.11.1 did by mistake"
 
 
-def tree(detail: VmDetail, roles: RoleLayout, now_ns: int) -> dict[str, Any]:
+def tree(detail: VmDetail, roles: RoleLayout) -> dict[str, Any]:
     """A dict that is ready for JSON; its keys stay as they are.
 
     `vm` (name, pid, exact, ended, limit, newest_first), `now_ns`, `roots` and `orphans` (spts), `reclaim_next` (spt or
@@ -169,12 +169,12 @@ def tree(detail: VmDetail, roles: RoleLayout, now_ns: int) -> dict[str, Any]:
             "limit": vm.limit,
             "newest_first": vm.newest_first,
         },
-        "now_ns": now_ns,
+        "now_ns": detail.now_ns,
         "roots": [hex(page.spt) for page in forest.roots],
         "orphans": [hex(page.spt) for page in forest.orphans],
         "reclaim_next": hex(forest.next.spt) if forest.next else None,
         "reclaim_may_skip": [hex(page.spt) for page in forest.roots if page.spt in forest.skipped],
-        "pages": [_page(page, roles, now_ns) for page in detail.pages],
+        "pages": [_page(page, roles, detail.now_ns) for page in detail.pages],
     }
 
 
@@ -193,7 +193,7 @@ def _page(page: PageSnapshot, roles: RoleLayout, now_ns: int) -> Mapping[str, An
     }
 
 
-def dot(detail: VmDetail, roles: RoleLayout, now_ns: int) -> Iterator[str]:
+def dot(detail: VmDetail, roles: RoleLayout) -> Iterator[str]:
     """Lines in Graphviz's language: orphans are dashed, roots drawn double, and what reclaim takes next is grey."""
     forest = Forest(detail, roles)
     roots = {page.spt for page in forest.roots}
@@ -205,7 +205,7 @@ def dot(detail: VmDetail, roles: RoleLayout, now_ns: int) -> Iterator[str]:
     for page in reversed(detail.pages):
         words = [f"level {page.level} gfn {page.gfn:#x}", f"list {page.position}", _flags(roles, page.role)]
         if page.parented is not None:
-            words.append(f"parented {_ago(page, now_ns)} ago")
+            words.append(f"parented {_ago(page, detail.now_ns)} ago")
         looks = ""
         if page.spt in roots:
             looks = ", peripheries=2"

@@ -47,28 +47,28 @@ def small() -> VmDetail:
     story.alloc(5, level=4 | GUEST_MODE)
     vm = fed(story)
     vm.name = "web"
-    return vm.detail()
+    return vm.detail(NOW_NS)
 
 
 def test_the_text_is_as_people_see_it() -> None:
     """Golden: roots, children by index, what is shown above, what goes next, orphans on their own."""
-    matches("tree.txt", "".join(f"{line}\n" for line in text(small(), ROLES, NOW_NS)))
+    matches("tree.txt", "".join(f"{line}\n" for line in text(small(), ROLES)))
 
 
 def test_the_json_is_as_scripts_see_it() -> None:
     """Golden, and made of nothing but what JSON has."""
-    matches("tree.json", json.dumps(tree(small(), ROLES, NOW_NS), indent=1) + "\n")
+    matches("tree.json", json.dumps(tree(small(), ROLES), indent=1) + "\n")
 
 
 def test_the_dot_is_as_graphviz_sees_it() -> None:
     """Golden: roots drawn double, orphans dashed, the next page grey."""
-    matches("tree.dot", "".join(f"{line}\n" for line in dot(small(), ROLES, NOW_NS)))
+    matches("tree.dot", "".join(f"{line}\n" for line in dot(small(), ROLES)))
 
 
 def test_a_root_at_the_end_of_the_list_is_skipped_not_promised() -> None:
     """KVM leaves roots alone that a vCPU has loaded, and events do not tell which: the page behind is the next."""
     detail = small()
-    made = tree(detail, ROLES, NOW_NS)
+    made = tree(detail, ROLES)
     assert detail.pages[-1].spt == Story.spt(1)
     assert made["reclaim_next"] == hex(Story.spt(2))
     assert made["reclaim_may_skip"] == [hex(Story.spt(1))]
@@ -78,7 +78,7 @@ def test_newest_first_turns_the_mark_round() -> None:
     """With the mistake of 5.9 to 5.11.1 the page next to go is at the head."""
     detail = small()
     detail = replace(detail, vm=replace(detail.vm, newest_first=True))
-    made = tree(detail, ROLES, NOW_NS)
+    made = tree(detail, ROLES)
     assert made["reclaim_next"] == hex(Story.spt(13))
     assert made["reclaim_may_skip"] == [hex(Story.spt(5))]
 
@@ -86,8 +86,8 @@ def test_newest_first_turns_the_mark_round() -> None:
 def test_a_vm_without_pages_is_one_line() -> None:
     """No heading above nothing."""
     detail = replace(small(), pages=())
-    assert len(list(text(detail, ROLES, NOW_NS))) == 1
-    assert tree(detail, ROLES, NOW_NS)["reclaim_next"] is None
+    assert len(list(text(detail, ROLES))) == 1
+    assert tree(detail, ROLES)["reclaim_next"] is None
 
 
 def graph(edges: list[tuple[int, int, int]], pages: int) -> VmDetail:
@@ -129,7 +129,7 @@ def test_every_page_is_shown_once_and_every_edge(drawn: tuple[list[tuple[int, in
     edges, pages = drawn
     detail = graph(edges, pages)
     wanted = {(parent, index): child for parent, index, child in edges}
-    lines = [line for line in text(detail, ROLES, NOW_NS) if "gfn" in line]
+    lines = [line for line in text(detail, ROLES) if "gfn" in line]
     shown = [
         int(found[1], 16) for line in lines if (found := re.search(r"gfn (\w+)", line)) and "shown above" not in line
     ]
@@ -138,13 +138,13 @@ def test_every_page_is_shown_once_and_every_edge(drawn: tuple[list[tuple[int, in
         (int(found[1]), int(found[2], 16)) for line in lines if (found := re.search(r"(\d+): .*gfn (\w+)", line))
     )
     assert indices == Counter((index, child) for (_, index), child in wanted.items())
-    made = tree(detail, ROLES, NOW_NS)
+    made = tree(detail, ROLES)
     assert {
         (int(page["gfn"]), child["index"], int(child["spt"], 16))
         for page in made["pages"]
         for child in page["children"]
     } == {(parent, index, Story.spt(child)) for (parent, index), child in wanted.items()}
-    drawn_edges = [line for line in dot(detail, ROLES, NOW_NS) if " -> " in line]
+    drawn_edges = [line for line in dot(detail, ROLES) if " -> " in line]
     assert len(drawn_edges) == len(wanted)
 
 
@@ -159,7 +159,7 @@ def big(directories: int) -> VmDetail:
             page = 1000 + 400 * number + table
             story.alloc(page)
             story.link(2 + number, table, page)
-    return fed(story).detail()
+    return fed(story).detail(NOW_NS)
 
 
 def test_twenty_thousand_pages_take_linear_time() -> None:
@@ -167,9 +167,9 @@ def test_twenty_thousand_pages_take_linear_time() -> None:
 
     def seconds(detail: VmDetail) -> float:
         begin = time.process_time()
-        lines = sum(1 for form in (text, dot) for _ in form(detail, ROLES, NOW_NS))
+        lines = sum(1 for form in (text, dot) for _ in form(detail, ROLES))
         assert lines > len(detail.pages)
-        tree(detail, ROLES, NOW_NS)
+        tree(detail, ROLES)
         return time.process_time() - begin
 
     few, many = big(5), big(50)
