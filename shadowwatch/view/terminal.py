@@ -80,7 +80,8 @@ class Terminal:
     def size(self) -> tuple[int, int]:
         """Columns and lines, now, whatever the environment says."""
         size = os.get_terminal_size(self._console.file.fileno())
-        return size.columns, size.lines
+        # A terminal whose size nobody has set says 0.
+        return size.columns or 80, size.lines or 24
 
     def show(self, lines: Sequence[Text]) -> None:
         """Draw a screen; only the lines that are others than before are sent."""

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 
@@ -57,25 +60,26 @@ def _top(path: str) -> Iterator[int]:
     """Top on a terminal of its own that somebody reads."""
     pid, terminal = pty.fork()
     if not pid:
-        os.environ |= {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
-        os.execv(
-            sys.executable, [sys.executable, "-m", "shadowwatch", "top", "--socket", path, "--interval", str(INTERVAL)]
-        )
-    Thread(target=_drain, args=(terminal,), daemon=True).start()
+        os.environ["TERM"] = "xterm-256color"
+        command = [sys.executable, "-m", "shadowwatch", "top", "--socket", path, "--interval", str(INTERVAL)]
+        os.execv(sys.executable, command)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    drawn: list[int] = []
+    Thread(target=_drain, args=(terminal, drawn), daemon=True).start()
     try:
         time.sleep(2)  # what it costs to start is not what is asked
+        before = len(drawn)
         yield pid
+        assert len(drawn) >= before + SECONDS / INTERVAL / 2, "top does not draw"
     finally:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
 
 
-def _drain(terminal: int) -> None:
-    try:
-        while os.read(terminal, 1 << 16):
-            pass
-    except OSError:
-        return
+def _drain(terminal: int, drawn: list[int]) -> None:
+    with suppress(OSError):  # it ends with top
+        while data := os.read(terminal, 1 << 16):
+            drawn.append(len(data))
 
 
 def _share(pid: int) -> float:
