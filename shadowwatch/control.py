@@ -122,6 +122,9 @@ class Control:
         paths = [str(path) for path in request["paths"]]
         if len(paths) != len(files) or not files:
             raise KeyError("paths")
+        for descriptor in files:
+            # A pipe that nobody reads ends the recording, not the daemon's loop.
+            os.set_blocking(descriptor, False)
         most = request["most"]
         facts = replace(self._watch.facts, midway=True)
         pairs = list(zip(files, paths, strict=True))

@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--columns", metavar="KEYS", default="", help="which, in which order, with commas between")
     parser.add_argument("--sort", metavar="KEY", default="", help="the column to sort by (default recent)")
     parser.add_argument("--filter", metavar="TEXT", default="", help="only VMs with this in their name")
-    parser.add_argument("--vm", metavar="NAME", default="", help="open this VM at once")
+    parser.add_argument("--vm", metavar="NAME", default="", help="open this VM at once, by its name or its pid")
     parser.add_argument("--config", metavar="FILE", help="take the columns from there (default /etc/shadowwatch.toml)")
     add_socket(parser)
     parser.set_defaults(command=run)
@@ -33,10 +33,12 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """On a terminal until the person ends it, else once."""
     from contextlib import ExitStack
+    from dataclasses import replace
 
     from shadowwatch import live
     from shadowwatch.config import read_config
     from shadowwatch.event.capture import reading
+    from shadowwatch.pick import pick
     from shadowwatch.source import Replay, Source
     from shadowwatch.view import columns, top
     from shadowwatch.view.state import State
@@ -64,6 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
             source = open_now.enter_context(live.standalone())
         else:
             source = live.connect(arguments.socket)
+        if arguments.vm and not arguments.replay:
+            state = replace(state, vm=pick(source.snapshot().vms, arguments.vm).name)
         scripted = arguments.json or arguments.csv or arguments.once
         if not scripted and top.has_terminal(sys.stdout):
             top.interactive(source, state, sys.stdout, sys.stdin.fileno())

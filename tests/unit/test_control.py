@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -162,6 +163,27 @@ def test_an_asker_that_goes_ends_its_recording(daemon: Daemon, live: Live, tmp_p
     assert daemon.recordings[0].ended.is_set()
     with reading(str(path)) as reader:
         assert sum(len(batch.records) for batch in reader.batches()) == 3 * RECORD.size
+
+
+def test_a_pipe_that_nobody_reads_ends_the_recording_and_not_the_daemon(daemon: Daemon, live: Live) -> None:
+    """The loop does not wait for room in it."""
+    reader, writer = os.pipe()
+    try:
+        # The smallest pipe there is, and it is full.
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+        os.write(writer, b"x" * 4096)
+        loop = looking(daemon)
+        lines = live.record([(writer, "pipe")], None)
+        next(lines)
+        live.stop_recording()
+        last = list(lines)[-1]
+        loop.join(10)
+        assert not loop.is_alive()
+        assert last.error.startswith("cannot go on writing pipe: ")
+        assert live.status() == STATUS
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 def test_a_full_disk_ends_the_recording_and_not_the_daemon(daemon: Daemon, live: Live) -> None:

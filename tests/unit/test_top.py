@@ -16,6 +16,7 @@ import pytest
 from tests.captures import CAPTURES
 from tests.tmux import ROOT, TOP, Tmux
 from tests.unit import lively
+from tests.unit.daemon import Daemon
 
 
 @pytest.fixture
@@ -190,6 +191,13 @@ def test_what_cannot_be_is_one_sentence(arguments: list[str], said: str) -> None
     assert done.returncode == 1
     assert done.stderr.startswith(f"shadowwatch: {said}")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_vm_that_is_not_there_is_one_sentence(daemon: Daemon) -> None:
+    """It names those that are; by its pid a VM is found, too."""
+    done = run("--socket", daemon.path, "--vm", "nobody")
+    assert done.stderr == "shadowwatch: there is no VM nobody; choose from web1 (pid 4711)\n"
+    assert run("--socket", daemon.path, "--vm", "4711", "--interval", "0.1").returncode == 0
 
 
 def test_a_cut_capture_is_shown_up_to_the_cut(tmp_path: Path) -> None:
