@@ -191,6 +191,7 @@ _IN_VM: Keys = {
 _LIVE: Keys = {
     "+": ("look more often", _interval(-1)),
     "-": ("look less often", _interval(1)),
+    "t": ("one look, and pause", lambda state: replace(state, paused=True, seek=0.0)),
 }
 _IN_REPLAY: Keys = {
     "+": ("play faster", _speed(1)),

@@ -109,13 +109,14 @@ def test_the_interval_and_the_speed_have_their_ends() -> None:
 
 
 def test_a_replay_steps_and_jumps() -> None:
-    """A step pauses; a time that is none goes nowhere; live there is neither."""
+    """A step pauses; a time that is none goes nowhere; live there is one look more, and no way back."""
     forward, back = after(REPLAYED, "t"), after(REPLAYED, "T")
     assert (forward.seek, back.seek, forward.absolute, forward.paused) == (1.0, -1.0, False, True)
     jump = after(REPLAYED, "J", "1", "2", ".", "5", "enter")
     assert (jump.seek, jump.absolute) == (12.5, True)
     assert after(REPLAYED, "J", "x", "enter").seek is None
-    assert after(STATE, "t") == STATE
+    assert (after(STATE, "t").seek, after(STATE, "t").paused) == (0.0, True)
+    assert after(STATE, "T") == after(STATE, "J") == STATE
 
 
 def test_help_scrolls_and_any_other_key_ends_it() -> None:
