@@ -135,6 +135,24 @@ def test_the_socket_is_not_for_everybody(stock: Watched) -> None:
     assert "shadowwatch: /run/shadowwatch/control is for root and members of the group root" in done.stderr
 
 
+def test_members_of_the_daemons_group_need_no_root(stock: Watched) -> None:
+    """With a user of its own the daemon runs as that, and the group may ask for all that views show."""
+    lab = stock.lab
+    lab.run("useradd --system --user-group shadowwatch")
+    try:
+        lab.start_daemon(AUDITS)
+        assert status(stock)["Uid"].split()[0] == lab.run("id -u shadowwatch").stdout.strip()
+        member = "setpriv --reuid 1000 --regid shadowwatch --clear-groups shadowwatch"
+        with Vmm(lab, Workload("asked", accesses=1_000)) as vmm:
+            stock.settled("asked", vmm.finished().counters["mmu_cache_miss"])
+            (row,) = json.loads(lab.run(f"{member} top --json --interval 0.2 --filter asked").stdout)
+            assert row["state"] == "exact"
+            assert lab.run(f"{member} tree asked").stdout.startswith("asked, pid")
+    finally:
+        lab.run("systemctl stop shadowwatch; userdel shadowwatch")
+        lab.start_daemon(AUDITS)
+
+
 def test_without_root_or_kvm_it_says_so_in_one_sentence(stock: Watched) -> None:
     """On a real host, with nothing faked; doctor agrees by its exit code."""
     lab = stock.lab
