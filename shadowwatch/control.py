@@ -131,13 +131,16 @@ class Control:
         recording = Recording(pairs, facts, None if most is None else int(most), self._watch.names)
         self._record(recording)
         connection.settimeout(PROGRESS_SECONDS)
-        while not recording.ended.is_set():
-            with suppress(TimeoutError):
-                connection.recv(1)
-                break
-            connection.sendall(f"{dumps(recording.progress())}\n".encode())
-        recording.stop()
-        recording.ended.wait(PATIENCE_SECONDS)
+        try:
+            while not recording.ended.is_set():
+                with suppress(TimeoutError):
+                    connection.recv(1)
+                    break
+                connection.sendall(f"{dumps(recording.progress())}\n".encode())
+        finally:
+            # Whatever became of the asker: the files are closed behind this, so the loop must have let go of them.
+            recording.stop()
+            recording.ended.wait()
         connection.sendall(f"{dumps(recording.progress())}\nnull\n".encode())
 
 

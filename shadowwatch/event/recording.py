@@ -54,8 +54,8 @@ class Recording:
         self.ended = Flag()
         self.error = ""
         self.begins = facts.midway
+        self._named = False
         self._writer = self._open()
-        self._first = tuple(names()) if facts.midway else ()
 
     def _open(self) -> Writer:
         descriptor, path = self._files[self._turn % len(self._files)]
@@ -71,8 +71,8 @@ class Recording:
         if self.ended.is_set():
             return
         try:
-            self._writer.write(packed, (*self._first, *names))
-            self._first = ()
+            self._writer.write(packed, names if self._named else (*self._names(), *names))
+            self._named = True
             self._last_ns = packed.batch.now_ns
             self._first_ns = self._first_ns or self._last_ns
             if self._most is not None and self._writer.size >= self._most:
@@ -89,8 +89,8 @@ class Recording:
         self._writer.close()
         self._turn += 1
         self._facts = replace(self._facts, midway=True)
+        self._named = False
         self._writer = self._open()
-        self._first = tuple(self._names())
         self.begins = True
 
     def progress(self) -> Progress:

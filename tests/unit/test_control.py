@@ -165,6 +165,22 @@ def test_an_asker_that_goes_ends_its_recording(daemon: Daemon, live: Live, tmp_p
         assert sum(len(batch.records) for batch in reader.batches()) == 3 * RECORD.size
 
 
+def test_an_asker_that_does_not_listen_any_more_ends_its_recording(daemon: Daemon, tmp_path: Path) -> None:
+    """Before its files are closed, so that nothing is written to what gets their numbers next."""
+    path = tmp_path / "a.capture"
+    loop = looking(daemon)
+    with socket.socket(socket.AF_UNIX) as asker, path.open("wb") as file:
+        asker.connect(daemon.path)
+        request = json.dumps({"ask": "record", "paths": [str(path)], "most": None})
+        socket.send_fds(asker, [f"{request}\n".encode()], [file.fileno()])
+        asker.shutdown(socket.SHUT_RD)
+        loop.join(20)
+    assert daemon.recordings[0].ended.is_set()
+    assert daemon.recordings[0].error == ""
+    with reading(str(path)) as reader:
+        assert sum(len(batch.records) for batch in reader.batches()) == 3 * RECORD.size
+
+
 def test_a_pipe_that_nobody_reads_ends_the_recording_and_not_the_daemon(daemon: Daemon, live: Live) -> None:
     """The loop does not wait for room in it."""
     reader, writer = os.pipe()
