@@ -157,7 +157,7 @@ COLUMNS: Mapping[str, Column] = {
     column.key: column
     for column in (
         _words("name", "VM", "its name", lambda row: row.vm.name),
-        _number("pid", "pid", "the process that runs it", lambda row: row.vm.pid),
+        Column("pid", "pid", "the process that runs it", lambda row: row.vm.pid, lambda row, _: str(row.vm.pid)),
         _words("state", "state", "exact; resyncing: its list is being read anew; TDP: no shadow page; ended", _state),
         _number("pages", "pages", "shadow pages on active_mmu_pages", lambda row: pages(row.vm)),
         _number("limit", "limit", "above so many KVM reclaims", lambda row: row.vm.limit),

@@ -33,6 +33,12 @@ def test_a_counter_is_shown_in_each_unit() -> None:
     assert allocated.value(Row(now, None, 0.0)) == 0
 
 
+def test_a_pid_is_a_name_and_no_number() -> None:
+    """It is there to be copied: no comma in it."""
+    web1 = next(vm for vm in a_bit_of_everything().snapshot().vms if vm.pid == 4711)
+    assert COLUMNS["pid"].text(Row(web1, None, 1.0), Units.RATE) == "4711"
+
+
 def test_small_rates_keep_a_decimal() -> None:
     """0.4 a second is not none."""
     story = Story()
