@@ -16,6 +16,11 @@ from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.snapshot import Snapshot, VmDetail
 
 
+def _printable(name: str) -> str:
+    """The name as it may be sent to a terminal: it comes from a command line, and that from anywhere."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
+
+
 class Watch:
     """The model and its lock: one thread feeds it, others take snapshots."""
 
@@ -47,7 +52,7 @@ class Watch:
                 model.feed(batch.records)
                 for vm in model.unnamed():
                     vm.called = self._name_of(vm.pid)
-                    vm.name = self._unique(vm.called, vm.pid)
+                    vm.name = self._unique(_printable(vm.called) or str(vm.pid), vm.pid)
                     names.append((vm.pid, vm.called))
             else:
                 self._behind_ns = 0
