@@ -15,12 +15,12 @@ def audit_table(now: Snapshot, out: TextIO) -> bool:
     """Print a line for each VM; true when each running one was compared and is as the kernel has it."""
     table = Table(box=None, pad_edge=False)
     for heading in ("VM", "pages", "audits", "compared", "differing", "resyncs", "lost"):
-        table.add_column(heading, justify="left" if heading == "VM" else "right")
+        table.add_column(heading, justify="left" if heading == "VM" else "right", no_wrap=heading == "VM")
     good = True
     for vm in now.vms:
         figures = (sum(vm.pages.values()), vm.audits, vm.audited, vm.differing, vm.resyncs, vm.lost)
         table.add_row(vm.name, *(f"{figure:,}" for figure in figures))
         good = good and not vm.differing and (vm.ended or vm.audits > 0)
-    console = Console(file=out, highlight=False)
+    console = Console(file=out, highlight=False, markup=False)
     console.print(table if now.vms else "no VM is running")
     return good

@@ -34,7 +34,7 @@ def show(path: str, out: TextIO) -> bool:
                 first_ns, last_ns = first_ns or batch.now_ns, batch.now_ns
         except ShadowwatchError as error:
             fault = error
-    console = Console(file=out, highlight=False)
+    console = Console(file=out, highlight=False, markup=False)
     now = watch.snapshot()
     facts = reader.facts
     size = os.path.getsize(path)
@@ -57,7 +57,7 @@ def show(path: str, out: TextIO) -> bool:
     console.print(grid)
     table = Table(box=None, pad_edge=False)
     for heading in ("VM", "pid", "pages", "limit", "allocated", "reclaimed", "recently parented", "lost", "state"):
-        table.add_column(heading, justify="left" if heading in ("VM", "state") else "right")
+        table.add_column(heading, justify="left" if heading in ("VM", "state") else "right", no_wrap=heading == "VM")
     for vm in now.vms:
         reclaimed = sum(zaps for (_, cause), zaps in vm.zaps.items() if cause in RECLAIM)
         figures = (sum(vm.pages.values()), vm.limit, sum(vm.allocations.values()), reclaimed)

@@ -7,8 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from shadowwatch.event.abi import Batch
+from shadowwatch.event.capture import Writer, pack
+from shadowwatch.watch import Watch
 from tests.captures import CAPTURES
 from tests.golden import matches
+from tests.unit.story import FACTS, Story
 
 
 def info(path: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -39,3 +43,15 @@ def test_what_is_no_capture_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
     assert "cannot read none: No such file or directory; check the path" in info("none", tmp_path).stderr
     assert "text is not a shadowwatch capture" in info("text", tmp_path).stderr
+
+
+def test_a_name_in_brackets_is_shown_as_it_is(tmp_path: Path) -> None:
+    """It is no instruction to the printer."""
+    story = Story()
+    story.alloc(1)
+    watch = Watch(FACTS, lambda pid: "web[bold]1[/]")
+    path = tmp_path / "a.capture"
+    writer = Writer(path.open("wb"), str(path), FACTS)
+    writer.write(pack(batch := Batch(story.ns, 0, 0, story.records())), watch.take(batch))
+    writer.close()
+    assert "web[bold]1[/]" in info("a.capture", tmp_path).stdout
