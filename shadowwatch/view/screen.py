@@ -238,12 +238,11 @@ def _histogram(distributions: Sequence[Distribution], width: int) -> list[Text]:
 def _zaps(detail: VmDetail, roles: RoleLayout) -> tuple[list[Text], list[Text]]:
     lines = []
     for zap in reversed(detail.last_zaps):
-        flags = " ".join(name if width == 1 else f"{name}={value}" for name, value, width in roles.set_fields(zap.role))
         cause = Cause(zap.cause).name.lower() + (", with its parent" if zap.recursive else "")
         words = f"{(detail.now_ns - zap.ns) / 1e9:>9.3f} s  {zap.level:>5}  {zap.gfn:>#12x}  {cause:<22}"
         line = Text(words)
         line.append(" recently parented " if zap.recent else " " * 19, "bold red" if zap.recent else None)
-        line.append(f" {flags}")
+        line.append(f" {tree.flags(roles, zap.role)}")
         lines.append(line)
     heading = Text(f"{'ago':>11}  {'level':>5}  {'gfn':>12}  {'cause':<22}{'':19} role")
     return [heading], lines or [Text("no zap so far", "dim")]

@@ -71,7 +71,8 @@ class Forest:
                 stack.append((self.by_spt[spt], below + rail, below + bend, _index(pte)))
 
 
-def _flags(roles: RoleLayout, role: int) -> str:
+def flags(roles: RoleLayout, role: int) -> str:
+    """The role's fields that are not 0, but the level, in words."""
     return " ".join(name if width == 1 else f"{name}={value}" for name, value, width in roles.set_fields(role))
 
 
@@ -104,7 +105,7 @@ def _cells(forest: Forest, row: _Row, roles: RoleLayout, now_ns: int) -> tuple[s
         return (place, "", "", "", "", "shown above")
     children = str(len(page.children)) if page.level > 1 else "–"
     parented = _ago(page, now_ns) if page.level > 1 else "–"
-    return (place, str(page.position), children, parented, _flags(roles, page.role), _note(forest, page))
+    return (place, str(page.position), children, parented, flags(roles, page.role), _note(forest, page))
 
 
 def text(detail: VmDetail, roles: RoleLayout) -> Iterator[str]:
@@ -203,7 +204,7 @@ def dot(detail: VmDetail, roles: RoleLayout) -> Iterator[str]:
     yield '  rankdir=LR; node [shape=box, fontname="sans-serif", fontsize=10];'
     yield '  edge [fontname="sans-serif", fontsize=8];'
     for page in reversed(detail.pages):
-        words = [f"level {page.level} gfn {page.gfn:#x}", f"list {page.position}", _flags(roles, page.role)]
+        words = [f"level {page.level} gfn {page.gfn:#x}", f"list {page.position}", flags(roles, page.role)]
         if page.parented is not None:
             words.append(f"parented {_ago(page, detail.now_ns)} ago")
         looks = ""
