@@ -23,7 +23,8 @@ from tests.lab.hosts import DEFAULT, HOSTS
 from tests.lab.run_folder import RunFolder
 
 Kvm = Literal["patched", "stock"]
-Policy = Literal["newest", "parents", "stock"]
+#: The patched KVM's, as its enum mmu_reclaim_policy has them.
+Policy = Literal["stock", "parents", "mapped", "leaf-first", "newest"]
 Mode = Literal["shadow", "tdp", "nested"]
 
 #: Which pages are on KVM's list, and the parameters of its modules that make it so: those of a guest without nested

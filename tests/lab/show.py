@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import cycle
+from typing import get_args
 
 from shadowwatch.live import connect
 from shadowwatch.view import top
@@ -48,24 +51,24 @@ def summary(metrics: Metrics) -> str:
     return "\n".join(lines)
 
 
-class OtherPolicy:
-    """Switches the reclaim policy, from stock order to parents moved up and back."""
+class NextPolicy:
+    """Switches the reclaim policy, from stock order through all that the patched KVM has."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
-        self._policy: Policy = "stock"
+        self._policies: Iterator[Policy] = cycle(get_args(Policy))
+        self()
 
     def __call__(self) -> None:
         """Switch it."""
-        self._policy = "parents" if self._policy == "stock" else "stock"
-        self._lab.policy(self._policy)
+        self._lab.policy(next(self._policies))
 
 
 def run(progress: Progress) -> int:
     """Boot, watch, publish, show; until the person ends it, or SIGINT or SIGTERM comes."""
     with ExitStack() as open_now:
         lab = open_now.enter_context(Lab.boot(kvm="patched", progress=progress))
-        lab.policy("stock")
+        next_policy = NextPolicy(lab)
         lab.start_daemon()
         try:
             port = lab.forward(PORT, PORT)
@@ -85,7 +88,7 @@ def run(progress: Progress) -> int:
                 state,
                 sys.stdout,
                 sys.stdin.fileno(),
-                {"p": ("switch reclaim_policy", OtherPolicy(lab))},
+                {"p": ("switch reclaim_policy", next_policy)},
             )
         else:
             print(f"{url}metrics\n{summary(metrics)}", flush=True)
