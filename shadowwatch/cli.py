@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 
 from shadowwatch import __version__
-from shadowwatch.commands import audit, doctor, info, plot, record, replay, run, top, tree
+from shadowwatch.commands import audit, doctor, info, plot, record, replay, run, simulate, top, tree
 from shadowwatch.errors import ShadowwatchError
 
 #: In the order of help.
-COMMANDS = (doctor, run, top, tree, record, info, replay, plot, audit)
+COMMANDS = (doctor, run, top, tree, record, info, replay, plot, simulate, audit)
 
 
 def parser() -> argparse.ArgumentParser:

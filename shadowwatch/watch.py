@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from threading import Lock
 
 from shadowwatch.event.abi import RECORD, Batch, Event
@@ -13,7 +14,8 @@ from shadowwatch.facts import Facts
 from shadowwatch.mmu.audit import Difference
 from shadowwatch.mmu.model import Model, Progress
 from shadowwatch.mmu.role import RoleLayout
-from shadowwatch.mmu.snapshot import Snapshot, VmDetail
+from shadowwatch.mmu.snapshot import Snapshot, VmDetail, VmSnapshot
+from shadowwatch.simulate.simulator import Simulator
 
 
 def _printable(name: str) -> str:
@@ -22,20 +24,24 @@ def _printable(name: str) -> str:
 
 
 class Watch:
-    """The model and its lock: one thread feeds it, others take snapshots."""
+    """The model and its lock: one thread feeds it, others take snapshots.
 
-    def __init__(self, facts: Facts, name_of: Callable[[int], str]) -> None:
+    `what_if` names the reclaim policies that are simulated beside it.
+    """
+
+    def __init__(self, facts: Facts, name_of: Callable[[int], str], what_if: Sequence[str] = ()) -> None:
         recent = facts.recent_seconds
         self.facts = facts
         self._name_of = name_of
         self._lock = Lock()
         recent_ns = None if recent is None else int(recent * 1e9)
         self._model = Model(RoleLayout(facts.role), facts.functions, recent_ns, facts.midway)
+        self._simulators = [Simulator(facts, policy) for policy in what_if]
         self._last = Batch(0, 0, 0, b"")
         self._behind_ns = 0
 
     def fork(self) -> Watch:
-        """A copy that goes its own way from here."""
+        """A copy that goes its own way from here, without the simulations."""
         with self._lock:
             copy = Watch(self.facts, self._name_of)
             copy._model = deepcopy(self._model)
@@ -50,6 +56,8 @@ class Watch:
             if len(batch.records) >= RECORD.size:
                 self._behind_ns = batch.now_ns - Event(*RECORD.unpack_from(batch.records)).ns
                 model.feed(batch.records)
+                for simulator in self._simulators:
+                    simulator.feed(batch.records)
                 for vm in model.unnamed():
                     vm.called = self._name_of(vm.pid)
                     vm.name = self._unique(_printable(vm.called) or str(vm.pid), vm.pid)
@@ -119,10 +127,18 @@ class Watch:
             model = self._model
             return Snapshot(
                 now_ns=self._last.now_ns,
-                vms=model.snapshot(),
+                vms=self._with_estimates(model.snapshot()),
                 received=model.received,
                 undecodable=model.undecodable,
                 lost=self._last.lost,
                 untracked=self._last.untracked,
                 behind_ns=self._behind_ns,
             )
+
+    def _with_estimates(self, vms: tuple[VmSnapshot, ...]) -> tuple[VmSnapshot, ...]:
+        if not self._simulators:
+            return vms
+        estimates = {simulator.policy: simulator.estimates() for simulator in self._simulators}
+        keys = [(vm.kvm, vm.pid) for vm in vms]
+        what_if = [{policy: found[key] for policy, found in estimates.items() if key in found} for key in keys]
+        return tuple(replace(vm, what_if=of) for vm, of in zip(vms, what_if, strict=True))

@@ -11,6 +11,7 @@ cut one).
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zlib
 from collections import deque
@@ -160,7 +161,7 @@ class Reader:
 
     def __init__(self, file: BinaryIO, path: str) -> None:
         self._file = file
-        self._path = path
+        self.path = path
         self._names: dict[int, str] = {}
         self._records = 0
         preamble = file.read(_PREAMBLE.size)
@@ -188,13 +189,13 @@ class Reader:
 
     def _damaged(self) -> ShadowwatchError:
         return ShadowwatchError(
-            f"{self._path} is damaged after {self._records} events; the figures cover those,"
+            f"{self.path} is damaged after {self._records} events; the figures cover those,"
             " record it again for the rest"
         )
 
     def _cut(self) -> ShadowwatchError:
         return ShadowwatchError(
-            f"{self._path} is cut off after {self._records} events; the figures cover those,"
+            f"{self.path} is cut off after {self._records} events; the figures cover those,"
             " end the recording with SIGINT or SIGTERM to have it whole"
         )
 
@@ -215,6 +216,11 @@ class Reader:
     def name_of(self, pid: int) -> str:
         """The name that the recorded run gave to the VM of this process."""
         return self._names.get(pid, str(pid))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return os.fstat(self._file.fileno()).st_size
 
     def place(self) -> Place:
         """Where reading is, between two batches."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from shadowwatch.mmu.histogram import Distribution
@@ -45,12 +45,34 @@ class ZapSnapshot(NamedTuple):
     recent: bool
 
 
+class Estimate(NamedTuple):
+    """What a reclaim policy would have made of what was recorded, and, as `recorded_…`, what was counted then.
+
+    `faults` are page faults that build page tables, `zaps` pages that reclaim takes, `refaults` pages allocated again
+    after that. The guest went there, and the policy did not have the page: so many there are at least. `unseen` is how
+    often it had a page no more that the recorded guest still had, and may have used, which no event tells: each may
+    be one of each more, and `likely` of them are. `reproduced` are recorded zaps that the policy made in the same
+    reclaim and order: all of them when it is the one that was in force.
+    """
+
+    faults: int
+    zaps: int
+    refaults: int
+    unseen: int
+    likely: float
+    recorded_faults: int
+    recorded_zaps: int
+    recorded_refaults: int
+    reproduced: int
+
+
 @dataclass(frozen=True, slots=True)
 class VmSnapshot:
     """One VM's counts since it was first seen.
 
     `mapped` is the guest pages of 4 KiB that sptes map, None where the kernel does not count them.
-    Maps are keyed by level, `zaps` by (level, Cause), `strangers` by Kind; what is 0 is absent.
+    Maps are keyed by level, `zaps` by (level, Cause), `strangers` by Kind; what is 0 is absent. `what_if` has what
+    other reclaim policies would have made of it, by their names, of those that are simulated.
     """
 
     kvm: int
@@ -83,6 +105,7 @@ class VmSnapshot:
     writes: int
     newest_first: bool
     strangers: Mapping[int, int]
+    what_if: Mapping[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

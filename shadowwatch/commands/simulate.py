@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`shadowwatch simulate`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from shadowwatch.commands.arguments import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add it to the command line."""
+    parser = commands.add_parser("simulate", help="estimate what other reclaim policies would have made of a capture")
+    parser.add_argument("file", metavar="CAPTURE", help="the capture to read, of any KVM")
+    parser.add_argument(
+        "--policy",
+        metavar="NAME",
+        action="append",
+        help="stock, parents, mapped, leaf-first or newest; more than once for several (default: all but newest)",
+    )
+    parser.add_argument("--vm", metavar="NAME", help="only this one, by its name or its pid (default: all)")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Simulate and print; 1 when the capture is cut or damaged."""
+    from shadowwatch.event.capture import reading
+    from shadowwatch.simulate.policies import choose
+    from shadowwatch.view import simulate as view
+
+    policies = choose(arguments.policy)
+    with reading(arguments.file) as reader:
+        result = view.simulated(reader, policies, sys.stderr)
+    result = result.only(arguments.vm)
+    show = view.as_json if arguments.json else view.as_text
+    show(result, sys.stdout)
+    if result.fault:
+        print(f"shadowwatch: {result.fault}", file=sys.stderr)
+    return 1 if result.fault else 0

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A shadow page in two lives: the recorded one, and the one that it would have had under another policy."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import TypeAlias
+
+#: active_mmu_pages as simulated, the oldest page first.
+ActiveMmuPages: TypeAlias = "OrderedDict[Page, None]"
+
+
+class Page:
+    """A gfn and role that are shadowed now and then.
+
+    Times are on the simulation's clock, which goes on with every fault and every reclaim; 0 is never. `recorded` and
+    `resident` tell whether the page is there in the recorded life and in the simulated one, `reclaimed` and `died` when
+    it last went in either. An spte of a parent that was written after both its ends last went still points here:
+    `links` and `parents` map a parent to the time when its spte was written in either life, and `up` is the parent
+    whose spte was recorded last, None for a root. `lost` is when no root led to the page any more in the recorded life.
+    `loaded` roots are those that faults came through last. A `nested` page stands for a page table of a guest's guest:
+    it goes with its last parent, so that one knows its `children`.
+    `followers` are the pages that were recorded to go along with this one.
+    """
+
+    __slots__ = (
+        "children",
+        "died",
+        "followers",
+        "identity",
+        "level",
+        "links",
+        "loaded",
+        "lost",
+        "nested",
+        "parents",
+        "reclaimed",
+        "recorded",
+        "resident",
+        "up",
+    )
+
+    def __init__(self, identity: int, level: int, nested: bool) -> None:
+        self.identity = identity
+        self.level = level
+        self.nested = nested
+        self.recorded = False
+        self.resident = False
+        self.reclaimed = 0
+        self.died = 0
+        self.links: dict[Page, int] = {}
+        self.parents: dict[Page, int] = {}
+        self.children: dict[Page, None] = {}
+        self.up: Page | None = None
+        self.loaded = False
+        self.lost = 0
+        self.followers: tuple[Page, ...] = ()
+
+    def directories(self) -> Iterator[Page]:
+        """The resident directories whose sptes point here in the simulation."""
+        return (parent for parent, written in self.parents.items() if written >= parent.died and parent.resident)

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`parents`: a directory that gets a child moves to the head of the list, and so do its ancestors (the RFC)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from shadowwatch.simulate.page import ActiveMmuPages, Page
+from shadowwatch.simulate.policies.stock import Stock
+
+
+class Parents(Stock):
+    """As patches/linux-6.1 has it: mmu_parent_walk() from the directory on, each page once, but for idle roots."""
+
+    name: ClassVar[str] = "parents"
+
+    def __init__(self) -> None:
+        #: Which roots are in use, and so move, is told by a kernel that moves them; else it is guessed.
+        self._told = False
+
+    def linked(self, pages: ActiveMmuPages, directory: Page) -> None:
+        """Move the directory to the head, and then its ancestors: the root becomes the newest."""
+        visited = {directory}
+        waiting = [directory]
+        while waiting:
+            page = waiting.pop()
+            pages.move_to_end(page)
+            for parent in page.directories():
+                if parent not in visited and (parent.up or (parent.loaded and not self._told)):
+                    visited.add(parent)
+                    waiting.append(parent)
+
+    def moved(self, pages: ActiveMmuPages, page: Page) -> None:
+        """Move a root likewise."""
+        self._told = True
+        if page.up is None:
+            pages.move_to_end(page)

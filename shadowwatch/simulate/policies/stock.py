@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`stock`: pages age from their creation, and the oldest go first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from shadowwatch.simulate.page import ActiveMmuPages, Page
+
+
+class Stock:
+    """The kernel's own order, and what other policies change of it."""
+
+    name: ClassVar[str] = "stock"
+
+    def linked(self, pages: ActiveMmuPages, directory: Page) -> None:
+        """An spte of this directory was made to point to a child."""
+
+    def moved(self, pages: ActiveMmuPages, page: Page) -> None:
+        """The recorded kernel, which moves pages, moved this one."""
+
+    def candidates(self, pages: ActiveMmuPages, wanted: int) -> Iterable[Page]:
+        """The pages in the order in which a reclaim of so many looks at them."""
+        return pages

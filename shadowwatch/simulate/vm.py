@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One VM's recorded faults, played to a list that another policy keeps.
+
+What is recorded are the faults that build page tables, each a chain of sptes from a page that was there down to
+level 1, and what became of the pages in the kernel's own list. A policy that zaps other pages meets these faults with
+other pages in place: some find all there and would not have been, others must build more. What no event tells is
+how often the guest used a page while it was there. So whenever the policy has a page out of reach that the recorded
+guest still had, that is counted as unseen, and how likely a fault was meanwhile is taken from how soon the guest
+came back to the pages that it did lose.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+
+from shadowwatch.mmu.cause import Cause, CauseTables
+from shadowwatch.mmu.page import SPT_MASK
+from shadowwatch.mmu.role import RoleLayout
+from shadowwatch.mmu.snapshot import Estimate
+from shadowwatch.simulate.page import ActiveMmuPages, Page
+from shadowwatch.simulate.policies.stock import Stock
+from shadowwatch.simulate.spans import Spans
+
+#: make_mmu_pages_available(), the same from 5.10 to 7.3: with fewer pages free than KVM_MIN_FREE_MMU_PAGES, KVM
+#: reclaims until KVM_REFILL_PAGES are (arch/x86/include/asm/kvm_host.h).
+MIN_FREE, REFILL = 5, 25
+
+#: A vCPU has its root loaded, and KVM_MMU_NUM_PREV_ROOTS before it (arch/x86/include/asm/kvm_host.h).
+LOADED = 4
+
+#: Pages that are in neither life are forgotten when there are so many for each that is, and some more.
+SLACK, FLOOR = 4, 4096
+
+_BY_RECLAIM, _BY_PARENT, _QUOTA = int(Cause.BY_RECLAIM), int(Cause.BY_PARENT), int(Cause.QUOTA)
+_NO_RECLAIM = -1
+
+
+class SimulatedVm:
+    """The list of one VM under a policy, fed with what was recorded under another."""
+
+    __slots__ = (
+        "_absences",
+        "_by_reclaim",
+        "_causes",
+        "_chosen",
+        "_clock",
+        "_faulted",
+        "_fresh",
+        "_leaders",
+        "_levels",
+        "_likely",
+        "_list",
+        "_loaded",
+        "_losses",
+        "_pages",
+        "_parent",
+        "_policy",
+        "_reclaiming",
+        "_roles",
+        "_tables",
+        "_unlisted",
+        "_unseen",
+        "_victims",
+        "ended_ns",
+        "faults",
+        "limit",
+        "recorded_faults",
+        "recorded_refaults",
+        "recorded_zaps",
+        "refaults",
+        "reproduced",
+        "seq",
+        "zaps",
+    )
+
+    def __init__(self, roles: RoleLayout, causes: CauseTables, policy: Stock) -> None:
+        self._levels = roles.levels
+        self._roles = roles
+        self._causes = causes
+        self._policy = policy
+        self.seq = 0
+        self.limit = 0
+        self.faults = self.zaps = self.refaults = 0
+        self.recorded_faults = self.recorded_zaps = self.recorded_refaults = 0
+        #: Recorded zaps that the policy made, too, in the same reclaim and the same order.
+        self.reproduced = 0
+        #: Level-1 pages that went out of reach, how long before the guest came back to those that it came back to,
+        #: and how long pages were out of reach in the simulated life when they were not in the recorded one.
+        self._losses = 0
+        self._absences = Spans()
+        self._unseen = Spans()
+        self._likely = 0.0
+        self.forget()
+
+    def forget(self) -> None:
+        """Events were lost: the pages are not known any more, and what is heard from here on builds them anew."""
+        self._clock = 1
+        self._pages: dict[int, Page] = {}
+        self._tables: dict[int, Page] = {}
+        self._list: ActiveMmuPages = OrderedDict()
+        self._loaded: deque[Page] = deque(maxlen=LOADED)
+        #: Pages that KVM counts but has not on the list, as roots that were zapped while in use.
+        self._unlisted = 0
+        #: The page that was allocated last, until its spte is written: a root has none.
+        self._fresh: Page | None = None
+        #: Whose sptes the fault that is under way writes next, and whether it is one to the policy, too.
+        self._parent: Page | None = None
+        self._faulted = False
+        #: The reclaim that is under way: its cause, the pages that it zapped, those of them that took others along.
+        self._reclaiming = _NO_RECLAIM
+        self._chosen: list[Page] = []
+        self._leaders: list[Page] = []
+        self._by_reclaim = False
+        self._victims: list[Page] = []
+
+    def alloc(self, spt: int, gfn: int, role: int, limit: int, used: int) -> None:
+        """A page was allocated; its spte may be written next."""
+        if self._reclaiming >= 0:
+            self._end_reclaim()
+        if self._fresh:
+            self._root(self._fresh)
+        page = self._page(gfn << 32 | role, role)
+        if page.reclaimed:
+            self.recorded_refaults += 1
+        page.recorded = True
+        self._tables[spt] = page
+        self.limit = limit
+        self._unlisted = used - len(self._tables)
+        self._fresh = page
+
+    def known(self, spt: int, gfn: int, role: int, parent_pte: int) -> None:
+        """A walk over the kernel's list told of a page: of those so far the newest."""
+        if spt in self._tables:
+            return
+        page = self._page(gfn << 32 | role, role)
+        page.recorded = True
+        self._tables[spt] = page
+        if not page.resident:
+            self._place(page)
+        parent = self._tables.get(parent_pte & SPT_MASK)
+        if parent is not None:
+            page.up = parent
+            page.links[parent] = page.parents[parent] = self._clock
+
+    def _page(self, identity: int, role: int) -> Page:
+        page = self._pages.get(identity)
+        if page is None:
+            if len(self._pages) > SLACK * (len(self._list) + len(self._tables)) + FLOOR:
+                self._pages = {key: page for key, page in self._pages.items() if page.recorded or page.resident}
+            page = Page(identity, self._levels[role], bool(self._roles.field(role, "guest_mode")))
+            self._pages[identity] = page
+        return page
+
+    def link(self, spt: int, parent_pte: int) -> None:
+        """A fault makes an spte point to a page."""
+        if self._reclaiming >= 0:
+            self._end_reclaim()
+        child, parent = self._tables.get(spt), self._tables.get(parent_pte & SPT_MASK)
+        fresh = self._fresh
+        if fresh is not None:
+            self._fresh = None
+            if fresh is not child:
+                self._root(fresh)
+        if child is None or parent is None:
+            self._parent = None
+            return
+        if parent is not self._parent:
+            self._begin_fault(parent)
+        self._parent = child
+        clock = self._clock
+        links = child.links
+        written = links.get(parent)
+        links[parent] = clock
+        child.up = parent
+        # Did reclaim take away what was here? If not, the guest did, or it is new: then it is a fault to every policy.
+        taken = False
+        if written is not None:
+            reclaimed = child.reclaimed if child.reclaimed > parent.reclaimed else parent.reclaimed
+            taken = written <= reclaimed
+            if taken and child.level == 1:
+                if not child.lost:
+                    self._lose(child, reclaimed)
+                self._absences.add(clock - child.lost)
+        child.lost = 0
+        if taken and child.resident:
+            there = child.parents.get(parent)
+            if there is not None and there >= parent.died:
+                return
+        self._attach(parent, child)
+
+    def _begin_fault(self, parent: Page) -> None:
+        """A fault found the path down to this page in place."""
+        self._clock += 1
+        self._faulted = False
+        self.recorded_faults += 1
+        free = self.limit - len(self._list) - self._unlisted
+        if free < MIN_FREE:
+            self._make_room(free)
+        self._reach(parent)
+
+    def _reach(self, page: Page) -> None:
+        """Let the policy's guest find it likewise."""
+        up = page.up
+        if up is None:
+            if not page.resident:
+                self._fault()
+                self._place(page)
+            if not page.loaded:
+                self._load(page)
+            return
+        self._reach(up)
+        if page.resident:
+            there = page.parents.get(up)
+            if there is not None and there >= up.died:
+                return
+        self._attach(up, page)
+
+    def _attach(self, parent: Page, child: Page) -> None:
+        self._fault()
+        if not child.resident:
+            self._place(child)
+        child.parents[parent] = self._clock
+        if child.nested:
+            parent.children[child] = None
+        self._policy.linked(self._list, parent)
+
+    def move(self, spt: int) -> None:
+        """mmu_parent_walk() moved a page to the head."""
+        page = self._tables.get(spt)
+        if page is not None and page.resident:
+            self._policy.moved(self._list, page)
+
+    def _fault(self) -> None:
+        if not self._faulted:
+            self._faulted = True
+            self.faults += 1
+
+    def _place(self, page: Page) -> None:
+        """Allocate a page."""
+        if page.died:
+            self.refaults += 1
+        page.resident = True
+        self._list[page] = None
+
+    def _root(self, page: Page) -> None:
+        """The page that was allocated last has no spte: it is a root."""
+        self._fresh = self._parent = None
+        self._clock += 1
+        self._make_room(self.limit - len(self._list) - self._unlisted)
+        page.up = None
+        if not page.resident:
+            self._place(page)
+        if not page.loaded:
+            self._load(page)
+
+    def _load(self, root: Page) -> None:
+        if len(self._loaded) == LOADED:
+            self._loaded[0].loaded = False
+        root.loaded = True
+        self._loaded.append(root)
+
+    def reclaim(self, caller: int) -> None:
+        """The oldest pages are about to be zapped; their zaps follow."""
+        if self._reclaiming >= 0:
+            self._end_reclaim()
+        if self._fresh:
+            self._root(self._fresh)
+        self._parent = None
+        self._reclaiming = self._causes.reclaim[caller]
+
+    def zap(self, spt: int, role: int, caller: int) -> None:
+        """A page is being zapped."""
+        cause = self._causes.zap[caller]
+        if cause == _BY_RECLAIM:
+            self._by_reclaim = True
+        elif cause != _BY_PARENT:
+            self._by_reclaim = False
+            if self._reclaiming >= 0:
+                self._end_reclaim()
+        if role & self._roles.invalid:
+            return
+        page = self._tables.pop(spt, None)
+        if page is None:
+            return
+        page.recorded = False
+        if page is self._fresh:
+            self._root(page)
+        if not self._by_reclaim:
+            # The guest, its VMM or the kernel wanted it gone, whatever the policy.
+            if page.resident:
+                self._remove(page)
+            page.links = {}
+            page.reclaimed = page.died = 0
+            return
+        self.recorded_zaps += 1
+        self._chosen.append(page)
+        if cause == _BY_PARENT and self._leaders:
+            leader = self._leaders[-1]
+            leader.followers = (*leader.followers, page)
+        else:
+            self._leaders.append(page)
+
+    def _end_reclaim(self) -> None:
+        """The recorded reclaim is over: the policy has its own, and is compared with it."""
+        cause, self._reclaiming = self._reclaiming, _NO_RECLAIM
+        chosen, self._chosen = self._chosen, []
+        clock = self._clock = self._clock + 1
+        if cause == _QUOTA:
+            self._make_room(self.limit - len(self._list) - self._unlisted)
+        else:
+            self._zap_oldest(len(chosen))
+        if self._victims == chosen:
+            self.reproduced += len(chosen)
+        for page in chosen:
+            page.reclaimed = clock
+            if page.level == 1:
+                self._lose(page, clock)
+        for leader in self._leaders:
+            leader.followers = ()
+        self._leaders = []
+
+    def _lose(self, page: Page, lost: int) -> None:
+        """A level-1 page went out of reach, or had been since a directory above went: was it, with the policy?"""
+        self._losses += 1
+        died = lost
+        below: Page | None = page
+        while below is not None:
+            up = below.up
+            if not below.resident:
+                died = min(died, below.died)
+            elif up is not None and below.parents.get(up, 0) <= up.died:
+                died = min(died, up.died)
+            if up is not None and below.links.get(up, 0) <= up.reclaimed:
+                lost = min(lost, up.reclaimed)
+            below = up
+        page.lost = lost
+        if 0 < died < lost:
+            self._unseen.add(lost - died)
+
+    def _make_room(self, free: int) -> None:
+        """As make_mmu_pages_available() does."""
+        self._victims = []
+        if free < MIN_FREE and self.limit:
+            self._zap_oldest(REFILL - max(0, free))
+
+    def _zap_oldest(self, wanted: int) -> None:
+        """As kvm_mmu_zap_oldest_mmu_pages() does, but for the order."""
+        self._victims = []
+        chosen: list[Page] = []
+        for page in self._policy.candidates(self._list, wanted):
+            if len(chosen) >= wanted:
+                break
+            # A root that was there may have been loaded, and those are passed over.
+            if page.up is not None or not page.recorded:
+                chosen.append(page)
+        zapped = 0
+        for page in chosen:
+            if zapped >= wanted:
+                break
+            if page.resident:
+                zapped += self._zap(page)
+
+    def _zap(self, page: Page) -> int:
+        """Zap a page and what goes with it; return how many pages that is to KVM."""
+        self._remove(page)
+        page.died = self._clock
+        self.zaps += 1
+        self._victims.append(page)
+        counted = 1
+        for follower in page.followers:
+            if follower.resident:
+                self._zap(follower)
+                counted += 1
+        if page.children:
+            children, page.children = page.children, {}
+            for child in children:
+                if child.resident and not any(child.directories()):
+                    self._zap(child)
+                    counted += 1
+        return counted
+
+    def _remove(self, page: Page) -> None:
+        page.resident = False
+        page.parents = {}
+        del self._list[page]
+
+    def estimate(self) -> Estimate:
+        """What came of it so far."""
+        # It must not fall when pages that were lost are found not to be wanted.
+        self._likely = max(self._likely, self._unseen.expected(self._absences, self._losses))
+        return Estimate(
+            faults=self.faults,
+            zaps=self.zaps,
+            refaults=self.refaults,
+            unseen=len(self._unseen),
+            likely=self._likely,
+            recorded_faults=self.recorded_faults,
+            recorded_zaps=self.recorded_zaps,
+            recorded_refaults=self.recorded_refaults,
+            reproduced=self.reproduced,
+        )
