@@ -178,17 +178,14 @@ def read(path: str, name: str | None = None, bins: int = BINS) -> Series:
     with reading(path) as reader:
         watch = Watch(reader.facts, reader.name_of)
 
-        def look() -> VmSnapshot | None:
-            return next((vm for vm in watch.snapshot().vms if vm.name == span.vm.name), None)
-
         for batch in reader.whole_batches():
             for records, ended in sampler.cut(batch.records):
                 watch.take(_lasting(batch)._replace(records=records))
                 if ended > len(sampler.samples):
-                    sampler.sample(look(), ended)
+                    sampler.sample(watch.vm(span.vm.name), ended)
         if reader.fault and not span.fault:
             raise reader.fault
-        sampler.sample(look(), bins)
+        sampler.sample(watch.vm(span.vm.name), bins)
     return _series(path, span, sampler)
 
 

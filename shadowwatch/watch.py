@@ -13,7 +13,7 @@ from shadowwatch.facts import Facts
 from shadowwatch.mmu.audit import Difference
 from shadowwatch.mmu.model import Model, Progress
 from shadowwatch.mmu.role import RoleLayout
-from shadowwatch.mmu.snapshot import Snapshot, VmDetail
+from shadowwatch.mmu.snapshot import Snapshot, VmDetail, VmSnapshot
 
 
 def _printable(name: str) -> str:
@@ -106,6 +106,12 @@ class Watch:
     def seen_ns(self) -> int:
         """The clock at the last look at the ring; 0 before the first."""
         return self._last.now_ns
+
+    def vm(self, name: str) -> VmSnapshot | None:
+        """Freeze one VM's counts, a living one's first of all; None when there is none of this name."""
+        with self._lock:
+            vm = self._model.named(name)
+            return vm.freeze() if vm else None
 
     def detail(self, name: str) -> VmDetail | None:
         """Freeze one VM page by page, a living one first of all; None when there is none of this name."""
