@@ -30,6 +30,7 @@ class Daemon:
     """A source with a daemon's processor time, which looks at one watch before and after."""
 
     def __init__(self, idle: int = 2, facts: Facts = FACTS) -> None:
+        self.replay = None
         self.looks = 0
         self.facts = facts
         self.watch = Watch(facts, lively.name_of)
