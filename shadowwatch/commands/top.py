@@ -61,7 +61,6 @@ def run(arguments: argparse.Namespace) -> int:
         source: Source
         if arguments.replay:
             source = Replay(open_now.enter_context(reading(arguments.replay)))
-            source.seek(arguments.at or 0.0)
         elif arguments.standalone:
             source = open_now.enter_context(live.standalone())
         else:
@@ -70,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
             state = replace(state, vm=pick(source.snapshot().vms, arguments.vm).name)
         scripted = arguments.json or arguments.csv or arguments.once
         if not scripted and top.has_terminal(sys.stdout):
+            if source.replay:
+                source.replay.seek(arguments.at or 0.0)
             top.interactive(source, state, sys.stdout, sys.stdin.fileno())
             return 0
         frame = top.once(source, state, arguments.at)

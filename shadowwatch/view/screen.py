@@ -69,7 +69,7 @@ def _header(frame: Frame, state: State, width: int) -> Iterator[Text]:
     )
     living = sum(not vm.ended for vm in frame.now.vms)
     parts = [f"{living:,} VM{'' if living == 1 else 's'}"]
-    parts.append(f"{frame.events / frame.seconds if frame.seconds else 0:,.0f} events/s")
+    parts.append(f"{frame.events / frame.seconds:,.0f} events/s" if frame.seconds else "– events/s")
     lost = frame.now.lost + frame.now.untracked
     parts.append(f"{lost:,} lost")
     if frame.cpu is not None and status.resident is not None:

@@ -5,73 +5,30 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from shadowwatch.event.capture import reading
-from shadowwatch.facts import Facts
-from shadowwatch.mmu.snapshot import Snapshot, VmDetail
-from shadowwatch.source import Replay, Status
-from shadowwatch.view.columns import COLUMNS, DEFAULT, Row, choose
+from shadowwatch.source import Replay
+from shadowwatch.view.columns import COLUMNS, DEFAULT, choose
 from shadowwatch.view.frames import Frames
 from shadowwatch.view.screen import Frame, draw, fitting
 from shadowwatch.view.state import Pane, State
-from shadowwatch.watch import Watch
 from tests.captures import CAPTURES
 from tests.golden import matches
-from tests.unit import lively
+from tests.unit.lively import LivelyDaemon, looked
 from tests.unit.story import FACTS
 
 STATE = State(choose(DEFAULT), "recent")
 
 
-class Daemon:
-    """A source with a daemon's processor time, which looks at one watch before and after."""
-
-    def __init__(self, idle: int = 2, facts: Facts = FACTS) -> None:
-        self.replay = None
-        self.looks = 0
-        self.facts = facts
-        self.watch = Watch(facts, lively.name_of)
-        self.batches = list(lively.batches(idle))
-
-    def status(self) -> Status:
-        """Three percent of a core."""
-        return Status(self.facts, self.facts.policy, self.looks * 30_000_000, 31 << 20)
-
-    def look(self, frames: Frames, batches: int = 4) -> Frame:
-        """Some more batches, and a frame."""
-        for batch in self.batches[self.looks * 4 : self.looks * 4 + batches]:
-            self.watch.take(batch)
-        self.looks += 1
-        return frames.look()
-
-    def snapshot(self) -> Snapshot:
-        """Of the watch."""
-        return self.watch.snapshot()
-
-    def detail(self, name: str) -> VmDetail | None:
-        """Of the watch."""
-        return self.watch.detail(name)
-
-
-def screen(frame: Frame, state: State, width: int, height: int, daemon: Daemon | None = None) -> str:
+def screen(frame: Frame, state: State, width: int, height: int, daemon: LivelyDaemon | None = None) -> str:
     """The screen as text; it has just this size."""
     detail = daemon.detail(state.vm) if daemon and state.vm else None
     lines = draw(frame, state, detail, width, height)
     assert len(lines) == height
     assert all(line.cell_len <= width for line in lines)
     return "".join(f"{line.plain.rstrip()}\n" for line in lines)
-
-
-def looked(idle: int = 2, facts: Facts = FACTS, looks: int = 8) -> tuple[Daemon, Frame]:
-    """A daemon and its last frame."""
-    daemon = Daemon(idle, facts)
-    frames = Frames(daemon)
-    for _ in range(looks):
-        frame = daemon.look(frames)
-    return daemon, frame
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (160, 24), (40, 20)])
@@ -96,10 +53,7 @@ def test_a_replay_says_where_it_is() -> None:
     """Golden: position, length, speed, paused, and a prompt."""
     with reading(str(CAPTURES["parents"])) as reader:
         replay = Replay(reader)
-        frames = Frames(replay)
-        frames.look()
-        replay.seek(1.0)
-        frame = frames.look()
+        frame = Frames(replay).at(1.0, 1.0)
     state = replace(STATE, replayed=True, paused=True, asking="jump", typed="12", speed=4)
     matches("top-replay.txt", screen(frame, state, 100, 12))
 
@@ -108,7 +62,7 @@ def test_a_host_without_shadow_pages_is_never_an_empty_screen() -> None:
     """Golden: no VM; the TDP MMU in use; a filter that nothing matches."""
     shown = []
     for facts in (FACTS, replace(FACTS, paging="tdp_mmu")):
-        daemon = Daemon(facts=facts)
+        daemon = LivelyDaemon(facts=facts)
         shown.append(screen(Frames(daemon).look(), STATE, 80, 8))
     shown.append(screen(looked()[1], replace(STATE, filter="nobody"), 80, 10))
     matches("top-empty.txt", "\n".join(shown))
@@ -160,20 +114,3 @@ def test_losses_are_in_red_and_so_is_what_one_looks_for() -> None:
     assert "bold red" not in str(draw(frame, STATE, None, 120, 24)[1].style)
     (web1,) = (line for line in draw(frame, STATE, None, 120, 24) if line.plain.startswith("web1  "))
     assert any(span.style == "bold red" for span in web1.spans)
-
-
-def test_rows_of_a_vm_that_went_and_came_are_not_mixed_up(tmp_path: Path) -> None:
-    """A replay that goes back has no frame before; one that stands still keeps its figures."""
-    with reading(str(lively.capture(tmp_path / "a"))) as reader:
-        replay = Replay(reader)
-        frames = Frames(replay)
-        replay.seek(5.0)
-        frames.look()
-        replay.seek(6.0)
-        later = frames.look()
-        assert later.seconds == 1.0
-        assert frames.look().rows == later.rows
-        replay.seek(3.0)
-        back = frames.look()
-        assert (back.seconds, back.events) == (0.0, 0)
-        assert all(isinstance(row, Row) and row.before is None for row in back.rows)

@@ -72,21 +72,21 @@ def test_filter_sort_units_and_help(tmux: Tmux) -> None:
 
 
 def test_a_replay_steps_back_and_jumps(tmux: Tmux) -> None:
-    """To the time that was asked for, a step before it, and there the figures are the same again."""
+    """To the time that was asked for, steps on and back: the same screens come again, rates and sentence as well."""
 
     def to(seconds: str) -> None:
         tmux.press("J", *seconds, "Enter")
 
     to("7")
-    tmux.until("replay 7.0 of")
+    before = tmux.until("replay 7.0 of", "web1 thrashes")
     tmux.press("t")
     there = tmux.until("replay 8.0 of", "web1 thrashes")
-    to("7")
-    tmux.until("replay 7.0 of")
+    tmux.press("T")
+    assert tmux.until("replay 7.0 of", "web1 thrashes") == before
     tmux.press("t")
     assert tmux.until("replay 8.0 of", "web1 thrashes") == there
-    tmux.press("T")
-    tmux.until("replay 7.0 of")
+    to("0")
+    tmux.until("replay 0.0 of", "Measuring: rates come with the next look.")
 
 
 def test_it_follows_the_size_of_the_terminal(tmux: Tmux) -> None:
