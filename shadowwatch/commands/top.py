@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from shadowwatch import live
     from shadowwatch.config import read_config
+    from shadowwatch.ending import unwinding
     from shadowwatch.event.capture import reading
     from shadowwatch.pick import pick
     from shadowwatch.source import Replay, Source
@@ -58,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         replayed=bool(arguments.replay),
     )
     with ExitStack() as open_now:
+        open_now.enter_context(unwinding())
         source: Source
         if arguments.replay:
             source = Replay(open_now.enter_context(reading(arguments.replay)))

@@ -7,6 +7,7 @@ import signal
 import sys
 from contextlib import ExitStack
 
+from shadowwatch.ending import unwinding
 from shadowwatch.live import connect
 from shadowwatch.view import top
 from shadowwatch.view.columns import DEFAULT, choose
@@ -64,6 +65,8 @@ class OtherPolicy:
 def run(progress: Progress) -> int:
     """Boot, watch, publish, show; until the person ends it, or SIGINT or SIGTERM comes."""
     with ExitStack() as open_now:
+        if top.has_terminal(sys.stdout):
+            open_now.enter_context(unwinding())
         lab = open_now.enter_context(Lab.boot(kvm="patched", progress=progress))
         lab.policy("stock")
         lab.start_daemon()

@@ -7,7 +7,9 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,6 +118,30 @@ def test_ctrl_c_gives_the_terminal_back(tmux: Tmux) -> None:
     """As q does."""
     tmux.press("C-c")
     assert "ended with 0" in tmux.until("ended with", gone="recent/s")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_gives_the_terminal_back(tmux: Tmux, number: signal.Signals) -> None:
+    """The shell's screen, its cursor, echo and lines; and its word for the end is that of the signal."""
+
+    def terminal() -> tuple[bool, bool, bool]:
+        with tmux.keyboard() as descriptor:
+            flags = termios.tcgetattr(descriptor)[3]
+        lines = flags & (termios.ICANON | termios.ECHO) == termios.ICANON | termios.ECHO
+        return tmux.told("alternate_on") == "1", tmux.told("cursor_flag") == "1", lines
+
+    assert terminal() == (True, False, False)
+    os.kill(tmux.pid, number)
+    assert tmux.until("ended with", gone="recent/s").strip() == f"ended with {128 + number}"
+    assert terminal() == (False, True, True)
+
+
+def test_keys_that_come_at_once_follow_one_another(tmux: Tmux) -> None:
+    """Each finds what the one before has made: the filter's only VM is opened, and three steps are three."""
+    tmux.press_at_once("/", "d", "b", "Enter", "Enter", sent=5)
+    tmux.until("db1  pid 2")
+    tmux.press_at_once("t", "t", "T", "t", "Escape", sent=5)
+    tmux.until("replay 7.0 of", "filter: db", gone="pid 2 ")
 
 
 def test_a_thousand_vms_scroll(tmp_path: Path) -> None:
