@@ -24,7 +24,7 @@ class Units(Enum):
 
     RATE = "per second"
     CHANGE = "since the last look"
-    TOTAL = "since the VM was first seen"
+    TOTAL = "in all"
 
 
 class Tick(NamedTuple):
@@ -69,6 +69,10 @@ class Column:
     text: Callable[[Row, Units], str]
     left: bool = False
     alarm: bool = False  # a value above 0 is what one looks for
+
+    def titled(self, units: Units) -> str:
+        """The heading; what is not per second has no /s."""
+        return self.heading if units is Units.RATE else self.heading.removesuffix("/s")
 
 
 def _words(key: str, heading: str, help: str, words: Callable[[Row], str]) -> Column:

@@ -44,13 +44,15 @@ def interactive(source: Source, state: State, out: TextIO, keyboard: int, more: 
             width, height = terminal.size
             if state.vm != shown:
                 detail, shown = source.detail(state.vm) if state.vm else None, state.vm
-            terminal.show(draw(frame, state, detail, width, height))
+            drawn = draw(frame, state, detail, width, height)
+            terminal.show(drawn.lines)
+            state = replace(state, top=drawn.top)
             position, moved = replay.position if replay else 0.0, False
             for key in terminal.keys(due + state.interval):
-                if key in more and not state.asking:
+                if key in more and not state.asking and not state.help:
                     more[key][1]()
                 names = [row.vm.name for row in ordered(frame.rows, state)]
-                state = pressed(state, key, names, height - 6)
+                state = pressed(state, key, names, drawn.room)
                 if state.seek is not None:
                     position, moved = max(0.0, state.seek + (0.0 if state.absolute else position)), True
                     state = replace(state, seek=None)

@@ -41,7 +41,7 @@ def replay(path: str) -> Iterator[Replay]:
 
 def screen(frame: Frame) -> list[str]:
     """What a person sees of it."""
-    return [line.plain for line in draw(frame, STATE, None, 300, 20)]
+    return [line.plain for line in draw(frame, STATE, None, 300, 20).lines]
 
 
 def test_the_first_look_knows_no_rate_and_says_so() -> None:
