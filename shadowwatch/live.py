@@ -81,6 +81,10 @@ class Live:
         self._lines.close()
         self._connection.close()
 
+    @property
+    def replay(self) -> None:
+        """It is live."""
+
     def status(self) -> Status:
         """The host and the daemon."""
         return self._ask(Status, {"ask": "status"})

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, UNCOUNTED, Batch, Event, Kind, decode
 from shadowwatch.event.capture import reading
 from shadowwatch.facts import Facts
@@ -111,23 +110,19 @@ def _lasting(batch: Batch) -> Batch:
 
 def _span(path: str, name: str | None) -> _Span:
     spans: dict[int, tuple[int, int]] = {}
-    fault = None
     with reading(path) as reader:
         watch = Watch(reader.facts, reader.name_of)
-        try:
-            for batch in reader.batches():
-                watch.take(_lasting(batch))
-                for event in decode(batch.records)[0]:
-                    kvm, ns = event[_KVM], event[_NS]
-                    first, last = spans.get(kvm, (ns, ns))
-                    spans[kvm] = (min(first, ns), max(last, ns))
-        except ShadowwatchError as error:
-            fault = str(error)
+        for batch in reader.whole_batches():
+            watch.take(_lasting(batch))
+            for event in decode(batch.records)[0]:
+                kvm, ns = event[_KVM], event[_NS]
+                first, last = spans.get(kvm, (ns, ns))
+                spans[kvm] = (min(first, ns), max(last, ns))
     vms = watch.snapshot().vms
-    if fault and not vms:
-        raise ShadowwatchError(fault)
+    if reader.fault and not vms:
+        raise reader.fault
     vm = only(vms) if name is None else pick(vms, name)
-    return _Span(reader.facts, vm, *spans[vm.kvm], fault)
+    return _Span(reader.facts, vm, *spans[vm.kvm], str(reader.fault) if reader.fault else None)
 
 
 class _Sampler:
@@ -183,19 +178,14 @@ def read(path: str, name: str | None = None, bins: int = BINS) -> Series:
     with reading(path) as reader:
         watch = Watch(reader.facts, reader.name_of)
 
-        def look() -> VmSnapshot | None:
-            return next((vm for vm in watch.snapshot().vms if vm.name == span.vm.name), None)
-
-        try:
-            for batch in reader.batches():
-                for records, ended in sampler.cut(batch.records):
-                    watch.take(_lasting(batch)._replace(records=records))
-                    if ended > len(sampler.samples):
-                        sampler.sample(look(), ended)
-        except ShadowwatchError:
-            if span.fault is None:
-                raise
-        sampler.sample(look(), bins)
+        for batch in reader.whole_batches():
+            for records, ended in sampler.cut(batch.records):
+                watch.take(_lasting(batch)._replace(records=records))
+                if ended > len(sampler.samples):
+                    sampler.sample(watch.vm(span.vm.name), ended)
+        if reader.fault and not span.fault:
+            raise reader.fault
+        sampler.sample(watch.vm(span.vm.name), bins)
     return _series(path, span, sampler)
 
 

@@ -115,6 +115,12 @@ class Watch:
         """The clock at the last look at the ring; 0 before the first."""
         return self._last.now_ns
 
+    def vm(self, name: str) -> VmSnapshot | None:
+        """Freeze one VM's counts, a living one's first of all; None when there is none of this name."""
+        with self._lock:
+            vm = self._model.named(name)
+            return vm.freeze() if vm else None
+
     def detail(self, name: str) -> VmDetail | None:
         """Freeze one VM page by page, a living one first of all; None when there is none of this name."""
         with self._lock:

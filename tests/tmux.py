@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shlex
+import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +54,36 @@ class Tmux:
                 return shown
             before = shown
         raise AssertionError(f"{words} did not come up, or {gone!r} did not go:\n{self.screen()}")
+
+    def told(self, what: str) -> str:
+        """What tmux knows of the terminal: one of its format's variables."""
+        return self._run("display-message", "-p", f"#{{{what}}}").strip()
+
+    @property
+    def pid(self) -> int:
+        """The process of the command."""
+        shell = self.told("pane_pid")
+        return int(Path(f"/proc/{shell}/task/{shell}/children").read_text().split()[0])
+
+    @contextmanager
+    def keyboard(self) -> Iterator[int]:
+        """The terminal's own end, to see what is set and what waits to be read."""
+        descriptor = os.open(self.told("pane_tty"), os.O_RDONLY | os.O_NOCTTY)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def press_at_once(self, *keys: str, sent: int) -> None:
+        """Press keys that make so many bytes while the command stands still, so that it reads them in one go."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            self.press(*keys)
+            with self.keyboard() as descriptor:
+                while struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))[0] < sent:
+                    time.sleep(0.01)
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
 
     def close(self) -> None:
         """End it."""

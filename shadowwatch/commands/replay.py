@@ -8,7 +8,6 @@ import sys
 import threading
 
 from shadowwatch.commands.arguments import Commands
-from shadowwatch.errors import ShadowwatchError
 
 
 def add(commands: Commands) -> None:
@@ -26,23 +25,19 @@ def run(arguments: argparse.Namespace) -> int:
     from shadowwatch.metrics.exporter import serve
     from shadowwatch.watch import Watch
 
-    fault = None
     with reading(arguments.file) as reader:
         watch = Watch(reader.facts, reader.name_of)
-        try:
-            for batch in reader.batches():
-                watch.take(batch)
-        except ShadowwatchError as error:
-            fault = error
+        for batch in reader.whole_batches():
+            watch.take(batch)
     if arguments.listen:
-        if fault:
-            print(f"shadowwatch: {fault}", file=sys.stderr)
+        if reader.fault:
+            print(f"shadowwatch: {reader.fault}", file=sys.stderr)
         print(f"shadowwatch: http://{serve(watch, arguments.listen)}/, Ctrl-C ends it", flush=True)
         threading.Event().wait()
     sys.stdout.buffer.write(exposition(watch))
     sys.stdout.flush()
     if watch.difference:
         print(f"shadowwatch: an audit found a difference: {watch.difference}", file=sys.stderr)
-    if fault:
-        raise fault
+    if reader.fault:
+        raise reader.fault
     return 0

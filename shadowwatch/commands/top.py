@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from shadowwatch import live
     from shadowwatch.config import read_config
+    from shadowwatch.ending import unwinding
     from shadowwatch.event.capture import reading
     from shadowwatch.pick import pick
     from shadowwatch.source import Replay, Source
@@ -58,10 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
         replayed=bool(arguments.replay),
     )
     with ExitStack() as open_now:
+        open_now.enter_context(unwinding())
         source: Source
         if arguments.replay:
             source = Replay(open_now.enter_context(reading(arguments.replay)))
-            source.seek(arguments.at or 0.0)
         elif arguments.standalone:
             source = open_now.enter_context(live.standalone())
         else:
@@ -70,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
             state = replace(state, vm=pick(source.snapshot().vms, arguments.vm).name)
         scripted = arguments.json or arguments.csv or arguments.once
         if not scripted and top.has_terminal(sys.stdout):
+            if source.replay:
+                source.replay.seek(arguments.at or 0.0)
             top.interactive(source, state, sys.stdout, sys.stdin.fileno())
             return 0
         frame = top.once(source, state, arguments.at)

@@ -159,6 +159,9 @@ class Reader:
     than this program, is cut or is damaged. What came before the fault has been yielded.
     """
 
+    #: Why `whole_batches` broke off.
+    fault: ShadowwatchError | None = None
+
     def __init__(self, file: BinaryIO, path: str) -> None:
         self._file = file
         self.path = path
@@ -229,7 +232,7 @@ class Reader:
     def go_to(self, place: Place) -> None:
         """Read on from there."""
         position, self._records, names = place
-        self._names = dict(names)
+        self._names, self.fault = dict(names), None
         self._file.seek(position)
 
     def span(self) -> tuple[int, int]:
@@ -246,6 +249,13 @@ class Reader:
                 first, last = first or now_ns, now_ns
         self.go_to(place)
         return first, last
+
+    def whole_batches(self) -> Iterator[Batch]:
+        """Yield the batches before the fault, and keep that in `fault` instead of raising it."""
+        try:
+            yield from self.batches()
+        except ShadowwatchError as error:
+            self.fault = error
 
     def batches(self) -> Iterator[Batch]:
         """Yield the batches as they were taken from the ring."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
+from typing import NamedTuple
 
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.mmu.cause import RECLAIM, Cause
@@ -23,22 +24,30 @@ class Units(Enum):
 
     RATE = "per second"
     CHANGE = "since the last look"
-    TOTAL = "since the VM was first seen"
+    TOTAL = "in all"
+
+
+class Tick(NamedTuple):
+    """A look at a VM: when on the clock of the events, its shadow pages then, and its zaps since the look before."""
+
+    now_ns: int
+    pages: int
+    zaps: int
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A VM now and at the look before (None at the first), so many seconds apart; `tdp`: its host has the TDP MMU.
+    """A VM now and at the look before, so many seconds apart; `tdp`: its host has the TDP MMU.
 
-    `pages` and `zaps` are its numbers at the last looks, the newest last.
+    `before` is None when the VM was not there then; at the first look `seconds` is 0, and no change is known.
+    `ticks` are the last looks at it, the newest last.
     """
 
     vm: VmSnapshot
     before: VmSnapshot | None
     seconds: float
     tdp: bool = False
-    pages: Sequence[int] = ()
-    zaps: Sequence[int] = ()
+    ticks: Sequence[Tick] = ()
 
     def change(self, count: Callable[[VmSnapshot], int]) -> int:
         """How much a count grew since the look before; all of it came since when the VM was not there then."""
@@ -61,6 +70,10 @@ class Column:
     left: bool = False
     alarm: bool = False  # a value above 0 is what one looks for
 
+    def titled(self, units: Units) -> str:
+        """The heading; what is not per second has no /s."""
+        return self.heading if units is Units.RATE else self.heading.removesuffix("/s")
+
 
 def _words(key: str, heading: str, help: str, words: Callable[[Row], str]) -> Column:
     return Column(key, heading, help, words, lambda row, _: words(row), left=True)
@@ -74,6 +87,8 @@ def _counter(key: str, heading: str, help: str, count: Callable[[VmSnapshot], in
     def text(row: Row, units: Units) -> str:
         if units is Units.TOTAL:
             return f"{count(row.vm):,}"
+        if not row.seconds:
+            return "–"
         number = row.rate(count) if units is Units.RATE else row.change(count)
         return f"{number:,.1f}" if 0 < number < 10 and units is Units.RATE else f"{number:,.0f}"
 
@@ -197,7 +212,7 @@ COLUMNS: Mapping[str, Column] = {
             "pages",
             "shadow pages at the last looks",
             lambda row: pages(row.vm),
-            lambda row, _: sparkline(row.pages, SPARK),
+            lambda row, _: sparkline([tick.pages for tick in row.ticks], SPARK),
             left=True,
         ),
         Column(
@@ -205,7 +220,7 @@ COLUMNS: Mapping[str, Column] = {
             "zaps",
             "zaps between the last looks",
             lambda row: row.change(zaps),
-            lambda row, _: sparkline(row.zaps, SPARK),
+            lambda row, _: sparkline([tick.zaps for tick in row.ticks], SPARK),
             left=True,
         ),
         _counter("lost", "lost", "events that never arrived", lambda vm: vm.lost, alarm=True),

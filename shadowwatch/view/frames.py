@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
 
-from shadowwatch.source import Replay, Source
-from shadowwatch.view.columns import SPARK, Row, pages, zaps
+from shadowwatch.source import Source
+from shadowwatch.view.columns import SPARK, Row, Tick, pages, zaps
 from shadowwatch.view.screen import Frame
 
 
@@ -18,40 +17,47 @@ class Frames:
         self._source = source
         self._last: Frame | None = None
         self._cpu_ns: int | None = None
-        self._pages: dict[str, deque[int]] = {}
-        self._zaps: dict[str, deque[int]] = {}
+        self._ticks: dict[str, deque[Tick]] = {}
+
+    def at(self, position: float, step: float) -> Frame:
+        """The frame of a replay there, of what happened in the `step` seconds before: the same however one came there.
+
+        Only the ticks before that are those of what was seen, as far as it was earlier.
+        """
+        replay = self._source.replay
+        assert replay
+        position = min(position, replay.length)
+        self._last = None
+        for seconds in (position - step, position):
+            replay.seek(seconds)
+            frame = self.look()
+        return frame
 
     def look(self) -> Frame:
-        """The next frame; the one before when nothing was heard since, and none before it when a replay went back."""
+        """The next frame; the one before when no time has passed since."""
         status, now = self._source.status(), self._source.snapshot()
         last = self._last
-        replay = self._source if isinstance(self._source, Replay) else None
-        position, fault = (replay.position, replay.fault) if replay else (None, "")
         if last and now.now_ns == last.now.now_ns:
-            self._last = replace(last, position=position, fault=fault)
-            return self._last
-        if last and now.now_ns < last.now.now_ns:
-            last = None
-            self._pages, self._zaps = {}, {}
+            return last
         seconds = (now.now_ns - last.now.now_ns) / 1e9 if last else 0.0
         before = {(vm.kvm, vm.name): vm for vm in last.now.vms} if last else {}
         tdp = status.facts.paging.startswith("tdp_mmu")
         rows = []
         for vm in now.vms:
-            row = Row(vm, before.get((vm.kvm, vm.name)), seconds, tdp)
-            pages_before = self._pages.setdefault(vm.name, deque(maxlen=SPARK))
-            zaps_before = self._zaps.setdefault(vm.name, deque(maxlen=SPARK))
-            pages_before.append(pages(vm))
-            zaps_before.append(row.change(zaps))
-            rows.append(Row(vm, row.before, seconds, tdp, tuple(pages_before), tuple(zaps_before)))
-        names = {vm.name for vm in now.vms}
-        for kept in (self._pages, self._zaps):
-            for name in kept.keys() - names:
-                del kept[name]
+            then = before.get((vm.kvm, vm.name))
+            ticks = self._ticks.setdefault(vm.name, deque(maxlen=SPARK))
+            while ticks and ticks[-1].now_ns > now.now_ns:
+                ticks.pop()
+            if seconds:
+                ticks.append(Tick(now.now_ns, pages(vm), zaps(vm) - (zaps(then) if then else 0)))
+            rows.append(Row(vm, then, seconds, tdp, tuple(ticks)))
+        for name in self._ticks.keys() - {vm.name for vm in now.vms}:
+            del self._ticks[name]
         cpu = None
-        if last and seconds and status.cpu_ns is not None and self._cpu_ns is not None:
+        if seconds and status.cpu_ns is not None and self._cpu_ns is not None:
             cpu = (status.cpu_ns - self._cpu_ns) / 1e9 / seconds
         self._cpu_ns = status.cpu_ns
+        replay = self._source.replay
         self._last = Frame(
             status=status,
             now=now,
@@ -59,8 +65,8 @@ class Frames:
             seconds=seconds,
             events=now.received - last.now.received if last else 0,
             cpu=cpu,
-            position=position,
+            position=replay.position if replay else None,
             length=replay.length if replay else 0.0,
-            fault=fault,
+            fault=replay.fault if replay else "",
         )
         return self._last

@@ -10,7 +10,6 @@ from typing import TextIO
 from rich.console import Console
 from rich.table import Table
 
-from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Event, Kind, decode
 from shadowwatch.event.capture import reading
 from shadowwatch.facts import PAGING
@@ -26,14 +25,10 @@ def show(path: str, out: TextIO) -> bool:
         watch = Watch(reader.facts, reader.name_of)
         kinds: Counter[int] = Counter()
         first_ns = last_ns = 0
-        fault = None
-        try:
-            for batch in reader.batches():
-                watch.take(batch)
-                kinds.update(event[_KIND] for event in decode(batch.records)[0])
-                first_ns, last_ns = first_ns or batch.now_ns, batch.now_ns
-        except ShadowwatchError as error:
-            fault = error
+        for batch in reader.whole_batches():
+            watch.take(batch)
+            kinds.update(event[_KIND] for event in decode(batch.records)[0])
+            first_ns, last_ns = first_ns or batch.now_ns, batch.now_ns
     console = Console(file=out, highlight=False, markup=False)
     now = watch.snapshot()
     facts = reader.facts
@@ -52,7 +47,7 @@ def show(path: str, out: TextIO) -> bool:
     grid.add_row("", ", ".join(f"{known.get(kind, kind)} {count:,}" for kind, count in kinds.most_common()))
     grid.add_row("size", f"{size:,} bytes, {size / whole:.0%} of the events'")
     grid.add_row("begins", "in the midst of a run" if facts.midway else "with the daemon")
-    grid.add_row("ends", str(fault) if fault else "whole")
+    grid.add_row("ends", str(reader.fault or "whole"))
     console.print(path, style="bold", markup=False)
     console.print(grid)
     table = Table(box=None, pad_edge=False)
@@ -66,4 +61,4 @@ def show(path: str, out: TextIO) -> bool:
         table.add_row(vm.name, str(vm.pid), *(f"{figure:,}" for figure in (*figures, *more)), state)
     console.print()
     console.print(table if now.vms else "no VM was running")
-    return fault is None
+    return reader.fault is None

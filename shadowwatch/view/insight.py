@@ -16,21 +16,23 @@ LARGE_SHARE = 0.25
 
 
 def insight(rows: Sequence[Row], status: Status) -> str:
-    """One sentence or two about the VM that reclaims most, or why there is nothing to say."""
+    """One sentence or two about the VM that fares worst, or why there is nothing to say."""
     living = [row for row in rows if not row.vm.ended]
     paging = status.facts.paging
     if paging.startswith("tdp_mmu") and not any(row.vm.pages for row in living):
         return f"{PAGING[paging]}."
     if not living:
         return "No VM is running."
-    worst = max(living, key=lambda row: row.rate(reclaimed))
-    rate = worst.rate(reclaimed)
-    if worst.vm.newest_first:
-        return f"{worst.vm.name}: reclaim takes the newest pages, as Linux 5.9 to 5.11.1 did by mistake: boot another."
+    newest = next((row.vm.name for row in living if row.vm.newest_first), None)
+    if newest:
+        return f"{newest}: reclaim takes the newest pages, as Linux 5.9 to 5.11.1 did by mistake: boot another."
+    if not living[0].seconds:
+        return "Measuring: rates come with the next look."
+    worst = max(living, key=_badness)
+    name, rate = worst.vm.name, worst.rate(reclaimed)
     if not rate:
         return "No VM reclaims shadow pages now."
-    name = worst.vm.name
-    if rate * THRASHING_SECONDS < worst.vm.limit:
+    if not _thrashes(worst):
         return f"{name} reclaims {rate:,.0f} pages/s, few for its limit of {worst.vm.limit:,}: it does not thrash."
     thrashes = f"{name} thrashes: it reclaims {rate:,.0f} pages/s with a limit of {worst.vm.limit:,}."
     directories = worst.change(reclaimed_directories)
@@ -38,7 +40,24 @@ def insight(rows: Sequence[Row], status: Status) -> str:
     if directories and recent / directories >= LARGE_SHARE:
         share = f"{recent / directories:.0%} of the directories among them had just been given a child"
         return f"{thrashes} {share}: the RFC's problem. {_cure(status)}"
+    if recent:
+        few = f"Only {recent:,} of the {directories:,} directories among them had just been given a child"
+        return f"{thrashes} {few}: it needs a higher limit."
     return f"{thrashes} Directories that had just been given a child are not among them: it needs a higher limit."
+
+
+def _turnover(row: Row) -> float:
+    """How many times its limit a VM reclaims in a second."""
+    return row.rate(reclaimed) / max(1, row.vm.limit)
+
+
+def _thrashes(row: Row) -> bool:
+    return _turnover(row) * THRASHING_SECONDS >= 1
+
+
+def _badness(row: Row) -> tuple[bool, float, float]:
+    """A VM that thrashes is worse than any that does not, and then one with more recently parented zaps."""
+    return _thrashes(row), row.rate(recently_parented), _turnover(row)
 
 
 def _cure(status: Status) -> str:

@@ -6,20 +6,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.event.abi import RECORD, Batch, Event, decode
 from shadowwatch.event.capture import reading
 from shadowwatch.live import connect
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.snapshot import VmDetail
 from shadowwatch.pick import pick
+from shadowwatch.source import Replay
 from shadowwatch.view.tree import dot, text, tree
-from shadowwatch.watch import Watch
-
-_NS = Event._fields.index("ns")
 
 
 def print_live(vm: str, socket: str | None, form: str, output: str | None) -> None:
@@ -31,38 +27,19 @@ def print_live(vm: str, socket: str | None, form: str, output: str | None) -> No
 
 
 def print_replayed(vm: str, path: str, at: float | None, form: str, output: str | None) -> None:
-    """Of a capture, `at` seconds after its first event or at its end.
+    """Of a capture, `at` seconds after it began or at its end.
 
     ShadowwatchError when it is none or has no such VM, and when it breaks off before that, after printing.
     """
-    fault = None
     with reading(path) as reader:
-        watch = Watch(reader.facts, reader.name_of)
-        try:
-            _play(watch, reader.batches(), at)
-        except ShadowwatchError as error:
-            fault = error
-    now = watch.snapshot()
-    if fault and not now.vms:
-        raise fault
-    detail = watch.detail(pick(now.vms, vm).name)
-    _print(_there(detail, vm), RoleLayout(reader.facts.role), form, output)
-    if fault:
-        raise fault
-
-
-def _play(watch: Watch, batches: Iterator[Batch], at: float | None) -> None:
-    """Feed the watch until then."""
-    until = None
-    for batch in batches:
-        if at is not None and until is None and batch.records:
-            until = Event(*next(decode(batch.records)[0])).ns + int(at * 1e9)
-        if until is not None and batch.now_ns > until:
-            times = [event[_NS] for event in decode(batch.records)[0]]
-            before = next((number for number, ns in enumerate(times) if ns > until), len(times))
-            watch.take(batch._replace(now_ns=until, records=batch.records[: before * RECORD.size]))
-            return
-        watch.take(batch)
+        replay = Replay(reader, copies=1)
+        replay.seek(replay.length if at is None else at)
+    vms = replay.snapshot().vms
+    if reader.fault and not vms:
+        raise reader.fault
+    _print(_there(replay.detail(pick(vms, vm).name), vm), RoleLayout(reader.facts.role), form, output)
+    if reader.fault:
+        raise reader.fault
 
 
 def _there(detail: VmDetail | None, vm: str) -> VmDetail:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
+from typing import NamedTuple
 
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
@@ -15,7 +17,7 @@ from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.snapshot import Snapshot, VmDetail
 from shadowwatch.source import Status
 from shadowwatch.view import tree
-from shadowwatch.view.columns import Column, Row, bar, pages
+from shadowwatch.view.columns import Column, Row, Units, bar, pages
 from shadowwatch.view.insight import insight
 from shadowwatch.view.state import Pane, State, keys_help, ordered
 
@@ -40,19 +42,30 @@ class Frame:
     fault: str = ""
 
 
-def draw(frame: Frame, state: State, detail: VmDetail | None, width: int, height: int) -> list[Text]:
-    """The lines of a screen of this size, `detail` is the open VM."""
-    head = [*_header(frame, state, width), Text()]
-    room = max(1, height - len(head) - 1)
-    if state.help:
-        body = _scrolled(_help(state), state, room)
-    elif state.vm:
-        body = _vm(frame, state, detail, width, room)
+class Drawn(NamedTuple):
+    """The lines of a screen; `room` of them are for what can be scrolled, the first of that is number `top`."""
+
+    lines: list[Text]
+    room: int
+    top: int
+
+
+def draw(frame: Frame, state: State, detail: VmDetail | None, width: int, height: int) -> Drawn:
+    """A screen of this size, `detail` is the open VM."""
+    head = [*_header(frame, state, width, height), Text()]
+    room, top = max(1, height - len(head) - 1), 0
+    if state.help or state.vm:
+        above, body = ([], _help(state, width)) if state.help else _vm(frame, state, detail, width)
+        room = max(1, room - len(above))
+        # Nobody can scroll beyond the end.
+        top = min(state.top, max(0, len(body) - room))
+        body = [*above, *body[top : top + room]]
     else:
         body = table(frame, state, width, room)
+        room = max(1, room - 1)
     lines = [*head, *body][: height - 1]
     lines += [Text()] * (height - 1 - len(lines))
-    return [_cut(line, width) for line in (*lines, _footer(state))]
+    return Drawn([_cut(line, width) for line in (*lines, _footer(state))], room, top)
 
 
 def _cut(line: Text, width: int) -> Text:
@@ -60,7 +73,7 @@ def _cut(line: Text, width: int) -> Text:
     return line
 
 
-def _header(frame: Frame, state: State, width: int) -> Iterator[Text]:
+def _header(frame: Frame, state: State, width: int, height: int) -> Iterator[Text]:
     status = frame.status
     facts = status.facts
     kvm = f"KVM patched, policy {status.policy}" if status.policy else "stock KVM"
@@ -69,7 +82,7 @@ def _header(frame: Frame, state: State, width: int) -> Iterator[Text]:
     )
     living = sum(not vm.ended for vm in frame.now.vms)
     parts = [f"{living:,} VM{'' if living == 1 else 's'}"]
-    parts.append(f"{frame.events / frame.seconds if frame.seconds else 0:,.0f} events/s")
+    parts.append(f"{frame.events / frame.seconds:,.0f} events/s" if frame.seconds else "– events/s")
     lost = frame.now.lost + frame.now.untracked
     parts.append(f"{lost:,} lost")
     if frame.cpu is not None and status.resident is not None:
@@ -79,24 +92,14 @@ def _header(frame: Frame, state: State, width: int) -> Iterator[Text]:
     line = Text("  ".join(parts), "bold red" if lost else "")
     if state.paused:
         line.append("  paused", "bold yellow")
+    if state.units is not Units.RATE:
+        line.append(f"  {state.units.value}", "bold")
     yield line
     words = insight(frame.rows, status)
     if frame.fault:
         words = f"{frame.fault}. {words}"
-    yield from _wrapped(words, width, 3 if width >= 80 else 5)
-
-
-def _wrapped(words: str, width: int, most: int) -> Iterator[Text]:
-    """The words in lines of this width, in bold; no more than so many."""
-    line = ""
-    lines = []
-    for word in words.split():
-        if line and len(line) + 1 + len(word) > width:
-            lines.append(line)
-            line = word
-        else:
-            line = f"{line} {word}".strip()
-    for shown in [*lines, line][:most]:
+    most = min(3 if width >= 80 else 5, max(1, height // 4))
+    for shown in wrap(words, width, max_lines=most, placeholder=" …", break_on_hyphens=False):
         yield Text(shown, "bold")
 
 
@@ -106,12 +109,13 @@ def _footer(state: State) -> Text:
         return Text.assemble((f"{what}: ", "bold"), state.typed, ("▏", "blink"))
     if state.help:
         return Text("↑↓: scroll  any other key: back", "dim")
+    # Both do not fit into 80 columns.
+    sort, play = ("", "  t/T: step  J: jump") if state.replayed else ("< >: sort  ", "")
     if state.vm:
-        return Text("?: help  Esc: back  Tab: next view  ↑↓: scroll  space: pause", "dim")
-    play = "  t/T: step  J: jump" if state.replayed else ""
+        return Text(f"?: help  Esc: back  Tab: next view  ↑↓: scroll  space: pause{play}", "dim")
     shown = f"filter: {state.filter}  " if state.filter else ""
     shown += "".join(f"{key}: {help}  " for key, help in state.more)
-    return Text(f"{shown}?: help  q: end  Enter: open  /: filter  < >: sort  space: pause{play}", "dim")
+    return Text(f"{shown}?: help  q: end  Enter: open  /: filter  {sort}space: pause{play}", "dim")
 
 
 def fitting(columns: Sequence[Column], widths: Sequence[int], width: int) -> int:
@@ -136,11 +140,11 @@ def table(frame: Frame, state: State, width: int, height: int, cursor: bool = Tr
     cells = [[column.text(row, state.units) for column in state.columns] for row in shown]
     marks = ["▼" if state.descending else "▲" if column.key == state.sort else "" for column in state.columns]
     headings = [
-        f"{column.heading}{mark if column.key == state.sort else ''}"
+        f"{column.titled(state.units)}{mark if column.key == state.sort else ''}"
         for column, mark in zip(state.columns, marks, strict=True)
     ]
     widths = [
-        max(cell_len(heading), *(cell_len(line[number]) for line in cells)) for number, heading in enumerate(headings)
+        max(map(cell_len, (heading, *(line[number] for line in cells)))) for number, heading in enumerate(headings)
     ]
     columns = state.columns[: fitting(state.columns, widths, width)]
     lines = [_line(columns, headings, widths, "bold")]
@@ -164,16 +168,29 @@ def _line(
     return line
 
 
-def _help(state: State) -> list[Text]:
-    lines = [Text("Keys", "bold")]
-    lines += [Text(f"  {key:<36}{help}") for key, help in (*keys_help(state.replayed), *state.more)]
-    lines += [Text(), Text(f"Columns; counters are {state.units.value}", "bold")]
-    return lines + [Text(f"  {column.heading:<18}{column.help}") for column in state.columns]
+def _help(state: State, width: int) -> list[Text]:
+    """Every key and every column that is shown, in lines of this width."""
+
+    def told(names: Iterable[tuple[str, str]], room: int) -> Iterator[Text]:
+        room = max(2, min(room, width // 2 - 4))
+        for name, help in names:
+            for line in wrap(f"  {name:<{room - 1}} {help}", width, subsequent_indent=" " * (room + 2)):
+                yield Text(line)
+
+    columns = [(column.heading, column.help) for column in state.columns]
+    return [
+        Text("Keys", "bold"),
+        *told((*keys_help(state.replayed), *state.more), 36),
+        Text(),
+        Text(f"Columns; counters {state.units.value}", "bold"),
+        *told(columns, 18),
+    ]
 
 
-def _vm(frame: Frame, state: State, detail: VmDetail | None, width: int, height: int) -> list[Text]:
+def _vm(frame: Frame, state: State, detail: VmDetail | None, width: int) -> tuple[list[Text], list[Text]]:
+    """What stays above, and what is scrolled beneath it."""
     if detail is None:
-        return [Text(f"{state.vm} is gone.", "dim")]
+        return [], [Text(f"{state.vm} is gone.", "dim")]
     vm = detail.vm
     filled = pages(vm) / vm.limit if vm.limit else 0.0
     head = Text.assemble(
@@ -185,8 +202,7 @@ def _vm(frame: Frame, state: State, detail: VmDetail | None, width: int, height:
         head.append(f" {pane.value} ", "reverse" if pane is state.pane else "dim")
     roles = RoleLayout(frame.status.facts.role)
     if state.pane is Pane.TREE:
-        made = [Text(line) for line in list(tree.text(detail, roles))[2:]]
-        # The heading stays while the rest is scrolled.
+        made = [Text(line) for line in list(tree.text(detail, roles, width))[2:]]
         heading, lines = made[:1], made[1:]
     elif state.pane is Pane.HISTOGRAMS:
         heading, lines = [], _histograms(detail, width)
@@ -194,13 +210,7 @@ def _vm(frame: Frame, state: State, detail: VmDetail | None, width: int, height:
         heading, lines = _zaps(detail, roles)
     for line in heading:
         line.stylize("bold")
-    return [head, Text(), *heading, *_scrolled(lines, state, max(1, height - 2 - len(heading)))]
-
-
-def _scrolled(lines: Sequence[Text], state: State, room: int) -> Sequence[Text]:
-    """As many of the lines as there is room for, from where the person scrolled to."""
-    top = min(state.top, max(0, len(lines) - room))
-    return lines[top : top + room]
+    return [head, Text(), *heading], lines
 
 
 def _histograms(detail: VmDetail, width: int) -> list[Text]:

@@ -63,7 +63,7 @@ def ordered(rows: Sequence[Row], state: State) -> list[Row]:
 
 
 def pressed(state: State, key: str, names: Sequence[str], height: int) -> State:
-    """The state after a key; `names` are the VMs as they stand on the screen, `height` is the lines for them."""
+    """The state after a key; `names` are the VMs as they stand on the screen, `height` is the lines to move in."""
     if key == "ctrl-c":
         return replace(state, over=True)
     if state.asking:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import termios
@@ -18,52 +19,48 @@ from rich.text import Text
 
 #: What terminals send for keys that are no characters.
 _SEQUENCES = {
-    b"\x1b[A": "up",
-    b"\x1b[B": "down",
-    b"\x1b[C": "right",
-    b"\x1b[D": "left",
-    b"\x1bOA": "up",
-    b"\x1bOB": "down",
-    b"\x1bOC": "right",
-    b"\x1bOD": "left",
-    b"\x1b[5~": "pageup",
-    b"\x1b[6~": "pagedown",
-    b"\x1b[H": "home",
-    b"\x1b[F": "end",
-    b"\x1b[1~": "home",
-    b"\x1b[4~": "end",
-    b"\x1bOH": "home",
-    b"\x1bOF": "end",
-    b"\x1b[Z": "shift-tab",
-    b"\x1bOP": "?",
-    b"\x1b[11~": "?",
-    b"\r": "enter",
-    b"\n": "enter",
-    b"\t": "tab",
-    b"\x03": "ctrl-c",
-    b"\x7f": "backspace",
-    b"\x08": "backspace",
-    b"\x1b": "escape",
+    "\x1b[A": "up",
+    "\x1b[B": "down",
+    "\x1b[C": "right",
+    "\x1b[D": "left",
+    "\x1bOA": "up",
+    "\x1bOB": "down",
+    "\x1bOC": "right",
+    "\x1bOD": "left",
+    "\x1b[5~": "pageup",
+    "\x1b[6~": "pagedown",
+    "\x1b[H": "home",
+    "\x1b[F": "end",
+    "\x1b[1~": "home",
+    "\x1b[4~": "end",
+    "\x1bOH": "home",
+    "\x1bOF": "end",
+    "\x1b[Z": "shift-tab",
+    "\x1bOP": "?",
+    "\x1b[11~": "?",
+    "\x1b[[A": "?",
+    "\r": "enter",
+    "\n": "enter",
+    "\t": "tab",
+    "\x03": "ctrl-c",
+    "\x7f": "backspace",
+    "\x08": "backspace",
+    "\x1b": "escape",
 }
-_LONGEST = max(map(len, _SEQUENCES))
+#: A key: what Esc begins, whole or not, as xterm and the Linux console send it, or a character.
+_KEY = re.compile(r"\x1b\[\[?[0-?]*[ -/]*[@-~]?|\x1bO[ -~]?|.", re.DOTALL)
+#: What is no whole key yet. Its rest may come in another read, but no later than so many seconds.
+_BEGUN = re.compile(rb"\x1b(\[\[?[0-?]*[ -/]*|O)?$")
+_REST_SECONDS = 0.02
 
 
 def keys_in(data: bytes) -> Iterator[str]:
     """The keys that were pressed, in what a terminal sent; what is no known key is passed over."""
-    while data:
-        for length in range(min(_LONGEST, len(data)), 0, -1):
-            if data[:length] in _SEQUENCES:
-                # An escape that begins something longer which is not known is not the key of that name.
-                if data[:length] != b"\x1b" or len(data) == 1:
-                    yield _SEQUENCES[data[:length]]
-                else:
-                    length = len(data)
-                data = data[length:]
-                break
-        else:
-            if 32 <= data[0] < 127:
-                yield chr(data[0])
-            data = data[1:]
+    for key in _KEY.findall(data.decode(errors="ignore")):
+        if key in _SEQUENCES:
+            yield _SEQUENCES[key]
+        elif key.isprintable():
+            yield key
 
 
 class Terminal:
@@ -110,11 +107,17 @@ class Terminal:
             os.read(self._wake, 4096)
         if self._keyboard not in ready:
             return []
-        try:
-            data = os.read(self._keyboard, 4096)
-        except OSError:  # it was closed
-            data = b""
+        data = rest = self._read()
+        while rest and _BEGUN.search(data) and select.select([self._keyboard], [], [], _REST_SECONDS)[0]:
+            rest = self._read()
+            data += rest
         return list(keys_in(data)) if data else ["ctrl-c"]
+
+    def _read(self) -> bytes:
+        """What was typed, nothing when the keyboard was closed."""
+        with suppress(OSError):
+            return os.read(self._keyboard, 4096)
+        return b""
 
 
 @contextmanager

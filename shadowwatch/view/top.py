@@ -14,7 +14,7 @@ from typing import TextIO
 
 from rich.console import Console
 
-from shadowwatch.source import Replay, Source
+from shadowwatch.source import Source
 from shadowwatch.view.columns import Row
 from shadowwatch.view.frames import Frames
 from shadowwatch.view.screen import Frame, draw, table
@@ -35,44 +35,43 @@ def interactive(source: Source, state: State, out: TextIO, keyboard: int, more: 
     """Until the person ends it; `more` are keys besides its own."""
     state = replace(state, more=tuple((key, help) for key, (help, _) in more.items()))
     console = Console(file=out, highlight=False)
-    frames = Frames(source)
+    frames, replay = Frames(source), source.replay
     with opened(console, keyboard) as terminal:
-        frame, due = frames.look(), time.monotonic()
+        frame = frames.at(replay.position, state.interval) if replay else frames.look()
+        due = time.monotonic()
         detail, shown = None, ""
         while not state.over:
-            names = [row.vm.name for row in ordered(frame.rows, state)]
             width, height = terminal.size
             if state.vm != shown:
                 detail, shown = source.detail(state.vm) if state.vm else None, state.vm
-            terminal.show(draw(frame, state, detail, width, height))
+            drawn = draw(frame, state, detail, width, height)
+            terminal.show(drawn.lines)
+            state = replace(state, top=drawn.top)
+            position, moved = replay.position if replay else 0.0, False
             for key in terminal.keys(due + state.interval):
-                if key in more and not state.asking:
+                if key in more and not state.asking and not state.help:
                     more[key][1]()
-                state = pressed(state, key, names, height - 6)
-            moved = state.seek is not None
-            if isinstance(source, Replay) and state.seek is not None:
-                source.seek(state.seek if state.absolute else source.position + state.seek)
-            state = replace(state, seek=None)
+                names = [row.vm.name for row in ordered(frame.rows, state)]
+                state = pressed(state, key, names, drawn.room)
+                if state.seek is not None:
+                    position, moved = max(0.0, state.seek + (0.0 if state.absolute else position)), True
+                    state = replace(state, seek=None)
+            now, step = time.monotonic(), state.interval
+            if not moved and now >= due + state.interval:
+                step = (now - due) * state.speed
+                position, due = position + step, now
+                moved = not state.paused and not (replay and replay.position == replay.length)
             if moved:
-                frame, due, shown = frames.look(), time.monotonic(), ""
-            elif time.monotonic() >= due + state.interval:
-                passed = time.monotonic() - due
-                due = time.monotonic()
-                if not state.paused:
-                    if isinstance(source, Replay):
-                        source.seek(source.position + passed * state.speed)
-                    frame, shown = frames.look(), ""
+                frame = frames.at(position, step) if replay else frames.look()
+                due, shown = now, ""
 
 
 def once(source: Source, state: State, at: float | None, wait: Wait = time.sleep) -> Frame:
     """One frame of two looks, an interval apart; of a capture, what there was until `at` (its end if None)."""
     frames = Frames(source)
-    if isinstance(source, Replay):
-        source.seek(0.0)
-        first = frames.look()
-        source.seek(source.length if at is None else at)
-        last = frames.look()
-        return last if last.seconds else first
+    if replay := source.replay:
+        end = replay.length if at is None else at
+        return frames.at(end, end)
     frames.look()
     wait(state.interval)
     return frames.look()

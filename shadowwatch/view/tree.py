@@ -18,6 +18,9 @@ from shadowwatch.mmu.snapshot import PageSnapshot, VmDetail
 _NEXT = "← next to go"
 _SKIPPED = "root, in use?"
 
+#: Which of a line's cells are numbers, and which is the role.
+_NUMBERS, _ROLE = (1, 2), 4
+
 
 class _Row(NamedTuple):
     page: PageSnapshot
@@ -108,8 +111,8 @@ def _cells(forest: Forest, row: _Row, roles: RoleLayout, now_ns: int) -> tuple[s
     return (place, str(page.position), children, parented, flags(roles, page.role), _note(forest, page))
 
 
-def text(detail: VmDetail, roles: RoleLayout) -> Iterator[str]:
-    """Lines for people.
+def text(detail: VmDetail, roles: RoleLayout, width: int | None = None) -> Iterator[str]:
+    """Lines for people, without roles where these would make them wider than `width`.
 
     A line is a page: the index of the spte that points to it, its place on active_mmu_pages (0 is the newest),
     its children, how long ago a child was last linked beneath it, and its role.
@@ -125,12 +128,16 @@ def text(detail: VmDetail, roles: RoleLayout) -> Iterator[str]:
             lower += [_cells(forest, row, roles, detail.now_ns) for row in forest.rows([page], seen)]
     heading = ("spte: page", "list", "children", "parented ago", "role", "")
     widths = [max(map(len, column)) for column in zip(heading, *rows, *lower, strict=True)]
+    too_wide = width is not None and sum(widths) + 2 * len(widths[1:]) > width
 
     def line(cells: tuple[str, ...]) -> str:
-        place, position, children, *rest = cells
-        numbers = (position.rjust(widths[1]), children.rjust(widths[2]))
-        words = (cell.ljust(width) for cell, width in zip(rest, widths[3:], strict=True))
-        return "  ".join((place.ljust(widths[0]), *numbers, *words)).rstrip()
+        padded = [
+            cell.rjust(room) if number in _NUMBERS else cell.ljust(room)
+            for number, (cell, room) in enumerate(zip(cells, widths, strict=True))
+        ]
+        if too_wide:
+            del padded[_ROLE]
+        return "  ".join(padded).rstrip()
 
     state = "ended" if vm.ended else "exact" if vm.exact else "not exact: some pages are unknown"
     pages = f"{_count(len(detail.pages), 'page')}, limit {vm.limit:,}"

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from itertools import cycle
 from typing import get_args
 
+from shadowwatch.ending import unwinding
 from shadowwatch.live import connect
 from shadowwatch.view import top
 from shadowwatch.view.columns import DEFAULT, choose
@@ -67,6 +68,8 @@ class NextPolicy:
 def run(progress: Progress) -> int:
     """Boot, watch, publish, show; until the person ends it, or SIGINT or SIGTERM comes."""
     with ExitStack() as open_now:
+        if top.has_terminal(sys.stdout):
+            open_now.enter_context(unwinding())
         lab = open_now.enter_context(Lab.boot(kvm="patched", progress=progress))
         next_policy = NextPolicy(lab)
         lab.start_daemon()

@@ -9,6 +9,10 @@ from pathlib import Path
 from shadowwatch.event.abi import Batch
 from shadowwatch.event.capture import Writer, pack
 from shadowwatch.facts import Facts
+from shadowwatch.mmu.snapshot import Snapshot, VmDetail
+from shadowwatch.source import Status
+from shadowwatch.view.frames import Frames
+from shadowwatch.view.screen import Frame
 from shadowwatch.watch import Watch
 from tests.unit.story import FACTS, Story
 
@@ -97,3 +101,43 @@ def capture(path: Path, idle: int = 2, **facts: str) -> Path:
         writer.write(pack(batch), watch.take(batch))
     writer.close()
     return path
+
+
+class LivelyDaemon:
+    """A source with a daemon's processor time, which looks at one watch before and after."""
+
+    replay = None
+
+    def __init__(self, idle: int = 2, facts: Facts = FACTS) -> None:
+        self.looks = 0
+        self.facts = facts
+        self.watch = Watch(facts, name_of)
+        self.batches = batches(idle)
+
+    def status(self) -> Status:
+        """Three percent of a core."""
+        return Status(self.facts, self.facts.policy, self.looks * 30_000_000, 31 << 20)
+
+    def look(self, frames: Frames, batches: int = 4) -> Frame:
+        """Some more batches, and a frame."""
+        for batch in self.batches[self.looks * 4 : self.looks * 4 + batches]:
+            self.watch.take(batch)
+        self.looks += 1
+        return frames.look()
+
+    def snapshot(self) -> Snapshot:
+        """Of the watch."""
+        return self.watch.snapshot()
+
+    def detail(self, name: str) -> VmDetail | None:
+        """Of the watch."""
+        return self.watch.detail(name)
+
+
+def looked(idle: int = 2, facts: Facts = FACTS, looks: int = 8) -> tuple[LivelyDaemon, Frame]:
+    """A daemon and its last frame."""
+    daemon = LivelyDaemon(idle, facts)
+    frames = Frames(daemon)
+    for _ in range(looks):
+        frame = daemon.look(frames)
+    return daemon, frame

@@ -93,6 +93,19 @@ def test_a_cut_file_still_gives_its_first_batches() -> None:
         next(batches)
 
 
+def test_the_fault_can_be_kept_until_what_is_whole_was_taken() -> None:
+    """It is forgotten when reading goes back to before it; a whole capture has none."""
+    content, _ = recorded()
+    for kept, fault in ((content, ""), (content[:-1], "x.capture is cut off after 8 events")):
+        reader = Reader(io.BytesIO(kept), "x.capture")
+        beginning = reader.place()
+        assert len(list(reader.whole_batches())) == 3
+        assert str(reader.fault or "").startswith(fault)
+        assert bool(reader.fault) == bool(fault)
+        reader.go_to(beginning)
+        assert reader.fault is None
+
+
 def test_a_changed_byte_anywhere_is_noticed() -> None:
     """Checksums cover headers and payloads; the version has its own sentence."""
     content, _ = recorded()

@@ -8,7 +8,6 @@ import json
 import os
 import socket
 import stat
-import tempfile
 import time
 from contextlib import closing, suppress
 from pathlib import Path
@@ -23,19 +22,6 @@ from shadowwatch.event.recording import Progress
 from shadowwatch.live import Live, connect
 from shadowwatch.watch import Watch
 from tests.unit.daemon import STATUS, Daemon, looking
-
-NOBODY = 65534
-
-
-def test_a_source_behind_the_socket_says_what_the_watch_says(daemon: Daemon, live: Live) -> None:
-    """Status, snapshot and detail, again and again over one connection."""
-    for _ in range(2):
-        assert live.status() == STATUS
-        assert live.snapshot() == daemon.watch.snapshot()
-        assert live.detail("web1") == daemon.watch.detail("web1")
-        assert live.detail("nobody") is None
-        daemon.look()
-    assert sum(live.snapshot().vms[0].pages.values()) == 9
 
 
 def test_the_socket_is_for_root_or_a_group(tmp_path: Path) -> None:
@@ -55,32 +41,6 @@ def test_a_second_daemon_is_refused_and_a_dead_ones_place_is_taken(tmp_path: Pat
         listen(path, None)
     first.close()
     listen(path, None).close()
-
-
-def test_no_daemon_and_no_permission_are_one_sentence_each(tmp_path: Path) -> None:
-    """What happened, and the cure."""
-    with pytest.raises(ShadowwatchError, match=r"no daemon answers at .*; start it with `systemctl start shadowwatch`"):
-        connect(str(tmp_path / "nothing"))
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        path = f"{folder}/control"
-        listener = listen(path, None)
-        said, tell = os.pipe()
-        if not os.fork():
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            try:
-                connect(path)
-            except ShadowwatchError as error:
-                os.write(tell, str(error).encode())
-            os._exit(0)
-        os.close(tell)
-        os.wait()
-        words = os.read(said, 1000).decode()
-        os.close(said)
-        listener.close()
-        assert words.startswith(f"{path} is for root and members of the group root; use sudo, or have root run")
 
 
 @pytest.mark.parametrize("request_", [b"{}", b"null", b"[1]", b"what", b'{"ask": "no"}', b'{"ask": "detail"}'])

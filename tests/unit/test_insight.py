@@ -54,7 +54,42 @@ def test_little_reclaim_is_no_thrashing() -> None:
         "web1 reclaims 2 pages/s, few for its limit of 64: it does not thrash."
     )
     assert insight(rows(zaps={(1, Cause.MEMSLOT): 2000}), STOCK) == "No VM reclaims shadow pages now."
-    assert insight(rows(seconds=0.0), STOCK) == "No VM reclaims shadow pages now."
+
+
+def test_no_rate_is_judged_before_it_is_known() -> None:
+    """At the first look nothing is said of a VM that may well thrash, nor that none does."""
+    assert insight(rows(seconds=0.0), STOCK) == "Measuring: rates come with the next look."
+    assert insight(rows(seconds=0.0, newest_first=True), STOCK).startswith("web1: reclaim takes the newest pages")
+
+
+def test_few_recently_parented_directories_are_counted() -> None:
+    """Below the share from which on the order is to blame, they are not said to be none."""
+    said = insight(rows(zaps={(1, Cause.QUOTA): 4000, (2, Cause.QUOTA): 400}, recently_parented_zaps={2: 40}), STOCK)
+    assert said == (
+        "web1 thrashes: it reclaims 440 pages/s with a limit of 64. Only 40 of the 400 directories among them had"
+        " just been given a child: it needs a higher limit."
+    )
+
+
+def busy(name: str, limit: int, reclaimed: int, recent: int = 0) -> Row:
+    """A VM that reclaims so many directories in ten seconds, so many of them recently parented."""
+    (vm, *_) = watched().snapshot().vms
+    zaps, parented = {(2, Cause.QUOTA): reclaimed}, {2: recent} if recent else {}
+    vm = replace(vm, name=name, limit=limit, zaps=zaps, recently_parented_zaps=parented)  # type: ignore[arg-type]
+    return Row(vm, None, 10.0)
+
+
+def test_a_vm_that_thrashes_is_not_hidden_by_one_that_reclaims_more() -> None:
+    """The worst is looked for among those that thrash: first the RFC's problem, then who turns its list over most."""
+    large, small = busy("large", limit=100_000, reclaimed=20_000), busy("small", limit=64, reclaimed=640)
+    assert insight([large, small], STOCK).startswith("small thrashes: it reclaims 64 pages/s")
+    parented = busy("parented", limit=64, reclaimed=100, recent=90)
+    assert insight([large, small, parented], STOCK).startswith("parented thrashes: it reclaims 10 pages/s")
+    slower = busy("slower", limit=640, reclaimed=1_000)
+    assert insight([slower, small], STOCK).startswith("small thrashes")
+    rare = busy("rare", limit=64, reclaimed=20, recent=20)
+    assert insight([small, rare], STOCK).startswith("small thrashes")
+    assert insight([large], STOCK) == "large reclaims 2,000 pages/s, few for its limit of 100,000: it does not thrash."
 
 
 def test_reclaim_of_the_newest_is_named() -> None:

@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
-from shadowwatch.event.abi import Event, Kind, encode
+import pytest
+
+from shadowwatch.event.abi import SEQ_MASK, Event, Flags, Kind, encode
 from shadowwatch.mmu.model import KEEP_MOST, KEEP_NS, Model
+from tests.unit.heard import KVM, Heard, grown, spt
+from tests.unit.kernel import Kernel, role_of
 from tests.unit.story import FUNCTIONS, ROLES, Story
 
 
@@ -135,3 +139,113 @@ def test_the_end_of_a_vm_never_seen_leaves_nothing() -> None:
     assert vm.ended
     assert vm.allocations == {}
     assert vm.zaps == {}
+
+
+def test_an_address_whose_numbers_begin_anew_is_another_vm() -> None:
+    """Its end was lost: the old VM's figures end, and nothing of the new one is counted as lost."""
+    heard = Heard()
+    heard.kernel.ring.full = lambda: True
+    heard.kernel.end(KVM)
+    heard.kernel.ring.full = lambda: False
+    again = heard.kernel.add(KVM, pid=2)
+    again.alloc(spt(5), 5, role_of(1))
+    heard.model.feed(heard.kernel.ring.take())
+    ended, running = heard.model.snapshot()
+    assert (ended.pid, ended.ended, ended.lost, sum(ended.allocations.values())) == (1, True, 0, 5)
+    assert (running.pid, running.ended, running.lost, running.pages, running.exact) == (2, False, 0, {1: 1}, True)
+
+
+def test_a_reborn_vm_whose_first_events_were_lost_too_has_lost_those() -> None:
+    """Numbers 1 and 2 of the new one, and none of the old one."""
+    heard = Heard()
+    heard.kernel.ring.full = lambda: True
+    heard.kernel.end(KVM)
+    again = heard.kernel.add(KVM, pid=2)
+    again.alloc(spt(5), 5, role_of(1))
+    again.alloc(spt(6), 6, role_of(1))
+    heard.kernel.ring.full = lambda: False
+    again.alloc(spt(7), 7, role_of(1))
+    heard.model.feed(heard.kernel.ring.take())
+    ended, running = heard.model.snapshot()
+    assert (ended.lost, running.lost, running.exact) == (0, 2, False)
+    assert (ended.pid, running.pid) == (1, 2)
+
+
+def test_a_reborn_vm_that_is_heard_first_by_a_walk_is_another_vm() -> None:
+    """A step's number that is below the last one says the same as an event's."""
+    heard = Heard()
+    heard.kernel.ring.full = lambda: True
+    heard.kernel.end(KVM)
+    heard.vm = heard.kernel.add(KVM, pid=2)
+    heard.vm.alloc(spt(5), 5, role_of(1))
+    heard.kernel.ring.full = lambda: False
+    heard.walk()
+    assert heard.same()
+    ended, running = heard.model.snapshot()
+    assert (ended.pid, ended.ended, running.pid) == (1, True, 2)
+    assert ended.lost + running.lost <= 1 < SEQ_MASK
+
+
+@pytest.mark.parametrize("vms_in_a_step", [1, 2, 256])
+def test_a_walk_over_all_vms_tells_the_idle_and_ends_those_that_are_gone(vms_in_a_step: int) -> None:
+    """Unheard VMs are there, one without pages is exact, and one that is not on the list has ended."""
+    kernel, model = Kernel(), Model(ROLES, FUNCTIONS)
+    kernel.vms_in_a_step = vms_in_a_step
+    idle, empty, gone = kernel.add(0x1000, 1), kernel.add(0x2000, 2), kernel.add(0x3000, 3)
+    for vm in (idle, gone):
+        grown(vm)
+        if vm is idle:
+            kernel.ring.take()
+    model.feed(kernel.ring.take())
+    assert set(model.progress()) == {0x3000}
+    kernel.ring.full = lambda: True
+    kernel.end(0x3000)
+    kernel.ring.full = lambda: False
+    first = True
+    while not kernel.vms(1, first) & Flags.LAST:
+        first = False
+    model.feed(kernel.ring.take())
+    assert {kvm: progress.exact for kvm, progress in model.progress().items()} == {0x1000: False, 0x2000: True}
+    assert {vm.pid: vm.ended for vm in model.snapshot()} == {1: False, 2: False, 3: True}
+    empty.alloc(spt(1), 1, role_of(1))
+    model.feed(kernel.ring.take())
+    assert model.vm(0x2000).exact
+    assert len(model.vm(0x2000).pages) == 1
+
+
+def test_a_void_walk_over_all_vms_ends_none() -> None:
+    """Those that it did not come to may well be there."""
+    kernel, model = Kernel(), Model(ROLES, FUNCTIONS)
+    for number in range(1, 5):
+        kernel.add(0x1000 * number, number).alloc(spt(1), 1, role_of(1))
+    model.feed(kernel.ring.take())
+    room = 3
+    kernel.ring.full = lambda: len(kernel.ring.events) >= 4 + room
+    assert kernel.vms(1, True) & Flags.VOID
+    model.feed(kernel.ring.take())
+    assert len(model.progress()) == 4
+    assert not any(vm.ended for vm in model.snapshot())
+
+
+def test_a_vm_that_starts_while_all_are_walked_is_not_ended() -> None:
+    """It was not there when the walk began, so that did not come to it."""
+    kernel, model = Kernel(), Model(ROLES, FUNCTIONS)
+    kernel.vms_in_a_step = 1
+    kernel.add(0x1000, 1)
+    kernel.vms(1, True)
+    kernel.add(0x2000, 2).alloc(spt(1), 1, role_of(1))
+    assert kernel.vms(1, False) & Flags.LAST
+    model.feed(kernel.ring.take())
+    assert set(model.progress()) == {0x1000, 0x2000}
+
+
+@pytest.mark.parametrize("newest", [True, False])
+def test_reclaim_of_the_newest_pages_is_noticed(newest: bool) -> None:
+    """Linux 5.9 took the newest; the order in which others take them does not look like that."""
+    heard = Heard(tables=0)
+    for number in range(400):
+        heard.vm.alloc(spt(100 + number), number, role_of(1))
+    heard.vm.reclaim(200, newest=newest)
+    heard.hear()
+    assert heard.model.snapshot()[0].newest_first == newest
+    assert heard.model.newest_first() == (("",) if newest else ())

@@ -5,78 +5,45 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from shadowwatch.event.capture import reading
-from shadowwatch.facts import Facts
-from shadowwatch.mmu.snapshot import Snapshot, VmDetail
-from shadowwatch.source import Replay, Status
-from shadowwatch.view.columns import COLUMNS, DEFAULT, Row, choose
+from shadowwatch.source import Replay
+from shadowwatch.view.columns import COLUMNS, DEFAULT, Units, choose
 from shadowwatch.view.frames import Frames
-from shadowwatch.view.screen import Frame, draw, fitting
-from shadowwatch.view.state import Pane, State
-from shadowwatch.watch import Watch
+from shadowwatch.view.screen import Drawn, Frame, draw, fitting
+from shadowwatch.view.state import Pane, State, pressed
 from tests.captures import CAPTURES
 from tests.golden import matches
-from tests.unit import lively
+from tests.unit.lively import LivelyDaemon, looked
 from tests.unit.story import FACTS
 
 STATE = State(choose(DEFAULT), "recent")
 
 
-class Daemon:
-    """A source with a daemon's processor time, which looks at one watch before and after."""
-
-    def __init__(self, idle: int = 2, facts: Facts = FACTS) -> None:
-        self.looks = 0
-        self.facts = facts
-        self.watch = Watch(facts, lively.name_of)
-        self.batches = list(lively.batches(idle))
-
-    def status(self) -> Status:
-        """Three percent of a core."""
-        return Status(self.facts, self.facts.policy, self.looks * 30_000_000, 31 << 20)
-
-    def look(self, frames: Frames, batches: int = 4) -> Frame:
-        """Some more batches, and a frame."""
-        for batch in self.batches[self.looks * 4 : self.looks * 4 + batches]:
-            self.watch.take(batch)
-        self.looks += 1
-        return frames.look()
-
-    def snapshot(self) -> Snapshot:
-        """Of the watch."""
-        return self.watch.snapshot()
-
-    def detail(self, name: str) -> VmDetail | None:
-        """Of the watch."""
-        return self.watch.detail(name)
-
-
-def screen(frame: Frame, state: State, width: int, height: int, daemon: Daemon | None = None) -> str:
+def screen(frame: Frame, state: State, width: int, height: int, daemon: LivelyDaemon | None = None) -> str:
     """The screen as text; it has just this size."""
     detail = daemon.detail(state.vm) if daemon and state.vm else None
-    lines = draw(frame, state, detail, width, height)
+    lines = draw(frame, state, detail, width, height).lines
     assert len(lines) == height
     assert all(line.cell_len <= width for line in lines)
     return "".join(f"{line.plain.rstrip()}\n" for line in lines)
-
-
-def looked(idle: int = 2, facts: Facts = FACTS, looks: int = 8) -> tuple[Daemon, Frame]:
-    """A daemon and its last frame."""
-    daemon = Daemon(idle, facts)
-    frames = Frames(daemon)
-    for _ in range(looks):
-        frame = daemon.look(frames)
-    return daemon, frame
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (160, 24), (40, 20)])
 def test_the_table_in_each_size(width: int, height: int) -> None:
     """Golden: what does not fit is left out, from the last column on."""
     matches(f"top-{width}x{height}.txt", screen(looked()[1], STATE, width, height))
+
+
+@pytest.mark.parametrize("state", [STATE, replace(STATE, help=True), replace(STATE, vm="web1")])
+def test_no_terminal_is_too_small(state: State) -> None:
+    """What has no room is not shown, and nothing breaks while somebody drags the window's edge."""
+    daemon, frame = looked()
+    for width in (1, 7, 20):
+        for height in (1, 2, 5, 8):
+            assert screen(frame, state, width, height, daemon).count("\n") == height
 
 
 @pytest.mark.parametrize("pane", Pane, ids=lambda pane: pane.value)
@@ -95,10 +62,7 @@ def test_a_replay_says_where_it_is() -> None:
     """Golden: position, length, speed, paused, and a prompt."""
     with reading(str(CAPTURES["parents"])) as reader:
         replay = Replay(reader)
-        frames = Frames(replay)
-        frames.look()
-        replay.seek(1.0)
-        frame = frames.look()
+        frame = Frames(replay).at(1.0, 1.0)
     state = replace(STATE, replayed=True, paused=True, asking="jump", typed="12", speed=4)
     matches("top-replay.txt", screen(frame, state, 100, 12))
 
@@ -107,10 +71,65 @@ def test_a_host_without_shadow_pages_is_never_an_empty_screen() -> None:
     """Golden: no VM; the TDP MMU in use; a filter that nothing matches."""
     shown = []
     for facts in (FACTS, replace(FACTS, paging="tdp_mmu")):
-        daemon = Daemon(facts=facts)
+        daemon = LivelyDaemon(facts=facts)
         shown.append(screen(Frames(daemon).look(), STATE, 80, 8))
     shown.append(screen(looked()[1], replace(STATE, filter="nobody"), 80, 10))
     matches("top-empty.txt", "\n".join(shown))
+
+
+@pytest.mark.parametrize("size", [(80, 24), (40, 12), (200, 50)])
+@pytest.mark.parametrize("state", [replace(STATE, help=True), *(replace(STATE, vm="web1", pane=pane) for pane in Pane)])
+def test_every_line_is_come_by_when_pages_are_turned(state: State, size: tuple[int, int]) -> None:
+    """Down to the end by pages, up again by lines: nothing is passed over, and no key is without effect."""
+    daemon, frame = looked()
+    detail = daemon.detail("web1")
+
+    def lines(drawn: Drawn) -> list[str]:
+        return [line.plain for line in drawn.lines[-1 - drawn.room : -1]]
+
+    def after(key: str) -> Drawn:
+        moved = pressed(state, key, [], draw(frame, state, detail, *size).room)
+        return draw(frame, moved, detail, *size)
+
+    seen: list[str] = []
+    drawn = draw(frame, state, detail, *size)
+    while drawn.top + drawn.room > len(seen) >= drawn.top:
+        seen[drawn.top :] = lines(drawn)
+        state = replace(state, top=drawn.top)
+        drawn = after("pagedown")
+    whole = lines(draw(frame, state, detail, size[0], 1000))
+    assert [line for line in seen if line] == [line for line in whole if line]
+    assert after("end").top == state.top
+    for top in range(state.top - 1, -1, -1):
+        state = replace(state, top=after("up").top)
+        assert state.top == top
+
+
+def test_what_is_not_per_second_is_not_headed_so() -> None:
+    """And the line above says what it is."""
+    _, frame = looked()
+    for units, heading, said in (
+        (Units.RATE, "reclaim/s  recent/s▼", "31 MiB\n"),
+        (Units.CHANGE, "reclaim  recent▼", "31 MiB  since the last look\n"),
+        (Units.TOTAL, "reclaim  recent▼", "31 MiB  in all\n"),
+    ):
+        shown = screen(frame, replace(STATE, units=units), 120, 24)
+        assert heading in shown
+        assert said in shown
+
+
+def test_80_columns_are_enough() -> None:
+    """For the keys below, and for what goes next in a tree, which stands behind roles where there is room for them."""
+    daemon, frame = looked()
+    for state in (STATE, replace(STATE, replayed=True), replace(STATE, replayed=True, vm="web1")):
+        assert "…" not in screen(frame, state, 80, 24, daemon).splitlines()[-1]
+    with reading(str(CAPTURES["stock"])) as reader:
+        replay = Replay(reader)
+        frame, detail = Frames(replay).at(1.0, 1.0), replay.detail("zipf")
+    for width, role in ((80, False), (116, True)):
+        lines = [line.plain for line in draw(frame, replace(STATE, vm="zipf"), detail, width, 100).lines]
+        assert any("efer_nx" in line for line in lines) == role
+        assert any("← next" in line for line in lines)
 
 
 def test_the_open_vm_may_be_gone() -> None:
@@ -124,7 +143,7 @@ def test_the_cursor_is_always_on_the_screen() -> None:
     _, frame = looked(idle=998, looks=2)
     state = replace(STATE, sort="name", descending=False)
     for name in ("db1", "idle500", "web1"):
-        lines = draw(frame, replace(state, chosen=name), None, 120, 20)
+        lines = draw(frame, replace(state, chosen=name), None, 120, 20).lines
         (under,) = (line for line in lines if "reverse" in str(line.style))
         assert under.plain.startswith(name)
 
@@ -155,24 +174,7 @@ def test_losses_are_in_red_and_so_is_what_one_looks_for() -> None:
     """Colour says it too."""
     _, frame = looked()
     lossy = replace(frame, now=replace(frame.now, lost=3))
-    assert "bold red" in str(draw(lossy, STATE, None, 120, 24)[1].style)
-    assert "bold red" not in str(draw(frame, STATE, None, 120, 24)[1].style)
-    (web1,) = (line for line in draw(frame, STATE, None, 120, 24) if line.plain.startswith("web1  "))
+    assert "bold red" in str(draw(lossy, STATE, None, 120, 24).lines[1].style)
+    assert "bold red" not in str(draw(frame, STATE, None, 120, 24).lines[1].style)
+    (web1,) = (line for line in draw(frame, STATE, None, 120, 24).lines if line.plain.startswith("web1  "))
     assert any(span.style == "bold red" for span in web1.spans)
-
-
-def test_rows_of_a_vm_that_went_and_came_are_not_mixed_up(tmp_path: Path) -> None:
-    """A replay that goes back has no frame before; one that stands still keeps its figures."""
-    with reading(str(lively.capture(tmp_path / "a"))) as reader:
-        replay = Replay(reader)
-        frames = Frames(replay)
-        replay.seek(5.0)
-        frames.look()
-        replay.seek(6.0)
-        later = frames.look()
-        assert later.seconds == 1.0
-        assert frames.look().rows == later.rows
-        replay.seek(3.0)
-        back = frames.look()
-        assert (back.seconds, back.events) == (0.0, 0)
-        assert all(isinstance(row, Row) and row.before is None for row in back.rows)

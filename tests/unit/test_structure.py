@@ -20,6 +20,7 @@ ORDER = [
     "config",
     "notify",
     "progress",
+    "ending",
     "event",
     "mmu",
     "watch",

@@ -3,8 +3,18 @@
 
 from __future__ import annotations
 
-import pytest
+import fcntl
+import os
+import struct
+import termios
+import time
+from collections.abc import Sequence
+from threading import Thread
 
+import pytest
+from rich.console import Console
+
+from shadowwatch.view import terminal
 from shadowwatch.view.terminal import keys_in
 
 
@@ -19,10 +29,42 @@ from shadowwatch.view.terminal import keys_in
         (b"\x1b[5~\x1b[6~\x1b[H\x1b[F", ["pageup", "pagedown", "home", "end"]),
         (b"\x03", ["ctrl-c"]),
         (b"a\x7f", ["a", "backspace"]),
-        (b"\x00\xc3\xa4", []),  # no key of ours
-        (b"\x1b[99~", []),  # an escape that nobody knows is not the Esc key
+        (b"\x00\x80\xe4", []),  # no key of ours, and no character
+        ("ä".encode(), ["ä"]),
+        (b"\x1b[99~q\x1b[1;5Aq", ["q", "q"]),  # an escape that nobody knows is not the Esc key
+        (b"\x1b[[Aq\x1b[", ["?", "q"]),
+        (b"\x1b\x1bq", ["escape", "escape", "q"]),  # typed ahead
     ],
 )
 def test_keys_are_told_from_what_is_sent(sent: bytes, keys: list[str]) -> None:
     """Several at once, in their order; what is unknown is none."""
     assert list(keys_in(sent)) == keys
+
+
+@pytest.mark.parametrize(("parts", "keys"), [((b"\x1b", b"[", b"B"), ["down"]), ((b"j\x1b", b"OA"), ["j", "up"])])
+def test_a_key_that_comes_in_parts_is_one(
+    parts: Sequence[bytes], keys: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part comes after the one before was read: over a slow line the Esc of an arrow is not the Esc key."""
+    # A busy machine may be slower than a line.
+    monkeypatch.setattr(terminal, "_REST_SECONDS", 60.0)
+    keyboard, typist = os.pipe()
+    wake, _ = wakes = os.pipe()
+
+    def type_() -> None:
+        for part in parts:
+            while struct.unpack("i", fcntl.ioctl(keyboard, termios.FIONREAD, bytes(4)))[0]:
+                time.sleep(0.001)
+            os.write(typist, part)
+
+    thread = Thread(target=type_)
+    thread.start()
+    assert terminal.Terminal(Console(), keyboard, wake).keys(time.monotonic() + 60) == keys
+    thread.join()
+    os.write(typist, b"\x1b")
+    monkeypatch.undo()
+    assert terminal.Terminal(Console(), keyboard, wake).keys(time.monotonic() + 60) == ["escape"]
+    os.close(typist)
+    assert terminal.Terminal(Console(), keyboard, wake).keys(time.monotonic() + 60) == ["ctrl-c"]
+    for descriptor in (keyboard, *wakes):
+        os.close(descriptor)

@@ -7,7 +7,9 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,21 +74,21 @@ def test_filter_sort_units_and_help(tmux: Tmux) -> None:
 
 
 def test_a_replay_steps_back_and_jumps(tmux: Tmux) -> None:
-    """To the time that was asked for, a step before it, and there the figures are the same again."""
+    """To the time that was asked for, steps on and back: the same screens come again, rates and sentence as well."""
 
     def to(seconds: str) -> None:
         tmux.press("J", *seconds, "Enter")
 
     to("7")
-    tmux.until("replay 7.0 of")
+    before = tmux.until("replay 7.0 of", "web1 thrashes")
     tmux.press("t")
     there = tmux.until("replay 8.0 of", "web1 thrashes")
-    to("7")
-    tmux.until("replay 7.0 of")
+    tmux.press("T")
+    assert tmux.until("replay 7.0 of", "web1 thrashes") == before
     tmux.press("t")
     assert tmux.until("replay 8.0 of", "web1 thrashes") == there
-    tmux.press("T")
-    tmux.until("replay 7.0 of")
+    to("0")
+    tmux.until("replay 0.0 of", "Measuring: rates come with the next look.")
 
 
 def test_it_follows_the_size_of_the_terminal(tmux: Tmux) -> None:
@@ -116,6 +118,30 @@ def test_ctrl_c_gives_the_terminal_back(tmux: Tmux) -> None:
     """As q does."""
     tmux.press("C-c")
     assert "ended with 0" in tmux.until("ended with", gone="recent/s")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_gives_the_terminal_back(tmux: Tmux, number: signal.Signals) -> None:
+    """The shell's screen, its cursor, echo and lines; and its word for the end is that of the signal."""
+
+    def terminal() -> tuple[bool, bool, bool]:
+        with tmux.keyboard() as descriptor:
+            flags = termios.tcgetattr(descriptor)[3]
+        lines = flags & (termios.ICANON | termios.ECHO) == termios.ICANON | termios.ECHO
+        return tmux.told("alternate_on") == "1", tmux.told("cursor_flag") == "1", lines
+
+    assert terminal() == (True, False, False)
+    os.kill(tmux.pid, number)
+    assert tmux.until("ended with", gone="recent/s").strip() == f"ended with {128 + number}"
+    assert terminal() == (False, True, True)
+
+
+def test_keys_that_come_at_once_follow_one_another(tmux: Tmux) -> None:
+    """Each finds what the one before has made: the filter's only VM is opened, and three steps are three."""
+    tmux.press_at_once("/", "d", "b", "Enter", "Enter", sent=5)
+    tmux.until("db1  pid 2")
+    tmux.press_at_once("t", "t", "T", "t", "Escape", sent=5)
+    tmux.until("replay 7.0 of", "filter: db", gone="pid 2 ")
 
 
 def test_a_thousand_vms_scroll(tmp_path: Path) -> None:
