@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from threading import Lock
 
 from shadowwatch.event.abi import RECORD, Batch, Event
@@ -21,18 +22,29 @@ def _printable(name: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
+def _ns(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds * 1e9)
+
+
 class Watch:
     """The model and its lock: one thread feeds it, others take snapshots."""
 
     def __init__(self, facts: Facts, name_of: Callable[[int], str]) -> None:
-        recent = facts.recent_seconds
         self.facts = facts
         self._name_of = name_of
         self._lock = Lock()
-        recent_ns = None if recent is None else int(recent * 1e9)
-        self._model = Model(RoleLayout(facts.role), facts.functions, recent_ns, facts.midway)
+        self._model = Model(RoleLayout(facts.role), facts.functions, _ns(facts.recent_seconds), facts.midway)
         self._last = Batch(0, 0, 0, b"")
         self._behind_ns = 0
+
+    def set_recent(self, seconds: float | None) -> None:
+        """From now on a directory is recently parented for so long, None: for one list-length of allocations.
+
+        A recording that has begun says what was true at its beginning.
+        """
+        with self._lock:
+            self.facts = replace(self.facts, recent_seconds=seconds)
+            self._model.set_recent(_ns(seconds))
 
     def fork(self) -> Watch:
         """A copy that goes its own way from here."""

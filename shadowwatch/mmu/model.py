@@ -205,6 +205,12 @@ class Model:
         self._ended.append(vm)
         del self._ended[:-KEEP_MOST]
 
+    def set_recent(self, recent_ns: int | None) -> None:
+        """What counts as recently parented from now on."""
+        self._recent_ns = recent_ns
+        for vm in self._vms.values():
+            vm.recent_ns = recent_ns
+
     def progress(self) -> dict[int, Progress]:
         """How far each living VM is."""
         takers = self._takers
