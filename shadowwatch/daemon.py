@@ -21,8 +21,8 @@ from shadowwatch.event.request import Requests
 from shadowwatch.event.ring import LOOK, Ring
 from shadowwatch.facts import PAGING, Facts
 from shadowwatch.log import Level, say
-from shadowwatch.metrics.collector import exposition
 from shadowwatch.metrics.exporter import serve
+from shadowwatch.metrics.text import exposition
 from shadowwatch.notify import notify
 from shadowwatch.probe.handover import RELOAD_SIGNAL, STOP_SIGNALS, Handover
 from shadowwatch.probe.host import kvm_is_loaded, reclaim_policy

@@ -22,8 +22,8 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print or serve the metrics."""
     from shadowwatch.event.capture import reading
-    from shadowwatch.metrics.collector import exposition
     from shadowwatch.metrics.exporter import serve
+    from shadowwatch.metrics.text import exposition
     from shadowwatch.watch import Watch
 
     fault = None

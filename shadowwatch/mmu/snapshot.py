@@ -45,12 +45,13 @@ class ZapSnapshot(NamedTuple):
     recent: bool
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen by force, which would take more than all its figures: a thousand are made while the event loop waits.
+@dataclass(slots=True)
 class VmSnapshot:
     """One VM's counts since it was first seen.
 
     `mapped` is the guest pages of 4 KiB that sptes map, None where the kernel does not count them.
-    Maps are keyed by level, `zaps` by (level, Cause), `strangers` by Kind; what is 0 is absent.
+    Maps are keyed by level in its order, `zaps` by (level, Cause), `strangers` by Kind; what is 0 is absent.
     """
 
     kvm: int
