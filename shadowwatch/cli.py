@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from shadowwatch import __version__
 from shadowwatch.commands import audit, doctor, info, plot, record, replay, run, simulate, top, tree
 from shadowwatch.errors import ShadowwatchError
+from shadowwatch.log import Level, say
 
 #: In the order of help.
 COMMANDS = (doctor, run, top, tree, record, info, replay, plot, simulate, audit)
@@ -31,11 +32,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = parser().parse_args(words)
     try:
+        arguments = parser().parse_args(words)
         code: int = arguments.command(arguments)
     except ShadowwatchError as error:
-        print(f"shadowwatch: {error}", file=sys.stderr)
+        say(str(error), Level.ERROR)
         return 1
     except BrokenPipeError:
         # The reader of our output went away, as `head` does.

@@ -1,52 +1,266 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration: one TOML file."""
+"""The configuration: each setting is one declaration, from which its flag, its key in the file and the example come.
+
+A flag wins over the file, the file over the default.
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
 import tomllib
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from textwrap import wrap
+from typing import Any
 
+from shadowwatch.control import SOCKET
 from shadowwatch.errors import ShadowwatchError
+from shadowwatch.metrics.exporter import split_address
 
 DEFAULT = Path("/etc/shadowwatch.toml")
 
-#: Table -> its keys.
-_KNOWN = {"top": ("columns",)}
+#: A step of a walk must fit in.
+RING_LEAST = 0.0625
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
-    """What a person set; empty where nothing was."""
+class Kind:
+    """What a value is: `right` tells people, `types` are TOML's.
 
-    top_columns: tuple[str, ...] = ()
+    `make` makes the value that is used, from one of these types; `parse` makes one of these types from a flag's text.
+    Either raises ValueError when it cannot, or ShadowwatchError when it can say more.
+    """
+
+    right: str
+    metavar: str
+    types: tuple[type, ...]
+    make: Callable[[Any], Any]
+    parse: Callable[[str], Any] = str
+
+    def __call__(self, text: str) -> Any:
+        """The value of a flag, for argparse, which lets a ShadowwatchError through."""
+        try:
+            return self.make(self.parse(text))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text} is not {self.right}") from None
+
+    def take(self, value: Any) -> Any:
+        """The value of a key; ValueError or ShadowwatchError when it cannot be meant."""
+        if type(value) not in self.types:
+            raise ValueError
+        return self.make(value)
 
 
-def read_config(path: str | None) -> Config:
-    """Read this file, or the default one if it is there; ShadowwatchError for what cannot be meant."""
+def _between(least: float, most: float) -> Callable[[float], float]:
+    def make(value: float) -> float:
+        if not least <= value <= most:
+            raise ValueError
+        return float(value)
+
+    return make
+
+
+def _above_0(value: float) -> float:
+    if not 0 < value < float("inf"):
+        raise ValueError
+    return float(value)
+
+
+def _word(value: str) -> str:
+    if not value:
+        raise ValueError
+    return value
+
+
+def _path(value: str) -> str:
+    if not value.startswith("/"):
+        raise ValueError
+    return value
+
+
+def _address(value: str) -> str:
+    if value:
+        split_address(value)
+    return value
+
+
+def _columns(keys: list[str]) -> list[str]:
+    # Not at the top: the daemon reads this file, too, and has no columns.
+    from shadowwatch.view.columns import choose
+
+    if not all(isinstance(key, str) for key in keys):
+        raise ValueError
+    return [column.key for column in choose(keys)]
+
+
+def _column(key: str) -> str:
+    return str(_columns([key])[0])
+
+
+POSITIVE = Kind("a number above 0", "S", (int, float), _above_0, float)
+SIZE = Kind(f"a number between {RING_LEAST} and 512", "N", (int, float), _between(RING_LEAST, 512), float)
+ADDRESS = Kind("HOST:PORT", "HOST:PORT", (str,), _address)
+PATH = Kind("a path that begins with /", "FILE", (str,), _path, os.path.abspath)
+USER = Kind("the name of a user", "NAME", (str,), _word)
+COLUMN = Kind("the name of a column", "KEY", (str,), _column)
+COLUMNS = Kind('a list of names, such as ["name", "recent"]', "KEYS", (list,), _columns, lambda text: text.split(","))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting: its key in the file, which is the flag --KEY unless `flag` is another.
+
+    `help` stands in --help and in the example, `default` None is what `help` says; `example` is a value for the
+    example where there is no default; `live` ones change by a reload, others by a restart.
+    """
+
+    key: str
+    kind: Kind
+    help: str
+    default: Any = None
+    example: Any = None
+    live: bool = False
+    flag: str = ""
+
+    @property
+    def name(self) -> str:
+        """The attribute that argparse gives it."""
+        return self.key.replace("-", "_")
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Add its flag; one that is not given leaves no attribute, unless the parser has a default for it."""
+        shown = ",".join(self.default) if isinstance(self.default, list) else self.default
+        parser.add_argument(
+            self.flag or f"--{self.key}",
+            dest=self.name,
+            metavar=self.kind.metavar,
+            type=self.kind,
+            default=argparse.SUPPRESS,
+            help=self.help if shown is None else f"{self.help} (default {shown})",
+        )
+
+
+LISTEN = Setting("listen", ADDRESS, "serve metrics there; nowhere if it is empty", "127.0.0.1:9790")
+CONTROL = Setting("socket", PATH, "the daemon's socket, for top, tree and record", SOCKET)
+
+#: What all take that attach probes.
+COLLECTING = (
+    Setting(
+        "recent-seconds",
+        POSITIVE,
+        "a directory is recently parented for so many seconds (default: for one list-length of allocations)",
+        example=5,
+        live=True,
+    ),
+    Setting(
+        "audit-interval",
+        POSITIVE,
+        "compare the model with the kernel's own lists each time so many seconds have gone by (default: never)",
+        example=600,
+        live=True,
+    ),
+    Setting(
+        "difference",
+        PATH,
+        "write what led to the first difference there, to be replayed; the file stays empty without one",
+        example="/var/lib/shadowwatch/difference.capture",
+    ),
+    Setting("ring-mib", SIZE, "size of the event ring in MiB", 4),
+    Setting("user", USER, "run as this user (default: shadowwatch, else nobody)", example="shadowwatch"),
+)
+
+#: Table -> its settings, named as the command that takes them.
+TABLES: Mapping[str, tuple[Setting, ...]] = {
+    "run": (LISTEN, CONTROL, *COLLECTING),
+    "top": (
+        Setting("columns", COLUMNS, "which columns, in which order", example=["name", "pages", "recent"]),
+        Setting("sort", COLUMN, "the column to sort by", "recent"),
+        Setting("interval", POSITIVE, "seconds between two looks", 1),
+    ),
+}
+
+
+def read(path: str | None) -> dict[str, dict[str, Any]]:
+    """Table -> key -> value of this file, or of the default one if it is there; ShadowwatchError if it is not right."""
     place = Path(path) if path else DEFAULT
     if not path and not place.exists():
-        return Config()
+        return {}
     try:
-        values = tomllib.loads(place.read_text())
+        tables = tomllib.loads(place.read_text())
     except OSError as error:
-        raise ShadowwatchError(f"cannot read {place}: {error.strerror}; check the path") from None
+        raise ShadowwatchError(f"cannot read {place}: {error.strerror}; check its path and mode") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ShadowwatchError(f"{place} is no TOML: {error}; mend that line") from None
-    for table, keys in values.items():
-        _check(place, table, _KNOWN)
-        for key in keys if isinstance(keys, dict) else ():
-            _check(place, key, _KNOWN[table], f"[{table}] ")
-    top = values.get("top", {})
-    columns = top.get("columns", []) if isinstance(top, dict) else None
-    if not isinstance(columns, list) or not all(isinstance(column, str) for column in columns):
-        raise ShadowwatchError(f'{place}: [top] columns is a list of names, such as ["name", "pages", "recent"]')
-    return Config(top_columns=tuple(columns))
+    values: dict[str, dict[str, Any]] = {}
+    for table, keys in tables.items():
+        if table not in TABLES:
+            raise _unknown(place, table, TABLES)
+        if not isinstance(keys, dict):
+            raise ShadowwatchError(f"{place}: {table} = {keys!r} is no table; begin it with a line [{table}]")
+        settings = {setting.key: setting for setting in TABLES[table]}
+        values[table] = {}
+        for key, value in keys.items():
+            if key not in settings:
+                raise _unknown(place, key, settings, f"[{table}] ")
+            try:
+                values[table][key] = settings[key].kind.take(value)
+            except ValueError:
+                raise ShadowwatchError(
+                    f"{place}: [{table}] {key} = {value!r} is not {settings[key].kind.right}"
+                ) from None
+            except ShadowwatchError as error:
+                raise ShadowwatchError(f"{place}: [{table}] {key}: {error}") from None
+    return values
 
 
-def _check(place: Path, key: str, known: Collection[str], table: str = "") -> None:
-    if key not in known:
-        near = get_close_matches(key, known, 1) or list(known)
-        raise ShadowwatchError(f"{place}: there is no {table}{key}; did you mean {near[0]}")
+def _unknown(place: Path, key: str, known: Collection[str], table: str = "") -> ShadowwatchError:
+    """What to say of such a key: the nearest one of its table, else the nearest one of all tables."""
+    elsewhere = {setting.key: f"[{name}] {setting.key}" for name in TABLES for setting in TABLES[name]}
+    if near := get_close_matches(key, known, 1):
+        cure = f"did you mean {near[0]}"
+    elif near := get_close_matches(key, elsewhere, 1):
+        cure = f"did you mean {elsewhere[near[0]]}"
+    else:
+        cure = f"there are {', '.join(known)}"
+    return ShadowwatchError(f"{place}: there is no {table}{key}; {cure}")
+
+
+def settle(table: str, file: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of each setting by its name: from the flags that were given, else the file, else the default."""
+    keys = file.get(table, {})
+    return {setting.name: given.get(setting.name, keys.get(setting.key, setting.default)) for setting in TABLES[table]}
+
+
+def fill(arguments: argparse.Namespace, table: str) -> None:
+    """Complete what was given on the command line, and keep that in `given`."""
+    known = vars(arguments)
+    given = {setting.name: known[setting.name] for setting in TABLES[table] if setting.name in known}
+    known |= settle(table, read(arguments.config), given) | {"given": given}
+
+
+def example() -> str:
+    """The whole file with every setting, its default or an example, behind a comment."""
+    lines = [
+        "# The configuration of shadowwatch, with its defaults, and examples where there is none.",
+        f"# It belongs at {DEFAULT}, readable for the daemon's user;",
+        "# `shadowwatch run --config.check` checks it, `systemctl reload shadowwatch` has it read anew.",
+    ]
+    for table, settings in TABLES.items():
+        lines += ["", f"# What `shadowwatch {table}` takes; each is a flag, too, and the flag wins.", f"[{table}]"]
+        for setting in settings:
+            flag = f" Its flag is {setting.flag}." if setting.flag else ""
+            change = "" if table != "run" else " Changes by a reload." if setting.live else " Changes by a restart."
+            help = f"{setting.help[0].upper()}{setting.help[1:]}.{change}{flag}"
+            lines += ["", *wrap(help, 100, initial_indent="# ", subsequent_indent="# ")]
+            value = setting.example if setting.default is None else setting.default
+            lines.append(f"#{setting.key} = {_toml(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return f'"{value}"' if isinstance(value, str) else str(value)

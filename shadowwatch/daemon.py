@@ -20,11 +20,13 @@ from shadowwatch.event.recording import Recording
 from shadowwatch.event.request import Requests
 from shadowwatch.event.ring import LOOK, Ring
 from shadowwatch.facts import PAGING, Facts
-from shadowwatch.metrics.collector import exposition
+from shadowwatch.log import Level, say
 from shadowwatch.metrics.exporter import serve
+from shadowwatch.metrics.text import exposition
 from shadowwatch.notify import notify
-from shadowwatch.probe.handover import STOP_SIGNALS, Handover
+from shadowwatch.probe.handover import RELOAD_SIGNAL, STOP_SIGNALS, Handover
 from shadowwatch.probe.host import kvm_is_loaded, reclaim_policy
+from shadowwatch.reload import Reload
 from shadowwatch.source import Status
 from shadowwatch.vmname import name_of
 from shadowwatch.walker import Walker
@@ -82,11 +84,6 @@ class Collection:
                 self._recent.write(packed)
 
 
-def say(words: str) -> None:
-    """One line for the journal."""
-    print(f"shadowwatch: {words}", flush=True)
-
-
 class Notices:
     """What a person should hear of once, not at every look."""
 
@@ -103,14 +100,19 @@ class Notices:
                 self._newest_first.add(vm)
                 say(
                     f"VM {vm}: reclaim takes the newest pages instead of the oldest, as Linux 5.9 to 5.11.1 did by"
-                    " mistake (mended by 8fc517267fb2 in 5.11.2 and 5.12); boot a kernel that has this"
+                    " mistake (mended by 8fc517267fb2 in 5.11.2 and 5.12); boot a kernel that has this",
+                    Level.WARNING,
+                    vm=vm,
                 )
         if self._watch.lost and not self._lost:
             self._lost = True
-            say("events were lost, the VMs that they concern are read anew; see shadowwatch_events_lost_total")
+            say(
+                "events were lost, the VMs that they concern are read anew; see shadowwatch_events_lost_total",
+                Level.WARNING,
+            )
         if self._watch.difference and not self._difference:
             self._difference = True
-            say(f"an audit found a difference: {self._watch.difference}")
+            say(f"an audit found a difference: {self._watch.difference}", Level.WARNING)
 
 
 class Audits:
@@ -122,6 +124,11 @@ class Audits:
         self._recent = recent
         self._seconds = handover.audit_seconds
         self._rounds = handover.audits
+        self._due_ns = 0
+
+    def every(self, seconds: float | None) -> None:
+        """Change the interval; None: no more audits."""
+        self._seconds = seconds
         self._due_ns = 0
 
     def turn(self, now_ns: int) -> bool:
@@ -175,16 +182,28 @@ def watch_until_told(handover: Handover) -> bool:
     walks = "walk" in facts.probes
     if walks and not requests.heard:
         walks = False
-        say("the kernel hears no request for a walk, so losses stay; allow the process sched_rr_get_interval(2)")
+        say(
+            "the kernel hears no request for a walk, so losses stay; allow the process sched_rr_get_interval(2)",
+            Level.WARNING,
+        )
     if walks:
         walker.turn(time.monotonic_ns())
     address = serve(watch, handover.listen) if handover.listen else ""
     if handover.control >= 0:
-        Control(watch, lambda: _status(facts), collection.record).serve(socket(fileno=handover.control))
+        Control(watch, lambda: _status(watch.facts), collection.record).serve(socket(fileno=handover.control))
     say(_about(facts, address))
     notify("READY=1")
+    changes = {"recent_seconds": watch.set_recent, "audit_interval": audits.every}
+    reload = Reload(handover.config, handover.settings, handover.given, changes) if handover.settings else None
     end = None if handover.seconds is None else time.monotonic() + handover.seconds
-    while signal.sigtimedwait(STOP_SIGNALS, PERIOD_SECONDS) is None and (end is None or time.monotonic() < end):
+    while end is None or time.monotonic() < end:
+        told = signal.sigtimedwait((*STOP_SIGNALS, RELOAD_SIGNAL), PERIOD_SECONDS)
+        if told and reload and told.si_signo == RELOAD_SIGNAL:
+            notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            reload.turn()
+            notify("READY=1")
+        elif told:
+            break
         collection.step()
         if walks:
             walker.turn(time.monotonic_ns())
@@ -221,7 +240,7 @@ def main() -> int:
     try:
         return 0 if watch_until_told(handover) else 1
     except ShadowwatchError as error:
-        print(f"shadowwatch: {error}", file=sys.stderr)
+        say(str(error), Level.ERROR)
         return 1
 
 

@@ -143,7 +143,8 @@ def standalone() -> Iterator[Live]:
     """A daemon of one's own, which ends with the `with` statement; ShadowwatchError with its words when it fails."""
     with tempfile.TemporaryDirectory(prefix="shadowwatch-") as folder:
         path = f"{folder}/control"
-        command = [sys.executable, "-m", "shadowwatch", "run", "--listen", "", "--socket", path]
+        command = [sys.executable, "-m", "shadowwatch", "run", "--config", os.devnull]
+        command += ["--listen", "", "--socket", path]
         with subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         ) as daemon:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -17,10 +18,17 @@ from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.snapshot import Snapshot, VmDetail, VmSnapshot
 from shadowwatch.simulate.simulator import Simulator
 
+#: So many VMs are frozen (some 20 µs each, if they had events) before a thread that waits to feed the model may do so.
+AT_ONCE, GIVE_WAY_SECONDS = 64, 0.0002
+
 
 def _printable(name: str) -> str:
     """The name as it may be sent to a terminal: it comes from a command line, and that from anywhere."""
     return "".join(letter if letter.isprintable() else "?" for letter in name)
+
+
+def _ns(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds * 1e9)
 
 
 class Watch:
@@ -30,15 +38,22 @@ class Watch:
     """
 
     def __init__(self, facts: Facts, name_of: Callable[[int], str], what_if: Sequence[str] = ()) -> None:
-        recent = facts.recent_seconds
         self.facts = facts
         self._name_of = name_of
         self._lock = Lock()
-        recent_ns = None if recent is None else int(recent * 1e9)
-        self._model = Model(RoleLayout(facts.role), facts.functions, recent_ns, facts.midway)
+        self._model = Model(RoleLayout(facts.role), facts.functions, _ns(facts.recent_seconds), facts.midway)
         self._simulators = [Simulator(facts, policy) for policy in what_if]
         self._last = Batch(0, 0, 0, b"")
         self._behind_ns = 0
+
+    def set_recent(self, seconds: float | None) -> None:
+        """From now on a directory is recently parented for so long, None: for one list-length of allocations.
+
+        A recording that has begun says what was true at its beginning.
+        """
+        with self._lock:
+            self.facts = replace(self.facts, recent_seconds=seconds)
+            self._model.set_recent(_ns(seconds))
 
     def fork(self) -> Watch:
         """A copy that goes its own way from here, without the simulations."""
@@ -128,12 +143,21 @@ class Watch:
             return vm.detail(self._last.now_ns) if vm else None
 
     def snapshot(self) -> Snapshot:
-        """Freeze everything; the feeding thread waits for no longer than this copy takes."""
+        """Freeze everything, each VM at one moment; the feeding thread waits for no more than a few VMs at a time."""
+        with self._lock:
+            vms = self._model.vms()
+        frozen: list[VmSnapshot] = []
+        for start in range(0, len(vms), AT_ONCE):
+            if start:
+                # Without this the same thread would have the lock again before another one is awake.
+                time.sleep(GIVE_WAY_SECONDS)
+            with self._lock:
+                frozen += [vm.freeze() for vm in vms[start : start + AT_ONCE]]
         with self._lock:
             model = self._model
             return Snapshot(
                 now_ns=self._last.now_ns,
-                vms=self._with_estimates(model.snapshot()),
+                vms=self._with_estimates(tuple(frozen)),
                 received=model.received,
                 undecodable=model.undecodable,
                 lost=self._last.lost,

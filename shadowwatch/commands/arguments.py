@@ -4,67 +4,33 @@
 from __future__ import annotations
 
 import argparse
-from typing import TypeAlias
+from collections.abc import Iterable
+from typing import Any, TypeAlias
 
-from shadowwatch.control import MOST_FILES, SOCKET
-
-LISTEN = "127.0.0.1:9790"
-RING_MIB = 4
-#: A step of a walk must fit in.
-RING_LEAST = 0.0625
+from shadowwatch.config import CONTROL, DEFAULT, Setting
+from shadowwatch.control import MOST_FILES
 
 #: Where each command adds itself.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def add_collecting(parser: argparse.ArgumentParser, audit_interval: float | None = None) -> None:
-    """Add what all have that attach probes."""
-    parser.add_argument(
-        "--recent-seconds",
-        metavar="S",
-        type=positive,
-        help="a directory is recently parented for this long, instead of for one list-length of allocations",
-    )
-    parser.add_argument("--user", metavar="NAME", help="run as this user (default shadowwatch, else nobody)")
-    parser.add_argument(
-        "--ring-mib",
-        metavar="N",
-        type=mebibytes,
-        default=RING_MIB,
-        help=f"size of the event ring (default {RING_MIB})",
-    )
-    parser.add_argument(
-        "--audit-interval",
-        metavar="S",
-        type=positive,
-        default=audit_interval,
-        help="compare the model with the kernel's own lists each time so many seconds have gone by"
-        + (f" (default {audit_interval:g})" if audit_interval else " (default: never)"),
-    )
-    parser.add_argument(
-        "--difference",
-        metavar="FILE",
-        default="",
-        help="write what led to the first difference there, to be replayed; the file stays empty without one",
-    )
+def add_settings(parser: argparse.ArgumentParser, settings: Iterable[Setting]) -> None:
+    """Add the flags of settings that a configuration file may have, too (`config.fill` completes them)."""
+    for setting in settings:
+        setting.add_to(parser)
+    parser.add_argument("--config", metavar="FILE", help=f"take what no flag says from there (default {DEFAULT})")
 
 
-def add_listening(parser: argparse.ArgumentParser) -> None:
-    """Add --listen."""
-    parser.add_argument("--listen", metavar="HOST:PORT", default=LISTEN, help=f"serve metrics there (default {LISTEN})")
+def add_flags(parser: argparse.ArgumentParser, settings: Iterable[Setting], **defaults: Any) -> None:
+    """Add the flags of settings that no file has a say in, with their own defaults but for these."""
+    for setting in settings:
+        setting.add_to(parser)
+        parser.set_defaults(**{setting.name: defaults.get(setting.name, setting.default)})
 
 
 def add_socket(parser: argparse.ArgumentParser) -> None:
     """Add --socket."""
-    parser.add_argument("--socket", metavar="PATH", default=SOCKET, help=f"the daemon's socket (default {SOCKET})")
-
-
-def positive(text: str) -> float:
-    """A number above 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
+    add_flags(parser, (CONTROL,))
 
 
 def seconds(text: str) -> float:
@@ -72,14 +38,6 @@ def seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
-    return value
-
-
-def mebibytes(text: str) -> float:
-    """A size of the ring."""
-    value = float(text)
-    if not RING_LEAST <= value <= 512:
-        raise argparse.ArgumentTypeError(f"{text} is not between {RING_LEAST} and 512")
     return value
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import argparse
 
-from shadowwatch.commands.arguments import Commands, add_collecting, whole
+from shadowwatch.commands.arguments import Commands, add_flags, whole
 from shadowwatch.commands.collect import collect
+from shadowwatch.config import COLLECTING
 
 
 def add(commands: Commands) -> None:
     """Add it to the command line."""
     parser = commands.add_parser("audit", help="compare the model with the kernel's own lists, and end (root)")
     parser.add_argument("--rounds", metavar="N", type=whole, default=2, help="audits of each VM (default 2)")
-    add_collecting(parser, audit_interval=1.0)
+    add_flags(parser, COLLECTING, audit_interval=1.0)
     parser.set_defaults(command=run, listen="")
 
 

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 #: They end a wait for the kvm module.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -14,6 +16,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 def wait_for_kvm() -> None:
     """Return when the kvm module is loaded; who starts before it need not start again."""
+    from shadowwatch.log import say
     from shadowwatch.notify import notify
     from shadowwatch.probe.checks import require_all_but_kvm
     from shadowwatch.probe.host import gather, kvm_is_loaded
@@ -21,7 +24,7 @@ def wait_for_kvm() -> None:
     if kvm_is_loaded():
         return
     require_all_but_kvm(gather())
-    print("shadowwatch: waiting for the kvm module to be loaded", flush=True)
+    say("waiting for the kvm module to be loaded")
     notify("READY=1\nSTATUS=waiting for the kvm module to be loaded")
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     while not kvm_is_loaded():
@@ -38,23 +41,22 @@ def collect(
     metrics_path: str = "",
     socket_path: str = "",
     audits: int = 0,
+    settings: Mapping[str, Any] | None = None,
 ) -> int:
-    """Attach, then exec: returns only by an error."""
+    """Attach, then exec: returns only by an error. `settings` are what a reload may change."""
     from shadowwatch.control import listen
     from shadowwatch.facts import Facts
-    from shadowwatch.metrics.exporter import split_address
+    from shadowwatch.log import Level, say
     from shadowwatch.probe.attach import attach
     from shadowwatch.probe.checks import losses, paging, require
     from shadowwatch.probe.handover import Handover, execute, unprivileged_user
     from shadowwatch.probe.host import gather
     from shadowwatch.record import create
 
-    if arguments.listen:
-        split_address(arguments.listen)
     host = gather()
     plan = require(host)
     for loss in losses(plan):
-        print(f"shadowwatch: {loss}", flush=True)
+        say(loss, Level.NOTICE)
     user = unprivileged_user(arguments.user)
     group = None if user.pw_name == "nobody" else user.pw_gid
     control = listen(socket_path, group).detach() if socket_path else -1
@@ -80,9 +82,12 @@ def collect(
         facts=facts.to_json(),
         listen=arguments.listen,
         audit_seconds=arguments.audit_interval,
+        config=os.path.abspath(arguments.config) if settings and arguments.config else None,
+        settings=settings or {},
+        given=arguments.given if settings else {},
         audits=audits,
         difference=difference,
-        difference_path=arguments.difference,
+        difference_path=arguments.difference or "",
         captures=files,
         capture_most=most,
         control=control,

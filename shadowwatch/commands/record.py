@@ -6,8 +6,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from shadowwatch.commands.arguments import Commands, add_collecting, add_listening, add_socket, files, positive
+from shadowwatch.commands.arguments import Commands, add_flags, files
 from shadowwatch.commands.collect import collect
+from shadowwatch.config import COLLECTING, CONTROL, LISTEN, POSITIVE
 from shadowwatch.errors import ShadowwatchError
 
 
@@ -15,7 +16,7 @@ def add(commands: Commands) -> None:
     """Add it to the command line."""
     parser = commands.add_parser("record", help="keep all events in a file, from the running daemon or else alone")
     parser.add_argument("file", metavar="FILE", help="the capture to write")
-    parser.add_argument("--max-mib", metavar="N", type=positive, help="end when the file has this size")
+    parser.add_argument("--max-mib", metavar="N", type=POSITIVE, help="end when the file has this size")
     parser.add_argument(
         "--files",
         metavar="K",
@@ -24,11 +25,9 @@ def add(commands: Commands) -> None:
         help="fill FILE.1 to FILE.K in turn, N MiB each, and begin anew with the first",
     )
     parser.add_argument("--standalone", action="store_true", help="collect the events anew, as without a daemon (root)")
-    add_socket(parser)
     parser.add_argument("--metrics", metavar="FILE", default="", help="at the end, write the metrics there")
-    parser.add_argument("--seconds", metavar="S", type=positive, help="end after this time (default: when told to)")
-    add_listening(parser)
-    add_collecting(parser)
+    parser.add_argument("--seconds", metavar="S", type=POSITIVE, help="end after this time (default: when told to)")
+    add_flags(parser, (CONTROL, LISTEN, *COLLECTING))
     parser.set_defaults(command=run)
 
 

@@ -21,8 +21,8 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print or serve the metrics."""
     from shadowwatch.event.capture import reading
-    from shadowwatch.metrics.collector import exposition
     from shadowwatch.metrics.exporter import serve
+    from shadowwatch.metrics.text import exposition
     from shadowwatch.watch import Watch
 
     with reading(arguments.file) as reader:

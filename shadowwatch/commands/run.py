@@ -4,21 +4,31 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 
-from shadowwatch.commands.arguments import Commands, add_collecting, add_listening, add_socket
+from shadowwatch.commands.arguments import Commands, add_settings
 from shadowwatch.commands.collect import collect, wait_for_kvm
+from shadowwatch.config import DEFAULT, TABLES, fill
 
 
 def add(commands: Commands) -> None:
     """Add it to the command line."""
     parser = commands.add_parser("run", help="watch this host and serve metrics (root)")
-    add_listening(parser)
-    add_socket(parser)
-    add_collecting(parser)
+    add_settings(parser, TABLES["run"])
+    parser.add_argument("--config.check", dest="check", action="store_true", help="only check it, and these flags")
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Watch until told to end; returns only by an error."""
+    """Watch until told to end; returns only by an error, or when only the configuration is checked."""
+    fill(arguments, "run")
+    if arguments.check:
+        file = arguments.config or DEFAULT
+        print(f"shadowwatch: {file} is right" if os.path.exists(file) else f"shadowwatch: there is no {file} to check")
+        return 0
+    # Who asks for a reload before there is a model to keep is heard when there is.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
     wait_for_kvm()
-    return collect(arguments, socket_path=arguments.socket)
+    settings = {setting.name: getattr(arguments, setting.name) for setting in TABLES["run"]}
+    return collect(arguments, socket_path=arguments.socket, settings=settings)

@@ -6,7 +6,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from shadowwatch.commands.arguments import Commands, add_socket, positive, seconds
+from shadowwatch.commands.arguments import Commands, add_settings, add_socket, seconds
+from shadowwatch.config import POSITIVE, TABLES, fill
 from shadowwatch.errors import ShadowwatchError
 
 
@@ -14,18 +15,15 @@ def add(commands: Commands) -> None:
     """Add it to the command line."""
     parser = commands.add_parser("top", help="show all VMs live, and what they mean")
     parser.add_argument("--replay", metavar="FILE", help="play a capture instead")
-    parser.add_argument("--speed", metavar="X", type=positive, default=1.0, help="play so much faster (default 1)")
+    parser.add_argument("--speed", metavar="X", type=POSITIVE, default=1.0, help="play so much faster (default 1)")
     parser.add_argument("--at", metavar="S", type=seconds, help="begin S seconds into it; with --once, end there")
     parser.add_argument("--standalone", action="store_true", help="collect the events anew, without a daemon (root)")
-    parser.add_argument("--interval", metavar="S", type=positive, default=1.0, help="between two looks (default 1)")
     parser.add_argument("--once", action="store_true", help="print the table once, as into a pipe")
     parser.add_argument("--json", action="store_true", help="print it as JSON, once")
     parser.add_argument("--csv", action="store_true", help="print it as CSV, once")
-    parser.add_argument("--columns", metavar="KEYS", default="", help="which, in which order, with commas between")
-    parser.add_argument("--sort", metavar="KEY", default="", help="the column to sort by (default recent)")
+    add_settings(parser, TABLES["top"])
     parser.add_argument("--filter", metavar="TEXT", default="", help="only VMs with this in their name")
     parser.add_argument("--vm", metavar="NAME", default="", help="open this VM at once, by its name or its pid")
-    parser.add_argument("--config", metavar="FILE", help="take the columns from there (default /etc/shadowwatch.toml)")
     add_socket(parser)
     parser.set_defaults(command=run)
 
@@ -36,7 +34,6 @@ def run(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from shadowwatch import live
-    from shadowwatch.config import read_config
     from shadowwatch.ending import unwinding
     from shadowwatch.event.capture import reading
     from shadowwatch.pick import pick
@@ -44,11 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
     from shadowwatch.view import columns, top
     from shadowwatch.view.state import State
 
-    keys = arguments.columns.split(",") if arguments.columns else read_config(arguments.config).top_columns
-    chosen = columns.choose(keys or columns.DEFAULT)
-    sort = columns.choose([arguments.sort])[0].key if arguments.sort else "recent"
-    if sort not in (column.key for column in chosen):
-        sort = chosen[0].key
+    fill(arguments, "top")
+    chosen = columns.choose(arguments.columns or columns.DEFAULT)
+    sort = arguments.sort if arguments.sort in (column.key for column in chosen) else chosen[0].key
     state = State(
         chosen,
         sort,

@@ -16,6 +16,7 @@ from shadowwatch.facts import PAGING, Facts
 from shadowwatch.mmu.cause import CAUSES, Cause
 from shadowwatch.mmu.histogram import Distribution
 from shadowwatch.mmu.snapshot import Snapshot, VmSnapshot
+from shadowwatch.mmu.tree import LEVELS
 
 Value = float | Distribution
 #: Label values, in the order of the declaration's labels, and the value.
@@ -44,18 +45,33 @@ class DaemonMetric:
     labels: tuple[str, ...] = ()
 
 
+#: Level -> the label that it makes; 6 to 15 only if an event is damaged.
+_LEVELS = tuple((str(level),) for level in range(LEVELS))
+
+
 def _one(value: Value) -> Samples:
     return (((), value),)
 
 
 def _by_level(values: Mapping[int, Value]) -> Samples:
-    return (((str(level),), value) for level, value in sorted(values.items()))
+    return [(_LEVELS[level], value) for level, value in values.items()]
+
+
+def _by_cause(vm: VmSnapshot) -> Samples:
+    """A sample for every level and cause of zaps; of reclaim for want of room also one that is 0."""
+    levels = {*vm.allocations, *(level for level, _ in vm.zaps)}
+    zaps = {**{(level, int(Cause.QUOTA)): 0 for level in levels}, **vm.zaps}
+    return [(_LEVELS_AND_CAUSES[each], zaps[each]) for each in sorted(zaps)]
 
 
 def _directories(vm: VmSnapshot, values: Mapping[int, Value]) -> Samples:
     """A sample for every level of directories that the VM has had: a counter that is 0 is there, too."""
-    return (((str(level),), values.get(level, 0)) for level in sorted(vm.allocations) if level > 1)
+    return [(_LEVELS[level], values.get(level, 0)) for level in vm.allocations if level > 1]
 
+
+_LEVELS_AND_CAUSES = {
+    (level, int(cause)): (str(level), cause.name.lower()) for level in range(LEVELS) for cause in CAUSES
+}
 
 VM_METRICS = (
     VmMetric(
@@ -131,12 +147,7 @@ VM_METRICS = (
         "counter",
         "Shadow pages zapped, each once, by cause (quota, resize and shrinker are reclaim, the kernel's"
         " mmu_recycled); with root_zaps the kernel's mmu_shadow_zapped.",
-        lambda vm: (
-            ((str(level), cause.name.lower()), vm.zaps.get((level, cause), 0))
-            for level in sorted({*vm.allocations, *(level for level, _ in vm.zaps)})
-            for cause in CAUSES
-            if cause is Cause.QUOTA or (level, cause) in vm.zaps
-        ),
+        _by_cause,
         ("level", "cause"),
     ),
     VmMetric(
@@ -162,7 +173,7 @@ VM_METRICS = (
         "reclaim_newest_first",
         "gauge",
         "1 when reclaim takes the newest pages, as Linux 5.9 to 5.11.1 did by mistake.",
-        lambda vm: _one(vm.newest_first),
+        lambda vm: _one(int(vm.newest_first)),
     ),
     VmMetric(
         "guest_page_writes",
@@ -199,7 +210,7 @@ VM_METRICS = (
         "vm_exact",
         "gauge",
         "1 while the model is the kernel's list, 0 after a loss or the start until it was read anew.",
-        lambda vm: _one(vm.exact),
+        lambda vm: _one(int(vm.exact)),
     ),
     VmMetric(
         "vm_events_lost",

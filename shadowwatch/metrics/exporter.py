@@ -7,16 +7,17 @@ import time
 from collections.abc import Callable, Iterable
 from html import escape
 from socketserver import ThreadingMixIn
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from shadowwatch import __version__
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.facts import PAGING
-from shadowwatch.metrics.collector import WatchCollector
+from shadowwatch.metrics.text import Exposition
 from shadowwatch.mmu.cause import RECLAIM
 from shadowwatch.watch import Watch
 
@@ -77,10 +78,13 @@ def _landing_page(watch: Watch) -> str:
 
 
 def _application(watch: Watch) -> Callable[..., Iterable[bytes]]:
-    registry = CollectorRegistry()
-    registry.register(WatchCollector(watch))
-    ProcessCollector(registry=registry)
-    metrics: Callable[..., Iterable[bytes]] = make_wsgi_app(registry)
+    process = CollectorRegistry()
+    ProcessCollector(registry=process)
+    exposition, one_at_a_time = Exposition(watch), Lock()
+
+    def metrics() -> bytes:
+        with one_at_a_time:
+            return b"".join([*exposition.pieces(), generate_latest(process)])
 
     def stuck() -> bool:
         return time.monotonic_ns() - watch.seen_ns > STUCK_SECONDS * 10**9
@@ -92,7 +96,8 @@ def _application(watch: Watch) -> Callable[..., Iterable[bytes]]:
 
         path = environ.get("PATH_INFO", "/")
         if path == "/metrics":
-            return metrics(environ, start_response)
+            start_response("200 OK", [("Content-Type", CONTENT_TYPE_LATEST)])
+            return [metrics()]
         if path == "/":
             return answer("200 OK", _landing_page(watch), "text/html")
         if path == "/-/ready":

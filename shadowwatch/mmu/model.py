@@ -94,6 +94,7 @@ class Model:
                 current = kvm
                 vm = vms.get(kvm) or self._new_vm(kvm, pid, seq if kind <= DESTROY else 0)
                 taker = takers[kvm]
+                vm.frozen = None
                 last = vm.seq
             if seq != last + 1 or kind > DESTROY:
                 if DESTROY < kind <= Kind.VM:
@@ -205,6 +206,12 @@ class Model:
         self._ended.append(vm)
         del self._ended[:-KEEP_MOST]
 
+    def set_recent(self, recent_ns: int | None) -> None:
+        """What counts as recently parented from now on."""
+        self._recent_ns = recent_ns
+        for vm in self._vms.values():
+            vm.recent_ns = recent_ns
+
     def progress(self) -> dict[int, Progress]:
         """How far each living VM is."""
         takers = self._takers
@@ -240,6 +247,10 @@ class Model:
         """The VM of this name, also when it has ended and is still kept."""
         return next((vm for vm in (*self._vms.values(), *self._ended) if vm.name == name), None)
 
+    def vms(self) -> tuple[Vm, ...]:
+        """Every VM, ended ones first."""
+        return (*self._ended, *self._vms.values())
+
     def snapshot(self) -> tuple[VmSnapshot, ...]:
         """Freeze every VM, ended ones first."""
-        return tuple(vm.freeze() for vm in (*self._ended, *self._vms.values()))
+        return tuple(vm.freeze() for vm in self.vms())

@@ -66,13 +66,14 @@ class Estimate(NamedTuple):
     reproduced: int
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen by force, which would take more than all its figures: a thousand are made while the event loop waits.
+@dataclass(slots=True)
 class VmSnapshot:
     """One VM's counts since it was first seen.
 
     `mapped` is the guest pages of 4 KiB that sptes map, None where the kernel does not count them.
-    Maps are keyed by level, `zaps` by (level, Cause), `strangers` by Kind; what is 0 is absent. `what_if` has what
-    other reclaim policies would have made of it, by their names, of those that are simulated.
+    Maps are keyed by level in its order, `zaps` by (level, Cause), `strangers` by Kind; what is 0 is absent.
+    `what_if` has what other reclaim policies would have made of it, by their names, of those that are simulated.
     """
 
     kvm: int

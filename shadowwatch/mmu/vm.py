@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import compress
 
 from shadowwatch.event.abi import UNCOUNTED, Kind
 from shadowwatch.mmu.cause import CAUSES, RECLAIM, Cause, CauseTables
@@ -49,6 +50,7 @@ class Vm(Walked):
         "differing",
         "ended_ns",
         "flush_cause",
+        "frozen",
         "kvm",
         "last_cause",
         "last_zaps",
@@ -90,6 +92,8 @@ class Vm(Walked):
         self.zap_causes = causes.zap
         self.recent_ns = recent_ns
         self.ended_ns: int | None = None
+        #: The last copy of the figures, None when there were events since.
+        self.frozen: VmSnapshot | None = None
         #: The walk over vm_list that told of this VM last.
         self.listed = 0
         self.seq = 0
@@ -136,6 +140,7 @@ class Vm(Walked):
     def end(self, ns: int) -> None:
         """The VM is gone, and its pages with it; its figures stay."""
         self.ended_ns = ns
+        self.frozen = None
         self._forget_pages()
 
     def _forget_pages(self) -> None:
@@ -301,7 +306,11 @@ class Vm(Walked):
         self.resyncs += 1
 
     def freeze(self) -> VmSnapshot:
-        """Copy the figures; the time that it takes depends on the directories, not on all pages."""
+        """Copy the figures, unless the last copy holds; the time depends on the directories, not on all pages."""
+        self.frozen = self.frozen or self._freeze()
+        return self.frozen
+
+    def _freeze(self) -> VmSnapshot:
         return VmSnapshot(
             kvm=self.kvm,
             pid=self.pid,
@@ -313,7 +322,11 @@ class Vm(Walked):
             pages=self._pages_by_level(),
             orphans=self.orphans,
             allocations=_by_level(self.allocations),
-            zaps={(level, cause): zaps for cause in CAUSES for level, zaps in _by_level(self.zaps[cause]).items()},
+            zaps={
+                (level, cause): zaps
+                for cause in compress(CAUSES, map(any, self.zaps))
+                for level, zaps in _by_level(self.zaps[cause]).items()
+            },
             root_zaps=self.root_zaps,
             recursive_zaps=_by_level(self.recursive_zaps),
             recently_parented_zaps=_by_level(self.recently_parented_zaps),
@@ -367,8 +380,8 @@ class Vm(Walked):
 
 
 def _by_level(counts: list[int]) -> dict[int, int]:
-    return {level: count for level, count in enumerate(counts) if count}
+    return dict(compress(enumerate(counts), counts))
 
 
 def _frozen(histograms: dict[int, Histogram]) -> dict[int, Distribution]:
-    return {level: histogram.freeze() for level, histogram in histograms.items()}
+    return {level: histograms[level].freeze() for level in sorted(histograms)}

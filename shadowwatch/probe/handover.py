@@ -9,9 +9,10 @@ import os
 import pwd
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import NoReturn, Self
+from dataclasses import asdict, dataclass, field
+from typing import Any, NoReturn, Self
 
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.facts import Facts
@@ -23,10 +24,17 @@ _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
 #: They end the long-running half, which waits for them and for its next look at the ring in one place.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+#: It makes the long-running half read its configuration anew, and ends one that has none.
+RELOAD_SIGNAL = signal.SIGHUP
+
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """All that the long-running half is given: open descriptors (-1: none), and words."""
+    """All that the long-running half is given: open descriptors (-1: none), and words.
+
+    `settings` are those of `run` by name, empty without a reload; `config` is their file, None for the default one,
+    and those that are `given` as flags win over it.
+    """
 
     ring: int
     ring_size: int
@@ -43,6 +51,9 @@ class Handover:
     control: int = -1
     metrics: int = -1
     seconds: float | None = None
+    config: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, descriptor: int) -> Self:
@@ -112,7 +123,7 @@ def execute(handover: Handover, links: tuple[int, ...], user: pwd.struct_passwd)
             os.set_inheritable(descriptor, descriptor in keep)
     os.chdir("/")
     # The mask outlives exec, and threads inherit it: from here on a signal waits until it is asked for.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*STOP_SIGNALS, RELOAD_SIGNAL))
     _drop_privileges(user)
     check_reach(sys.executable, __file__)
     os.execv(sys.executable, [sys.executable, "-P", "-m", "shadowwatch.daemon", str(message)])

@@ -13,7 +13,7 @@ from statistics import median
 
 from shadowwatch.event.abi import RECORD, Batch, decode
 from shadowwatch.event.capture import Reader
-from shadowwatch.metrics.collector import exposition
+from shadowwatch.metrics.text import exposition
 from shadowwatch.mmu.model import Model
 from shadowwatch.watch import Watch
 from tests.bench.figure import Figure, show

@@ -10,12 +10,12 @@ from contextlib import suppress
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from shadowwatch.commands.arguments import LISTEN
+from shadowwatch.config import LISTEN
 from shadowwatch.metrics.exporter import split_address
 from tests.lab.errors import LabError
 
 #: Where the daemon listens when nothing else is said.
-PORT = split_address(LISTEN)[1]
+PORT = split_address(LISTEN.default)[1]
 
 
 class Metrics:

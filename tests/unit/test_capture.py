@@ -13,7 +13,7 @@ import pytest
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Batch
 from shadowwatch.event.capture import MAGIC, Reader, Writer, pack
-from shadowwatch.metrics.collector import exposition
+from shadowwatch.metrics.text import exposition
 from shadowwatch.watch import Watch
 from tests.unit.story import FACTS, Story
 

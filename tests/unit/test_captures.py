@@ -9,7 +9,7 @@ import pytest
 
 from shadowwatch.event.abi import RECORD, Event, Kind, decode
 from shadowwatch.event.capture import Reader
-from shadowwatch.metrics.collector import exposition
+from shadowwatch.metrics.text import exposition
 from shadowwatch.mmu.cause import RECLAIM
 from shadowwatch.mmu.model import Model
 from shadowwatch.mmu.page import SPT_MASK

@@ -10,7 +10,7 @@ from shadowwatch.mmu.snapshot import VmSnapshot
 from shadowwatch.view.columns import COLUMNS, DEFAULT, Row, Units, bar, choose, sparkline
 from tests.unit.lively import watched
 from tests.unit.story import Story
-from tests.unit.test_collector import a_bit_of_everything
+from tests.unit.test_text import a_bit_of_everything
 
 
 def vm(name: str) -> VmSnapshot:

@@ -12,8 +12,8 @@ import pytest
 
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import Batch
-from shadowwatch.metrics.collector import exposition
 from shadowwatch.metrics.exporter import serve, split_address
+from shadowwatch.metrics.text import exposition
 from shadowwatch.watch import Watch
 from tests.unit.story import FACTS, Story
 

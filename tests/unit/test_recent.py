@@ -15,7 +15,7 @@ import pytest
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Batch, Event, Kind, encode
 from shadowwatch.event.capture import Reader, Recent, pack
-from shadowwatch.metrics.collector import exposition
+from shadowwatch.metrics.text import exposition
 from shadowwatch.watch import Watch
 from tests.unit.kernel import Kernel, facts, role_of
 from tests.unit.story import Story
@@ -178,4 +178,4 @@ def test_replay_says_the_difference_on_standard_error(tmp_path: Path) -> None:
     )
     assert done.stderr == f"shadowwatch: an audit found a difference: {said}\n"
     assert done.returncode == 0
-    assert 'shadowwatch_vm_audit_entries_total{result="differing",vm="web1"} 1.0\n' in done.stdout
+    assert 'shadowwatch_vm_audit_entries_total{vm="web1",result="differing"} 1\n' in done.stdout

@@ -16,8 +16,8 @@ ROOMS |= {"matplotlib": "view/plot.py"}
 #: kernel → probe → event → decoder → model → snapshot → exporter, views: no room imports one to its right.
 ORDER = [
     "errors",
+    "log",
     "facts",
-    "config",
     "notify",
     "progress",
     "ending",
@@ -38,6 +38,8 @@ ORDER += [
     "pick",
     "series",
     "view",
+    "config",
+    "reload",
     "daemon",
     "commands",
     "cli",

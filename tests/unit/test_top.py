@@ -209,7 +209,7 @@ def test_no_colour_and_dumb_terminals_behave(folder: Path) -> None:
         (["--replay", "/nonexistent/a"], "cannot read /nonexistent/a: No such file or directory; check the path"),
         (["--columns", "name,pges"], "there is no column pges; did you mean pages"),
         (["--sort", "nme"], "there is no column nme; did you mean name"),
-        (["--config", "/nonexistent/a"], "cannot read /nonexistent/a: No such file or directory; check the path"),
+        (["--config", "/nonexistent/a"], "cannot read /nonexistent/a: No such file or directory; check its path"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(arguments: list[str], said: str) -> None:

@@ -14,7 +14,7 @@ from shadowwatch.watch import Watch
 from shadowwatch.wire import dumps, loads
 from tests.unit.story import FACTS
 from tests.unit.test_captures import replayed
-from tests.unit.test_collector import a_bit_of_everything
+from tests.unit.test_text import a_bit_of_everything
 
 WATCHES: dict[str, Callable[[], Watch]] = {
     "story": a_bit_of_everything,
