@@ -58,6 +58,7 @@ class SimulatedVm:
         "_reclaiming",
         "_roles",
         "_tables",
+        "_told",
         "_unlisted",
         "_unseen",
         "_victims",
@@ -90,6 +91,7 @@ class SimulatedVm:
         self._absences = Spans()
         self._unseen = Spans()
         self._likely = 0.0
+        self._told = 0
         self.forget()
 
     def forget(self) -> None:
@@ -320,7 +322,7 @@ class SimulatedVm:
         self._leaders = []
 
     def _lose(self, page: Page, lost: int) -> None:
-        """A level-1 page went out of reach, or had been since a directory above went: was it, with the policy?"""
+        """A level-1 page went out of reach, or had been since one above it went: note what the policy did."""
         self._losses += 1
         died = lost
         below: Page | None = page
@@ -386,8 +388,10 @@ class SimulatedVm:
 
     def estimate(self) -> Estimate:
         """What came of it so far."""
-        # It must not fall when pages that were lost are found not to be wanted.
-        self._likely = max(self._likely, self._unseen.expected(self._absences, self._losses))
+        if len(self._unseen) != self._told:
+            self._told = len(self._unseen)
+            # It must not fall when pages that were lost are found not to be wanted.
+            self._likely = max(self._likely, self._unseen.expected(self._absences, self._losses))
         return Estimate(
             faults=self.faults,
             zaps=self.zaps,

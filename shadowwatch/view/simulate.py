@@ -110,7 +110,9 @@ def _cells(estimate: Estimate) -> Sequence[str]:
     if estimate.reproduced == estimate.recorded_zaps == estimate.zaps:
         same = f"{estimate.zaps:,}", "each", f"{estimate.refaults:,}", "each"
         return (f"{estimate.faults:,}", "each", "", "", *same)
-    bounds = (_change(faults, estimate.recorded_faults) for faults in (estimate.faults, estimate.faults + estimate.unseen))
+    bounds = (
+        _change(faults, estimate.recorded_faults) for faults in (estimate.faults, estimate.faults + estimate.unseen)
+    )
     cells: list[str] = []
     for known, recorded in (
         (estimate.faults, estimate.recorded_faults),

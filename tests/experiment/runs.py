@@ -68,7 +68,9 @@ def execute(lab: Lab, run: Run) -> Counted:
             readings = [(guest.pid, int(used), guest.counters())]
         else:
             vmms = [alive.enter_context(Vmm(lab, vm)) for vm in run.case.vms(run.limit, run.seed, run.policy)]
-            readings = [(each.pid, each.cpu_us * 1000, dict(each.counters)) for each in (vmm.finished() for vmm in vmms)]
+            readings = [
+                (each.pid, each.cpu_us * 1000, dict(each.counters)) for each in (vmm.finished() for vmm in vmms)
+            ]
     return Counted(
         pids=tuple(pid for pid, _, _ in readings),
         page_faults=sum(counters["pf_taken"] for _, _, counters in readings),
