@@ -48,18 +48,18 @@ class ZapSnapshot(NamedTuple):
 class Estimate(NamedTuple):
     """What a reclaim policy would have made of what was recorded, and, as `recorded_…`, what was counted then.
 
-    `faults` are page faults that build page tables, `zaps` pages that reclaim takes, `refaults` pages allocated again
-    after that. The guest went there, and the policy did not have the page: so many there are at least. `unseen` is how
-    often it had a page no more that the recorded guest still had, and may have used, which no event tells: each may
-    be one of each more, and `likely` of them are. `reproduced` are recorded zaps that the policy made in the same
-    reclaim and order: all of them when it is the one that was in force.
+    `faults` are page faults that build page tables where the guest was recorded to have one and the policy had not all
+    in place. `unseen` is how often a page was gone that the recorded guest still had, and may have used, which no event
+    tells: each may be one more fault, and `likely` of them are taken for one. `zaps` are pages that reclaim takes,
+    `refaults` pages allocated again after that, with what the likely faults lead to. `reproduced` are recorded zaps
+    that the policy made in the same reclaim and order: all of them when it is the one that was in force.
     """
 
     faults: int
     zaps: int
     refaults: int
     unseen: int
-    likely: float
+    likely: int
     recorded_faults: int
     recorded_zaps: int
     recorded_refaults: int

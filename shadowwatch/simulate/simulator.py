@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from shadowwatch.event.abi import SEQ_MASK, Kind, decode
+from shadowwatch.event.abi import SEQ_MASK, Flags, Kind, decode
 from shadowwatch.facts import Facts
 from shadowwatch.mmu.cause import CauseTables
 from shadowwatch.mmu.role import RoleLayout
@@ -12,7 +12,7 @@ from shadowwatch.simulate.policies import POLICIES
 from shadowwatch.simulate.vm import SimulatedVm
 
 _ALLOC, _LINK, _MOVE, _ZAP = map(int, (Kind.ALLOC, Kind.LINK, Kind.MOVE, Kind.ZAP))
-_RECLAIM, _DESTROY, _PAGE = map(int, (Kind.RECLAIM, Kind.DESTROY, Kind.PAGE))
+_RECLAIM, _DESTROY, _STEP, _PAGE = map(int, (Kind.RECLAIM, Kind.DESTROY, Kind.STEP, Kind.PAGE))
 
 #: No VM has this address; 0 is that of events about no VM.
 _NO_KVM = -1
@@ -43,7 +43,7 @@ class Simulator:
         alloc, link, move, zap, destroy = _ALLOC, _LINK, _MOVE, _ZAP, _DESTROY
         current, last = _NO_KVM, 0
         vm: SimulatedVm | None = None
-        for kvm, _, spt, parent_pte, gfn, _, seq, role, pid, limit, used, caller, _, kind, _ in events:
+        for kvm, _, spt, parent_pte, gfn, _, seq, role, pid, limit, used, caller, _, kind, flags in events:
             if kvm != current:
                 if vm is not None:
                     vm.seq = last
@@ -72,6 +72,11 @@ class Simulator:
                 vm.move(spt)
             elif kind == _RECLAIM:
                 vm.reclaim(caller)
+            elif kind == _STEP:
+                # It has the last number so far: events before it were lost, or made before the recording.
+                if seq != last and not flags & Flags.VOID:
+                    vm.forget()
+                    last = seq
             elif kind == _PAGE:
                 vm.known(spt, gfn, role, parent_pte)
             elif kind == destroy:

@@ -44,26 +44,26 @@ class SimulatedVm:
         "_causes",
         "_chosen",
         "_clock",
+        "_due",
         "_faulted",
         "_fresh",
         "_leaders",
         "_levels",
-        "_likely",
         "_list",
         "_loaded",
         "_losses",
+        "_owed",
         "_pages",
         "_parent",
         "_policy",
         "_reclaiming",
         "_roles",
         "_tables",
-        "_told",
         "_unlisted",
-        "_unseen",
         "_victims",
         "ended_ns",
         "faults",
+        "likely",
         "limit",
         "recorded_faults",
         "recorded_refaults",
@@ -71,6 +71,7 @@ class SimulatedVm:
         "refaults",
         "reproduced",
         "seq",
+        "unseen",
         "zaps",
     )
 
@@ -85,13 +86,13 @@ class SimulatedVm:
         self.recorded_faults = self.recorded_zaps = self.recorded_refaults = 0
         #: Recorded zaps that the policy made, too, in the same reclaim and the same order.
         self.reproduced = 0
-        #: Level-1 pages that went out of reach, how long before the guest came back to those that it came back to,
-        #: and how long pages were out of reach in the simulated life when they were not in the recorded one.
+        #: Level-1 pages that went out of reach in the recorded life, and after how long the guest came back to some.
         self._losses = 0
         self._absences = Spans()
-        self._unseen = Spans()
-        self._likely = 0.0
-        self._told = 0
+        #: How often one went earlier in the simulated life, and how many faults are likely to have come of that; the
+        #: part of the next one.
+        self.unseen = self.likely = 0
+        self._owed = 0.0
         self.forget()
 
     def forget(self) -> None:
@@ -113,6 +114,8 @@ class SimulatedVm:
         self._chosen: list[Page] = []
         self._leaders: list[Page] = []
         self._by_reclaim = False
+        #: The policy's reclaim, which is to be compared with that one, is still due; what it zapped.
+        self._due = False
         self._victims: list[Page] = []
 
     def alloc(self, spt: int, gfn: int, role: int, limit: int, used: int) -> None:
@@ -140,7 +143,7 @@ class SimulatedVm:
         if not page.resident:
             self._place(page)
         parent = self._tables.get(parent_pte & SPT_MASK)
-        if parent is not None:
+        if parent is not None and parent.level > page.level:
             page.up = parent
             page.links[parent] = page.parents[parent] = self._clock
 
@@ -163,16 +166,19 @@ class SimulatedVm:
             self._fresh = None
             if fresh is not child:
                 self._root(fresh)
-        if child is None or parent is None:
+        if child is None or parent is None or parent.level <= child.level:
             self._parent = None
             return
-        if parent is not self._parent:
-            self._begin_fault(parent)
+        begins = parent is not self._parent
+        if begins:
+            # Another fault: the path down to the parent was in place.
+            self._clock += 1
+            self._faulted = False
+            self.recorded_faults += 1
         self._parent = child
         clock = self._clock
-        links = child.links
-        written = links.get(parent)
-        links[parent] = clock
+        written = child.links.get(parent)
+        child.links[parent] = clock
         child.up = parent
         # Did reclaim take away what was here? If not, the guest did, or it is new: then it is a fault to every policy.
         taken = False
@@ -184,41 +190,40 @@ class SimulatedVm:
                     self._lose(child, reclaimed)
                 self._absences.add(clock - child.lost)
         child.lost = 0
-        if taken and child.resident:
-            there = child.parents.get(parent)
-            if there is not None and there >= parent.died:
+        if taken and child.resident and child.parents.get(parent, -1) >= parent.died:
+            if not begins or self._in_reach(parent):
                 return
+        if not self._faulted:
+            self._faulted = True
+            self.faults += 1
+            self._make_room()
+            self._reach(parent)
         self._attach(parent, child)
 
-    def _begin_fault(self, parent: Page) -> None:
-        """A fault found the path down to this page in place."""
-        self._clock += 1
-        self._faulted = False
-        self.recorded_faults += 1
-        free = self.limit - len(self._list) - self._unlisted
-        if free < MIN_FREE:
-            self._make_room(free)
-        self._reach(parent)
+    def _in_reach(self, page: Page) -> bool:
+        """Whether a root leads to a page in the simulated life, as one did in the recorded one."""
+        while (up := page.up) is not None:
+            if not page.resident or page.parents.get(up, -1) < up.died:
+                return False
+            page = up
+        if page.resident and not page.loaded:
+            self._load(page)
+        return page.resident
 
     def _reach(self, page: Page) -> None:
-        """Let the policy's guest find it likewise."""
+        """Build the path to a page, as far as it is not there."""
         up = page.up
         if up is None:
             if not page.resident:
-                self._fault()
                 self._place(page)
             if not page.loaded:
                 self._load(page)
             return
         self._reach(up)
-        if page.resident:
-            there = page.parents.get(up)
-            if there is not None and there >= up.died:
-                return
-        self._attach(up, page)
+        if not page.resident or page.parents.get(up, -1) < up.died:
+            self._attach(up, page)
 
     def _attach(self, parent: Page, child: Page) -> None:
-        self._fault()
         if not child.resident:
             self._place(child)
         child.parents[parent] = self._clock
@@ -232,11 +237,6 @@ class SimulatedVm:
         if page is not None and page.resident:
             self._policy.moved(self._list, page)
 
-    def _fault(self) -> None:
-        if not self._faulted:
-            self._faulted = True
-            self.faults += 1
-
     def _place(self, page: Page) -> None:
         """Allocate a page."""
         if page.died:
@@ -248,7 +248,7 @@ class SimulatedVm:
         """The page that was allocated last has no spte: it is a root."""
         self._fresh = self._parent = None
         self._clock += 1
-        self._make_room(self.limit - len(self._list) - self._unlisted)
+        self._make_room()
         page.up = None
         if not page.resident:
             self._place(page)
@@ -267,6 +267,9 @@ class SimulatedVm:
             self._end_reclaim()
         if self._fresh:
             self._root(self._fresh)
+        if self._due:
+            # The fault of the last one built no page table.
+            self._make_room()
         self._parent = None
         self._reclaiming = self._causes.reclaim[caller]
 
@@ -279,6 +282,8 @@ class SimulatedVm:
             self._by_reclaim = False
             if self._reclaiming >= 0:
                 self._end_reclaim()
+            if self._due:
+                self._make_room()
         if role & self._roles.invalid:
             return
         page = self._tables.pop(spt, None)
@@ -303,22 +308,27 @@ class SimulatedVm:
             self._leaders.append(page)
 
     def _end_reclaim(self) -> None:
-        """The recorded reclaim is over: the policy has its own, and is compared with it."""
+        """The recorded reclaim is over. What made room has the policy's made with the fault that it was for."""
         cause, self._reclaiming = self._reclaiming, _NO_RECLAIM
-        chosen, self._chosen = self._chosen, []
         clock = self._clock = self._clock + 1
-        if cause == _QUOTA:
-            self._make_room(self.limit - len(self._list) - self._unlisted)
-        else:
-            self._zap_oldest(len(chosen))
-        if self._victims == chosen:
-            self.reproduced += len(chosen)
-        for page in chosen:
+        for page in self._chosen:
             page.reclaimed = clock
             if page.level == 1:
                 self._lose(page, clock)
+        if cause == _QUOTA:
+            self._due = True
+        else:
+            self._zap_oldest(len(self._chosen))
+            self._compare()
+
+    def _compare(self) -> None:
+        """The policy's own reclaim is over, too."""
+        self._due = False
+        if self._victims == self._chosen:
+            self.reproduced += len(self._chosen)
         for leader in self._leaders:
             leader.followers = ()
+        self._chosen = []
         self._leaders = []
 
     def _lose(self, page: Page, lost: int) -> None:
@@ -330,20 +340,35 @@ class SimulatedVm:
             up = below.up
             if not below.resident:
                 died = min(died, below.died)
-            elif up is not None and below.parents.get(up, 0) <= up.died:
+            elif up is not None and below.parents.get(up, -1) < up.died:
                 died = min(died, up.died)
             if up is not None and below.links.get(up, 0) <= up.reclaimed:
                 lost = min(lost, up.reclaimed)
             below = up
         page.lost = lost
         if 0 < died < lost:
-            self._unseen.add(lost - died)
+            self.unseen += 1
+            self._owed += self._absences.up_to(lost - died) / self._losses
+            if self._owed >= 1:
+                self._owed -= 1
+                self._want(page)
 
-    def _make_room(self, free: int) -> None:
-        """As make_mmu_pages_available() does."""
+    def _want(self, page: Page) -> None:
+        """The guest is taken to have wanted a page that it was not recorded to fault for."""
+        self.likely += 1
+        if page.up is None:
+            return
+        self._make_room()
+        self._reach(page)
+
+    def _make_room(self) -> None:
+        """As make_mmu_pages_available() does at the beginning of each fault."""
+        free = self.limit - len(self._list) - self._unlisted
         self._victims = []
         if free < MIN_FREE and self.limit:
             self._zap_oldest(REFILL - max(0, free))
+        if self._due:
+            self._compare()
 
     def _zap_oldest(self, wanted: int) -> None:
         """As kvm_mmu_zap_oldest_mmu_pages() does, but for the order."""
@@ -388,16 +413,12 @@ class SimulatedVm:
 
     def estimate(self) -> Estimate:
         """What came of it so far."""
-        if len(self._unseen) != self._told:
-            self._told = len(self._unseen)
-            # It must not fall when pages that were lost are found not to be wanted.
-            self._likely = max(self._likely, self._unseen.expected(self._absences, self._losses))
         return Estimate(
             faults=self.faults,
             zaps=self.zaps,
             refaults=self.refaults,
-            unseen=len(self._unseen),
-            likely=self._likely,
+            unseen=self.unseen,
+            likely=self.likely,
             recorded_faults=self.recorded_faults,
             recorded_zaps=self.recorded_zaps,
             recorded_refaults=self.recorded_refaults,
