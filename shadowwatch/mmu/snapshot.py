@@ -50,16 +50,16 @@ class Estimate(NamedTuple):
 
     `faults` are page faults that build page tables where the guest was recorded to have one and the policy had not all
     in place. `unseen` is how often a page was gone that the recorded guest still had, and may have used, which no event
-    tells: each may be one more fault, and `likely` of them are taken for one. `zaps` are pages that reclaim takes,
-    `refaults` pages allocated again after that, with what the likely faults lead to. `reproduced` are recorded zaps
-    that the policy made in the same reclaim and order: all of them when it is the one that was in force.
+    tells: each may be one more fault, with a zap and a refault, and `likely` of them are. `zaps` are pages that reclaim
+    takes, `refaults` pages allocated again after that. `reproduced` are recorded zaps that the policy made in the same
+    reclaim and order: all of them when it is the one that was in force.
     """
 
     faults: int
     zaps: int
     refaults: int
     unseen: int
-    likely: int
+    likely: float
     recorded_faults: int
     recorded_zaps: int
     recorded_refaults: int

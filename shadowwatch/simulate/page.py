@@ -18,7 +18,7 @@ class Page:
     `resident` tell whether the page is there in the recorded life and in the simulated one, `reclaimed` and `died` when
     it last went in either. An spte of a parent that was written after both its ends last went still points here:
     `links` and `parents` map a parent to the time when its spte was written in either life, and `up` is the parent
-    whose spte was recorded last, None for a root. `lost` is when no root led to the page any more in the recorded life.
+    whose spte was recorded last, at the offset `slot`, None for a root. `lost` is when no root led to the page any more in the recorded life.
     `loaded` roots are those that faults came through last. A `nested` page stands for a page table of a guest's guest:
     it goes with its last parent, so that one knows its `children`.
     `followers` are the pages that were recorded to go along with this one.
@@ -38,6 +38,7 @@ class Page:
         "reclaimed",
         "recorded",
         "resident",
+        "slot",
         "up",
     )
 
@@ -53,6 +54,7 @@ class Page:
         self.parents: dict[Page, int] = {}
         self.children: dict[Page, None] = {}
         self.up: Page | None = None
+        self.slot = 0
         self.loaded = False
         self.lost = 0
         self.followers: tuple[Page, ...] = ()

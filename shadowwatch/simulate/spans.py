@@ -13,16 +13,25 @@ def _bin(span: int) -> int:
 
 
 class Spans:
-    """Counts of spans of time by their length, in bounded memory."""
+    """Counts of spans of time by their length, in bounded memory; `number` of them."""
 
     def __init__(self) -> None:
         self._counts = [0] * _bin(1 << 64)
+        self.number = 0
 
     def add(self, span: int) -> None:
         """Count one."""
         self._counts[_bin(span)] += 1
+        self.number += 1
 
-    def up_to(self, span: int) -> float:
-        """How many were no longer than this; of those of the same bin it is half."""
-        place = _bin(span)
-        return sum(self._counts[:place]) + self._counts[place] / 2
+    def likely(self, waits: Spans, begun: int) -> float:
+        """In how many of these spans a wait ends that begins with it, when `begun` waits had begun and `waits` ended."""
+        if not begun or not self.number:
+            return 0.0
+        ended = 0
+        total = 0.0
+        for spans, waited in zip(self._counts, waits._counts, strict=True):
+            # Of the waits as long as the spans of this bin, half are shorter.
+            total += spans * (ended + waited / 2)
+            ended += waited
+        return total / begun

@@ -35,6 +35,10 @@ _BY_RECLAIM, _BY_PARENT, _QUOTA = int(Cause.BY_RECLAIM), int(Cause.BY_PARENT), i
 _NO_RECLAIM = -1
 
 
+def _slot(page: Page) -> int:
+    return page.slot
+
+
 class SimulatedVm:
     """The list of one VM under a policy, fed with what was recorded under another."""
 
@@ -49,10 +53,10 @@ class SimulatedVm:
         "_fresh",
         "_leaders",
         "_levels",
+        "_likely",
         "_list",
         "_loaded",
         "_losses",
-        "_owed",
         "_pages",
         "_parent",
         "_policy",
@@ -60,10 +64,10 @@ class SimulatedVm:
         "_roles",
         "_tables",
         "_unlisted",
+        "_unseen",
         "_victims",
         "ended_ns",
         "faults",
-        "likely",
         "limit",
         "recorded_faults",
         "recorded_refaults",
@@ -71,7 +75,6 @@ class SimulatedVm:
         "refaults",
         "reproduced",
         "seq",
-        "unseen",
         "zaps",
     )
 
@@ -86,13 +89,12 @@ class SimulatedVm:
         self.recorded_faults = self.recorded_zaps = self.recorded_refaults = 0
         #: Recorded zaps that the policy made, too, in the same reclaim and the same order.
         self.reproduced = 0
-        #: Level-1 pages that went out of reach in the recorded life, and after how long the guest came back to some.
+        #: Level-1 pages that went out of reach in the recorded life, after how long the guest came back to some of
+        #: them, and how much earlier some went in the simulated life.
         self._losses = 0
         self._absences = Spans()
-        #: How often one went earlier in the simulated life, and how many faults are likely to have come of that; the
-        #: part of the next one.
-        self.unseen = self.likely = 0
-        self._owed = 0.0
+        self._unseen = Spans()
+        self._likely = 0.0
         self.forget()
 
     def forget(self) -> None:
@@ -145,6 +147,7 @@ class SimulatedVm:
         parent = self._tables.get(parent_pte & SPT_MASK)
         if parent is not None and parent.level > page.level:
             page.up = parent
+            page.slot = parent_pte & ~SPT_MASK
             page.links[parent] = page.parents[parent] = self._clock
 
     def _page(self, identity: int, role: int) -> Page:
@@ -180,6 +183,7 @@ class SimulatedVm:
         written = child.links.get(parent)
         child.links[parent] = clock
         child.up = parent
+        child.slot = parent_pte & ~SPT_MASK
         # Did reclaim take away what was here? If not, the guest did, or it is new: then it is a fault to every policy.
         taken = False
         if written is not None:
@@ -188,7 +192,11 @@ class SimulatedVm:
             if taken and child.level == 1:
                 if not child.lost:
                     self._lose(child, reclaimed)
-                self._absences.add(clock - child.lost)
+                if self._due and child.lost == clock - 1:
+                    # It was in reach until the reclaim of this very fault, which was for something else.
+                    taken = False
+                else:
+                    self._absences.add(clock - child.lost)
         child.lost = 0
         if taken and child.resident and child.parents.get(parent, -1) >= parent.died:
             if not begins or self._in_reach(parent):
@@ -347,19 +355,7 @@ class SimulatedVm:
             below = up
         page.lost = lost
         if 0 < died < lost:
-            self.unseen += 1
-            self._owed += self._absences.up_to(lost - died) / self._losses
-            if self._owed >= 1:
-                self._owed -= 1
-                self._want(page)
-
-    def _want(self, page: Page) -> None:
-        """The guest is taken to have wanted a page that it was not recorded to fault for."""
-        self.likely += 1
-        if page.up is None:
-            return
-        self._make_room()
-        self._reach(page)
+            self._unseen.add(lost - died)
 
     def _make_room(self) -> None:
         """As make_mmu_pages_available() does at the beginning of each fault."""
@@ -400,7 +396,7 @@ class SimulatedVm:
                 counted += 1
         if page.children:
             children, page.children = page.children, {}
-            for child in children:
+            for child in sorted(children, key=_slot):
                 if child.resident and not any(child.directories()):
                     self._zap(child)
                     counted += 1
@@ -413,12 +409,14 @@ class SimulatedVm:
 
     def estimate(self) -> Estimate:
         """What came of it so far."""
+        # It must not fall when pages that were lost are found not to be wanted.
+        self._likely = max(self._likely, self._unseen.likely(self._absences, self._losses))
         return Estimate(
             faults=self.faults,
             zaps=self.zaps,
             refaults=self.refaults,
-            unseen=self.unseen,
-            likely=self.likely,
+            unseen=self._unseen.number,
+            likely=self._likely,
             recorded_faults=self.recorded_faults,
             recorded_zaps=self.recorded_zaps,
             recorded_refaults=self.recorded_refaults,

@@ -114,12 +114,13 @@ def _cells(estimate: Estimate) -> Sequence[str]:
         _change(faults, estimate.recorded_faults) for faults in (estimate.faults, estimate.faults + estimate.unseen)
     )
     cells: list[str] = []
-    for likely, recorded in (
-        (estimate.faults + estimate.likely, estimate.recorded_faults),
+    for known, recorded in (
+        (estimate.faults, estimate.recorded_faults),
         (estimate.zaps, estimate.recorded_zaps),
         (estimate.refaults, estimate.recorded_refaults),
     ):
-        cells += f"{likely:,}", _change(likely, recorded)
+        likely = known + estimate.likely
+        cells += f"{likely:,.0f}", _change(likely, recorded)
         if len(cells) == 2:
             cells += bounds
     return cells

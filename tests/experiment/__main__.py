@@ -93,10 +93,10 @@ def measure(case: Case, policies: Sequence[Policy], folder: Path) -> list[Row]:
             stock for stock in rows if (stock.limit, stock.seed, stock.policy) == (run.limit, run.seed, "stock")
         )
         foretold = [vm.estimates[run.policy] for vm in watched[base][1]]
-        row["foretold_faults"] = sum(each.faults + each.likely for each in foretold)
+        row["foretold_faults"] = round(sum(each.faults + each.likely for each in foretold))
         row["foretold_least"] = sum(each.faults for each in foretold)
         row["foretold_most"] = sum(each.faults + each.unseen for each in foretold)
-        row["foretold_zaps"] = sum(each.zaps for each in foretold)
+        row["foretold_zaps"] = round(sum(each.zaps + each.likely for each in foretold))
     return list(rows.values())
 
 

@@ -55,7 +55,7 @@ def test_the_policy_in_force_makes_the_recorded_zaps_again(policy: str, addresse
     zaps = len(vm.zapped)
     assert (estimate.reproduced, estimate.recorded_zaps, estimate.zaps) == (zaps, zaps, zaps)
     assert (estimate.faults, estimate.recorded_faults) == (vm.faults, vm.faults)
-    assert (estimate.unseen, estimate.likely) == (0, 0)
+    assert (estimate.unseen, estimate.likely) == (0, 0.0)
 
 
 @pytest.mark.parametrize("policy", ALL)
@@ -109,7 +109,7 @@ def test_parents_is_foretold_as_the_patched_kernel_did_it() -> None:
     estimate = of_capture("stock", "parents")
     foretold = (estimate.faults + estimate.likely - estimate.recorded_faults) / kernel["stock"]["pf_taken"]
     assert abs(foretold - (kernel["parents"]["pf_taken"] / kernel["stock"]["pf_taken"] - 1)) < 0.02
-    zaps = estimate.zaps / estimate.recorded_zaps
+    zaps = (estimate.zaps + estimate.likely) / estimate.recorded_zaps
     assert abs(zaps - kernel["parents"]["mmu_recycled"] / kernel["stock"]["mmu_recycled"]) < 0.03
 
 
