@@ -17,11 +17,11 @@ class Page:
     Times are on the simulation's clock, which goes on with every fault and every reclaim; 0 is never. `recorded` and
     `resident` tell whether the page is there in the recorded life and in the simulated one, `reclaimed` and `died` when
     it last went in either. An spte of a parent that was written after both its ends last went still points here:
-    `links` and `parents` map a parent to the time when its spte was written in either life, and `up` is the parent
-    whose spte was recorded last, at the offset `slot`, None for a root. `lost` is when no root led to the page any more in the recorded life.
-    `loaded` roots are those that faults came through last. A `nested` page stands for a page table of a guest's guest:
-    it goes with its last parent, so that one knows its `children`.
-    `followers` are the pages that were recorded to go along with this one.
+    `links` and `parents` map a parent to the time when its spte was written in either life. `up` is the parent whose
+    spte was recorded last, at the offset `slot`, None for a root; `loaded` roots are those that faults came through
+    last. `lost` is when no root led here any more in the recorded life. A `nested` page stands for a page table of a
+    guest's guest: it goes with its last parent, so that one knows its `children`. `followers` are the pages that were
+    recorded to go along with this one.
     """
 
     __slots__ = (

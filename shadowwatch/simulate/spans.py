@@ -25,7 +25,7 @@ class Spans:
         self.number += 1
 
     def likely(self, waits: Spans, begun: int) -> float:
-        """In how many of these spans a wait ends that begins with it, when `begun` waits had begun and `waits` ended."""
+        """How many of these spans a wait that begins with them ends in; `begun` waits have begun, and `waits` ended."""
         if not begun or not self.number:
             return 0.0
         ended = 0

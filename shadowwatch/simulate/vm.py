@@ -198,9 +198,9 @@ class SimulatedVm:
                 else:
                     self._absences.add(clock - child.lost)
         child.lost = 0
-        if taken and child.resident and child.parents.get(parent, -1) >= parent.died:
-            if not begins or self._in_reach(parent):
-                return
+        kept = taken and child.resident and child.parents.get(parent, -1) >= parent.died
+        if kept and (not begins or self._in_reach(parent)):
+            return
         if not self._faulted:
             self._faulted = True
             self.faults += 1

@@ -102,7 +102,7 @@ def test_the_recorded_zaps_of_a_real_kernel_are_made_again(name: str, policy: st
 
 
 def test_parents_is_foretold_as_the_patched_kernel_did_it() -> None:
-    """From the recording in stock order: the change in faults that the kernel counted, to two points; in zaps, to three."""
+    """From the recording in stock order: the kernel's own change in faults, to two points; in zaps, to three."""
     kernel = {
         name: json.loads(CAPTURES[name].with_suffix(".json").read_text())["counters"] for name in ("stock", "parents")
     }
