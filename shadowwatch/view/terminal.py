@@ -50,7 +50,7 @@ _SEQUENCES = {
 #: A key: what Esc begins, whole or not, as xterm and the Linux console send it, or a character.
 _KEY = re.compile(r"\x1b\[\[?[0-?]*[ -/]*[@-~]?|\x1bO[ -~]?|.", re.DOTALL)
 #: What is no whole key yet. Its rest may come in another read, but no later than so many seconds.
-_BEGUN = re.compile(rb"\x1b(\[\[?[0-?]*[ -/]*|O)?$")
+_BEGUN = re.compile(rb"\x1b(\[\[?[0-?]*[ -/]*|O)?\Z")
 _REST_SECONDS = 0.02
 
 

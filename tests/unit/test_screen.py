@@ -155,9 +155,9 @@ def test_a_thousand_vms_cost_little_more_than_fifty() -> None:
         _, frame = looked(idle=idle, looks=2)
         best = 1.0
         for _ in range(10):
-            begun = time.perf_counter()
+            begun = time.process_time()
             draw(frame, STATE, None, 120, 40)
-            best = min(best, time.perf_counter() - begun)
+            best = min(best, time.process_time() - begun)
         times[idle] = best
     assert times[998] < 6 * times[48]
 
