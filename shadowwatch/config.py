@@ -174,7 +174,19 @@ COLLECTING = (
 
 #: Table -> its settings, named as the command that takes them.
 TABLES: Mapping[str, tuple[Setting, ...]] = {
-    "run": (LISTEN, CONTROL, *COLLECTING),
+    "run": (
+        LISTEN,
+        Setting(
+            "web-config-file",
+            PATH,
+            "serve with TLS and passwords, as this file for Prometheus' exporters says (web.config)",
+            example="/etc/shadowwatch/web.yml",
+            live=True,
+            flag="--web.config.file",
+        ),
+        CONTROL,
+        *COLLECTING,
+    ),
     "top": (
         Setting("columns", COLUMNS, "which columns, in which order", example=["name", "pages", "recent"]),
         Setting("sort", COLUMN, "the column to sort by", "recent"),

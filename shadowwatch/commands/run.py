@@ -10,6 +10,7 @@ import signal
 from shadowwatch.commands.arguments import Commands, add_settings
 from shadowwatch.commands.collect import collect, wait_for_kvm
 from shadowwatch.config import DEFAULT, TABLES, fill
+from shadowwatch.web.config import texts
 
 
 def add(commands: Commands) -> None:
@@ -24,6 +25,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Watch until told to end; returns only by an error, or when only the configuration is checked."""
     fill(arguments, "run")
     if arguments.check:
+        if arguments.web_config_file:
+            texts(arguments.web_config_file)
         file = arguments.config or DEFAULT
         print(f"shadowwatch: {file} is right" if os.path.exists(file) else f"shadowwatch: there is no {file} to check")
         return 0
