@@ -10,7 +10,6 @@ import signal
 from shadowwatch.commands.arguments import Commands, add_settings
 from shadowwatch.commands.collect import collect, wait_for_kvm
 from shadowwatch.config import DEFAULT, TABLES, fill
-from shadowwatch.web.config import texts
 
 
 def add(commands: Commands) -> None:
@@ -25,6 +24,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Watch until told to end; returns only by an error, or when only the configuration is checked."""
     fill(arguments, "run")
     if arguments.check:
+        from shadowwatch.web.config import texts
+
         if arguments.web_config_file:
             texts(arguments.web_config_file)
         file = arguments.config or DEFAULT
