@@ -42,6 +42,9 @@ SWITCH_SECONDS = 0.0005
 #: none that it would find, and to look for some in a large model holds the loop for a tenth of a second and more.
 GC_THRESHOLDS, GC_SECONDS = (700, 10, 1 << 30), 3600.0
 
+#: Of so many VMs it is said that their newest pages are reclaimed; nobody needs to hear of more.
+MOST_TOLD = 100
+
 #: Between looks at the ring: short against its depth, long against the cost of a look.
 PERIOD_SECONDS = 0.05
 
@@ -106,7 +109,7 @@ class Notices:
     def look(self) -> None:
         """Say what is new."""
         for vm in self._watch.newest_first():
-            if vm not in self._newest_first:
+            if vm not in self._newest_first and len(self._newest_first) < MOST_TOLD:
                 self._newest_first.add(vm)
                 say(
                     f"VM {vm}: reclaim takes the newest pages instead of the oldest, as Linux 5.9 to 5.11.1 did by"

@@ -46,6 +46,12 @@ class _Request(NamedTuple):
     path: str
     headers: Mapping[str, str]
 
+    @property
+    def takes_gzip(self) -> bool:
+        """Whether the answer may be compressed."""
+        offers = self.headers.get("accept-encoding", "").lower().split(",")
+        return "gzip" in (offer.partition(";")[0].strip() for offer in offers)
+
 
 def _refusal(status: HTTPStatus, **headers: str) -> Answer:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -79,8 +85,8 @@ def _refused(request: _Request) -> Answer | None:
 class Server:
     """Serves from a thread of its own; answers are made in another, one at a time, and passwords checked in a third."""
 
-    def __init__(self, listener: socket, answer: Callable[[str], Answer], web: Web) -> None:
-        """`answer` is asked with a path; `listener` is bound."""
+    def __init__(self, listener: socket, answer: Callable[[str, bool], Answer], web: Web) -> None:
+        """`answer` is asked with a path, and whether it may compress with gzip; `listener` is bound."""
         listener.listen(BACKLOG)
         listener.setblocking(False)
         host, port = listener.getsockname()[:2]
@@ -129,7 +135,8 @@ class Server:
             async with asyncio.timeout(ANSWER_SECONDS):
                 answer = refusal
                 if answer is None:
-                    answer = await self._loop.run_in_executor(self._answers, self._answer, request.path)
+                    asked = (request.path, request.takes_gzip)
+                    answer = await self._loop.run_in_executor(self._answers, self._answer, *asked)
                 await _send(writer, answer, web.headers, request.method == "HEAD")
             async with asyncio.timeout(END_SECONDS):
                 writer.close()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import time
 import urllib.error
 import urllib.request
@@ -55,6 +56,16 @@ def test_metrics_over_http_are_the_exposition() -> None:
     assert content_type.startswith("text/plain; version=")
     assert set(exposition(watch).decode().splitlines()) <= set(body.splitlines())
     assert "process_resident_memory_bytes" in body
+
+
+def test_a_scraper_that_takes_gzip_gets_it() -> None:
+    """The same lines."""
+    watch = watching()
+    request = urllib.request.Request(f"http://{served(watch)}/metrics", headers={"Accept-Encoding": "gzip"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.headers["Content-Encoding"] == "gzip"
+        packed = answer.read()
+    assert set(exposition(watch).splitlines()) <= set(gzip.decompress(packed).splitlines())
 
 
 def test_health_follows_the_event_loop() -> None:

@@ -24,8 +24,10 @@ PIECE = b"x" * (LARGE // 4)
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-def answer(path: str) -> Answer:
+def answer(path: str, gzip: bool) -> Answer:
     """A small page, and a large one in pieces."""
+    if path == "/gzip":
+        return Answer(HTTPStatus.OK, "text/plain", [str(gzip).encode()])
     if path == "/large":
         return Answer(HTTPStatus.OK, "text/plain", [PIECE] * 4)
     return Answer(HTTPStatus.OK, "text/plain", [b"well\n"])
@@ -79,6 +81,15 @@ def test_an_answer_has_its_length_and_the_headers_that_were_configured() -> None
     ]
     assert ask(served, b"HEAD / HTTP/1.0\r\n\r\n").endswith(b"Content-Length: 5\r\nConnection: close\r\n\r\n")
     assert ask(served, GET + GET).count(b"well") == 1
+
+
+@pytest.mark.parametrize(
+    ("offer", "taken"),
+    [(b"gzip", b"True"), (b"deflate, GZIP;q=0.5", b"True"), (b"identity", b"False"), (b"", b"False")],
+)
+def test_a_client_says_whether_it_takes_gzip(offer: bytes, taken: bytes) -> None:
+    """As Prometheus does."""
+    assert ask(serve(), b"GET /gzip HTTP/1.1\r\nAccept-Encoding: " + offer + b"\r\n\r\n").endswith(taken)
 
 
 @pytest.mark.parametrize(
