@@ -18,7 +18,6 @@ from typing import Any
 
 from shadowwatch.control import SOCKET
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.metrics.exporter import split_address
 
 DEFAULT = Path("/etc/shadowwatch.toml")
 
@@ -81,14 +80,19 @@ def _path(value: str) -> str:
     return value
 
 
+# What checks a value is imported when there is one: a command that needs little starts fast, and the daemon, which
+# reads this file, too, has no columns in memory.
+
+
 def _address(value: str) -> str:
+    from shadowwatch.metrics.exporter import split_address
+
     if value:
         split_address(value)
     return value
 
 
 def _columns(keys: list[str]) -> list[str]:
-    # Not at the top: the daemon reads this file, too, and has no columns.
     from shadowwatch.view.columns import choose
 
     if not all(isinstance(key, str) for key in keys):
@@ -174,7 +178,19 @@ COLLECTING = (
 
 #: Table -> its settings, named as the command that takes them.
 TABLES: Mapping[str, tuple[Setting, ...]] = {
-    "run": (LISTEN, CONTROL, *COLLECTING),
+    "run": (
+        LISTEN,
+        Setting(
+            "web-config-file",
+            PATH,
+            "serve with TLS and passwords, as this file for Prometheus' exporters says (web.config)",
+            example="/etc/shadowwatch/web.yml",
+            live=True,
+            flag="--web.config.file",
+        ),
+        CONTROL,
+        *COLLECTING,
+    ),
     "top": (
         Setting("columns", COLUMNS, "which columns, in which order", example=["name", "pages", "recent"]),
         Setting("sort", COLUMN, "the column to sort by", "recent"),

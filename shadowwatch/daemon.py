@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from mmap import PAGESIZE
 from pathlib import Path
 from queue import SimpleQueue
 from socket import socket
+from typing import Any
 
 from shadowwatch.control import Control
 from shadowwatch.errors import ShadowwatchError
@@ -31,6 +33,17 @@ from shadowwatch.source import Status
 from shadowwatch.vmname import name_of
 from shadowwatch.walker import Walker
 from shadowwatch.watch import Watch
+from shadowwatch.web.config import Web, from_texts, load
+
+#: How long a thread that answers somebody may keep the interpreter while the loop waits for it.
+SWITCH_SECONDS = 0.0005
+
+#: The garbage collector looks at young objects as ever, and at all of them only when the loop says so: the model makes
+#: none that it would find, and to look for some in a large model holds the loop for a tenth of a second and more.
+GC_THRESHOLDS, GC_SECONDS = (700, 10, 1 << 30), 3600.0
+
+#: Of so many VMs it is said that their newest pages are reclaimed; nobody needs to hear of more.
+MOST_TOLD = 100
 
 #: Between looks at the ring: short against its depth, long against the cost of a look.
 PERIOD_SECONDS = 0.05
@@ -96,7 +109,7 @@ class Notices:
     def look(self) -> None:
         """Say what is new."""
         for vm in self._watch.newest_first():
-            if vm not in self._newest_first:
+            if vm not in self._newest_first and len(self._newest_first) < MOST_TOLD:
                 self._newest_first.add(vm)
                 say(
                     f"VM {vm}: reclaim takes the newest pages instead of the oldest, as Linux 5.9 to 5.11.1 did by"
@@ -128,8 +141,9 @@ class Audits:
 
     def every(self, seconds: float | None) -> None:
         """Change the interval; None: no more audits."""
-        self._seconds = seconds
-        self._due_ns = 0
+        if seconds != self._seconds:
+            self._seconds = seconds
+            self._due_ns = 0
 
     def turn(self, now_ns: int) -> bool:
         """Do what is due; false when the last audit is over."""
@@ -165,6 +179,8 @@ def watch_until_told(handover: Handover) -> bool:
 
     Raises ShadowwatchError when the kvm module goes, or a file takes no more.
     """
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.set_threshold(*GC_THRESHOLDS)
     facts = handover.known_facts()
     recent = Recent(handover.difference, handover.difference_path, facts) if handover.difference >= 0 else None
     watch = Watch(facts, name_of)
@@ -188,13 +204,26 @@ def watch_until_told(handover: Handover) -> bool:
         )
     if walks:
         walker.turn(time.monotonic_ns())
-    address = serve(watch, handover.listen) if handover.listen else ""
+    server = None
+    if handover.listen:
+        web = load(handover.settings["web_config_file"], from_texts(handover.web)) if handover.web else Web()
+        server = serve(watch, handover.listen, lambda: _status(watch.facts), web)
     if handover.control >= 0:
         Control(watch, lambda: _status(watch.facts), collection.record).serve(socket(fileno=handover.control))
-    say(_about(facts, address))
+    say(_about(facts, server.address if server else ""))
     notify("READY=1")
-    changes = {"recent_seconds": watch.set_recent, "audit_interval": audits.every}
+
+    def set_web(path: str | None) -> None:
+        if server:
+            server.web = load(path) if path else Web()
+
+    changes: dict[str, Callable[[Any], None]] = {
+        "web_config_file": set_web,
+        "recent_seconds": watch.set_recent,
+        "audit_interval": audits.every,
+    }
     reload = Reload(handover.config, handover.settings, handover.given, changes) if handover.settings else None
+    garbage = time.monotonic() + GC_SECONDS
     end = None if handover.seconds is None else time.monotonic() + handover.seconds
     while end is None or time.monotonic() < end:
         told = signal.sigtimedwait((*STOP_SIGNALS, RELOAD_SIGNAL), PERIOD_SECONDS)
@@ -214,6 +243,9 @@ def watch_until_told(handover: Handover) -> bool:
         if capture and capture.over:
             break
         notices.look()
+        if time.monotonic() > garbage:
+            garbage += GC_SECONDS
+            gc.collect()
         if not kvm_is_loaded():
             raise ShadowwatchError("the kvm module was unloaded, and the probes with it; start shadowwatch again")
     notify("STOPPING=1")

@@ -21,7 +21,7 @@ class Reload:
         given: Mapping[str, Any],
         changes: Mapping[str, Callable[[Any], None]],
     ) -> None:
-        """`changes` maps a live setting's name to what takes its value, and ShadowwatchError refuses it."""
+        """`changes` maps a live setting's name to what takes its value; the first may refuse it (ShadowwatchError)."""
         self._config = config
         self._now = dict(settings)
         self._given = given
@@ -31,20 +31,20 @@ class Reload:
         """Read the file; what is not right in it leaves all as it is, and what cannot change is said."""
         try:
             values = settle("run", read(self._config), self._given)
+            # Also those that are as they were: a file that one names may be another. The one that refuses comes first.
+            for name, change in self._changes.items():
+                change(values[name])
         except ShadowwatchError as error:
             say(f"{error}; all settings stay as they are", Level.WARNING)
             return
-        changed, fixed = [], []
-        for setting in TABLES["run"]:
-            value = values[setting.name]
-            if value == self._now[setting.name]:
-                continue
-            if setting.live:
-                self._changes[setting.name](value)
-                self._now[setting.name] = value
-                changed.append(f"{setting.key} is {'the default' if value is None else value}")
-            else:
-                fixed.append(setting.key)
-        what = ", ".join(changed) or "nothing changes"
+        different = [setting for setting in TABLES["run"] if values[setting.name] != self._now[setting.name]]
+        changed = [f"{setting.key} is {_words(values[setting.name])}" for setting in different if setting.live]
+        fixed = [setting.key for setting in different if not setting.live]
+        self._now |= {setting.name: values[setting.name] for setting in different if setting.live}
+        what = ", ".join(changed) or "no setting changes"
         restart = f"; for {', '.join(fixed)} restart shadowwatch" if fixed else ""
         say(f"read {self._config or DEFAULT} anew: {what}{restart}", Level.WARNING if fixed else Level.INFO)
+
+
+def _words(value: Any) -> str:
+    return "the default" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -52,7 +52,9 @@ def collect(
     from shadowwatch.probe.handover import Handover, execute, unprivileged_user
     from shadowwatch.probe.host import gather
     from shadowwatch.record import create
+    from shadowwatch.web.config import texts
 
+    web = texts(arguments.web_config_file) if settings and arguments.web_config_file else {}
     host = gather()
     plan = require(host)
     for loss in losses(plan):
@@ -85,6 +87,7 @@ def collect(
         config=os.path.abspath(arguments.config) if settings and arguments.config else None,
         settings=settings or {},
         given=arguments.given if settings else {},
+        web=web,
         audits=audits,
         difference=difference,
         difference_path=arguments.difference or "",

@@ -23,7 +23,9 @@ def run(arguments: argparse.Namespace) -> int:
     from shadowwatch.event.capture import reading
     from shadowwatch.metrics.exporter import serve
     from shadowwatch.metrics.text import exposition
+    from shadowwatch.source import Status
     from shadowwatch.watch import Watch
+    from shadowwatch.web.config import Web
 
     with reading(arguments.file) as reader:
         watch = Watch(reader.facts, reader.name_of)
@@ -32,7 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.listen:
         if reader.fault:
             print(f"shadowwatch: {reader.fault}", file=sys.stderr)
-        print(f"shadowwatch: http://{serve(watch, arguments.listen)}/, Ctrl-C ends it", flush=True)
+        status = Status(watch.facts, watch.facts.policy, None, None)
+        server = serve(watch, arguments.listen, lambda: status, Web())
+        print(f"shadowwatch: http://{server.address}/, Ctrl-C ends it", flush=True)
         threading.Event().wait()
     sys.stdout.buffer.write(exposition(watch))
     sys.stdout.flush()

@@ -24,6 +24,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Watch until told to end; returns only by an error, or when only the configuration is checked."""
     fill(arguments, "run")
     if arguments.check:
+        from shadowwatch.web.config import texts
+
+        if arguments.web_config_file:
+            texts(arguments.web_config_file)
         file = arguments.config or DEFAULT
         print(f"shadowwatch: {file} is right" if os.path.exists(file) else f"shadowwatch: there is no {file} to check")
         return 0

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP: /metrics, /-/healthy, /-/ready and a page for people."""
+"""What HTTP serves: /metrics, /-/healthy, /-/ready and a page for people."""
 
 from __future__ import annotations
 
+import socket
 import time
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable
+from functools import cached_property
 from html import escape
-from socketserver import ThreadingMixIn
-from threading import Lock, Thread
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from http import HTTPStatus
+from weakref import ref
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -19,97 +20,126 @@ from shadowwatch.errors import ShadowwatchError
 from shadowwatch.facts import PAGING
 from shadowwatch.metrics.text import Exposition
 from shadowwatch.mmu.cause import RECLAIM
+from shadowwatch.mmu.snapshot import VmSnapshot
+from shadowwatch.source import Status
 from shadowwatch.watch import Watch
+from shadowwatch.web.config import Web
+from shadowwatch.web.server import Answer, Server
 
 #: The event loop looks at the ring many times a second; longer than this and it is stuck.
 STUCK_SECONDS = 10
 
+#: Making the metrics takes no more than this share of a core: scrapes that come sooner get the last ones.
+SHARE = 0.1
+
+#: So many different ones are in memory at a time, for those who read slowly.
+TEXTS = 4
+
+#: VMs on the page for people.
+ROWS = 100
+
 _PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>shadowwatch</title>
+<html lang="en"><head><meta charset="utf-8"><title>shadowwatch on {host}</title>
 <style>body{{font:16px/1.5 system-ui,sans-serif;margin:3em auto;max-width:46em;padding:0 1em}}
 table{{border-collapse:collapse}}td,th{{padding:.2em 1.2em .2em 0;text-align:right}}
 td:first-child,th:first-child{{text-align:left}}th{{border-bottom:1px solid #999}}</style></head>
-<body><h1>shadowwatch</h1><p>{state}</p>{table}
+<body><h1>shadowwatch on {host}</h1><p>{about}</p><p>{state}</p>{table}
 <p><a href="/metrics">/metrics</a> · <a href="/-/healthy">/-/healthy</a> · <a href="/-/ready">/-/ready</a></p>
-<p><small>shadowwatch {version} on Linux {kernel}</small></p></body></html>
+<p><small>shadowwatch {version}</small></p></body></html>
 """
 _HEADINGS = ("VM", "pages", "limit", "zaps by reclaim", "recently parented", "state")
 
 
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no news."""
+def _recent(vm: VmSnapshot) -> int:
+    return sum(vm.recently_parented_zaps.values())
 
 
-class _Handler(WSGIRequestHandler):
-    timeout = 10
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Silent when all is well: a scrape is no news either."""
-
-
-def _landing_page(watch: Watch) -> str:
-    now = watch.snapshot()
+def _landing_page(watch: Watch, status: Status) -> str:
+    now, facts = watch.snapshot(), status.facts
+    running = [vm for vm in now.vms if not vm.ended]
     rows = [
         (
             vm.name,
             sum(vm.pages.values()),
             vm.limit,
             sum(zaps for (_, cause), zaps in vm.zaps.items() if cause in RECLAIM),
-            sum(vm.recently_parented_zaps.values()),
+            _recent(vm),
             "ended" if vm.ended else "exact" if vm.exact else "catching up",
         )
-        for vm in now.vms
+        for vm in sorted(now.vms, key=lambda vm: (-_recent(vm), vm.name))[:ROWS]
     ]
     texts = [[f"{cell:,}" if isinstance(cell, int) else escape(cell) for cell in row] for row in rows]
     cells = "".join("<tr>" + "".join(f"<td>{text}</td>" for text in row) + "</tr>" for row in texts)
     heading = "".join(f"<th>{heading}</th>" for heading in _HEADINGS)
+    more = f"<p>{len(now.vms) - ROWS:,} more VMs are in the metrics.</p>" if len(now.vms) > ROWS else ""
+    kvm = f"KVM patched, policy {status.policy}" if status.policy else "stock KVM"
     return _PAGE.format(
-        state=f"{now.received:,} events received, {now.lost + now.untracked:,} lost."
-        + ("" if rows else " No VM is running.")
-        + (f" {PAGING[watch.facts.paging]}." if watch.facts.paging.startswith("tdp_mmu") else ""),
-        table=f"<table><tr>{heading}</tr>{cells}</table>" if rows else "",
+        host=escape(facts.host),
+        about=escape(f"Linux {facts.kernel}, {kvm}, {len(facts.probes)} probes. {PAGING[facts.paging].capitalize()}."),
+        state=f"VMs: {len(running):,} running, {sum(vm.exact for vm in running):,} of them exact."
+        f" Events: {now.received:,} received, {now.lost + now.untracked:,} lost.",
+        table=f"<table><tr>{heading}</tr>{cells}</table>{more}" if rows else "",
         version=escape(__version__),
-        kernel=escape(watch.facts.kernel),
     )
 
 
-def _application(watch: Watch) -> Callable[..., Iterable[bytes]]:
-    process = CollectorRegistry()
-    ProcessCollector(registry=process)
-    exposition, one_at_a_time = Exposition(watch), Lock()
+class _Text(list[bytes]):
+    """The metrics of one moment; a list that can be referred to weakly."""
 
-    def metrics() -> bytes:
-        with one_at_a_time:
-            return b"".join([*exposition.pieces(), generate_latest(process)])
+    @cached_property
+    def compressed(self) -> list[bytes]:
+        """The same with gzip, a twentieth as long; level 1, for a higher one takes far longer and gives little more."""
+        gzip = zlib.compressobj(1, wbits=31)
+        return [*map(gzip.compress, self), gzip.flush()]
 
-    def stuck() -> bool:
-        return time.monotonic_ns() - watch.seen_ns > STUCK_SECONDS * 10**9
 
-    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        def answer(status: str, body: str, type: str = "text/plain") -> Iterable[bytes]:
-            start_response(status, [("Content-Type", f"{type}; charset=utf-8")])
-            return [body.encode()]
+class _Metrics:
+    """The metrics as text, made anew when that is due; from one thread."""
 
-        path = environ.get("PATH_INFO", "/")
+    def __init__(self, watch: Watch) -> None:
+        self._exposition = Exposition(watch)
+        self._process = CollectorRegistry()
+        ProcessCollector(registry=self._process)
+        self._text = _Text()
+        self._alive: list[ref[_Text]] = []
+        self._due = 0.0
+
+    def text(self) -> _Text:
+        """As they are now, or were a short while ago."""
+        begun, used = time.monotonic(), time.thread_time()
+        self._alive = [text for text in self._alive if text() is not None]
+        if begun < self._due or len(self._alive) >= TEXTS:
+            return self._text
+        self._text = _Text([*self._exposition.pieces(), generate_latest(self._process)])
+        self._alive.append(ref(self._text))
+        self._due = begun + (time.thread_time() - used) / SHARE
+        return self._text
+
+
+def _answers(watch: Watch, status: Callable[[], Status]) -> Callable[[str, bool], Answer]:
+    metrics = _Metrics(watch)
+
+    def plain(text: str, status: HTTPStatus = HTTPStatus.OK, type: str = "text/plain") -> Answer:
+        return Answer(status, f"{type}; charset=utf-8", [text.encode()])
+
+    def answer(path: str, gzip: bool) -> Answer:
         if path == "/metrics":
-            start_response("200 OK", [("Content-Type", CONTENT_TYPE_LATEST)])
-            return [metrics()]
+            text = metrics.text()
+            if gzip:
+                return Answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, text.compressed, {"Content-Encoding": "gzip"})
+            return Answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, text)
         if path == "/":
-            return answer("200 OK", _landing_page(watch), "text/html")
+            return plain(_landing_page(watch, status()), type="text/html")
         if path == "/-/ready":
             # Probes are attached before this process begins, so one look makes it ready.
-            return answer("200 OK", "ready\n") if watch.seen_ns else answer("503 Service Unavailable", "starting\n")
+            return plain("ready\n") if watch.seen_ns else plain("starting\n", HTTPStatus.SERVICE_UNAVAILABLE)
         if path == "/-/healthy":
-            if stuck():
-                return answer("503 Service Unavailable", f"no look at the ring for {STUCK_SECONDS} seconds\n")
-            return answer("200 OK", "healthy\n")
-        return answer("404 Not Found", "try / or /metrics\n")
+            if time.monotonic_ns() - watch.seen_ns > STUCK_SECONDS * 10**9:
+                return plain(f"no look at the ring for {STUCK_SECONDS} seconds\n", HTTPStatus.SERVICE_UNAVAILABLE)
+            return plain("healthy\n")
+        return plain("try / or /metrics\n", HTTPStatus.NOT_FOUND)
 
-    return application
+    return answer
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -120,14 +150,13 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def serve(watch: Watch, address: str) -> str:
-    """Serve the watch at HOST:PORT from a thread of its own; returns the address in use (port 0: any free one)."""
+def serve(watch: Watch, address: str, status: Callable[[], Status], web: Web) -> Server:
+    """Serve the watch at HOST:PORT (port 0: any free one) from threads of its own."""
     host, port = split_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        server = make_server(host, port, _application(watch), _Server, _Handler)
+        listener = socket.create_server((host, port), family=family)
     except OSError as error:
-        raise ShadowwatchError(
-            f"cannot listen on {address}: {error.strerror}; choose another with --listen HOST:PORT"
-        ) from None
-    Thread(target=server.serve_forever, daemon=True, name="http").start()
-    return f"{host}:{server.server_port}"
+        why = str(error.strerror).partition(" (")[0]
+        raise ShadowwatchError(f"cannot listen on {address}: {why}; choose another with --listen HOST:PORT") from None
+    return Server(listener, _answers(watch, status), web)

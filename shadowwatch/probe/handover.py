@@ -33,7 +33,7 @@ class Handover:
     """All that the long-running half is given: open descriptors (-1: none), and words.
 
     `settings` are those of `run` by name, empty without a reload; `config` is their file, None for the default one,
-    and those that are `given` as flags win over it.
+    and those that are `given` as flags win over it; `web` is what their web.config file and those that it names had.
     """
 
     ring: int
@@ -54,6 +54,7 @@ class Handover:
     config: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     given: Mapping[str, Any] = field(default_factory=dict)
+    web: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, descriptor: int) -> Self:

@@ -17,6 +17,7 @@ from shadowwatch.metrics.text import exposition
 from shadowwatch.mmu.model import Model
 from shadowwatch.watch import Watch
 from tests.bench.figure import Figure, show
+from tests.bench.scrape_cost import scrape_cost
 from tests.bench.top_cost import top_cost
 from tests.captures import CAPTURES
 from tests.unit.story import FUNCTIONS, ROLES, Story
@@ -126,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--no-lab", action="store_true", help="leave out what needs the lab")
     options = parser.parse_args()
-    figures = [*throughput("stock"), *throughput("parents"), memory(), *top_cost()]
+    figures = [*throughput("stock"), *throughput("parents"), memory(), *top_cost(), *scrape_cost()]
     if not options.no_lab:
         figures += readers()
     show(figures)

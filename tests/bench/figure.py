@@ -29,9 +29,13 @@ class Figure:
         return cls(name, median(values), unit, min(values), max(values), ratio, to)
 
     def __str__(self) -> str:
-        spread = f" ({self.lowest:,.0f}–{self.highest:,.0f})" if self.lowest != self.highest else ""
+        spread = f" ({_short(self.lowest)}–{_short(self.highest)})" if self.lowest != self.highest else ""
         ratio = f", {self.ratio:.2f} × {self.ratio_to}" if self.ratio is not None else ""
-        return f"{self.name}: {self.value:,.0f} {self.unit}{spread}{ratio}"
+        return f"{self.name}: {_short(self.value)} {self.unit}{spread}{ratio}"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}" if value < 10 else f"{value:.3g}"
 
 
 def show(figures: Sequence[Figure]) -> None:

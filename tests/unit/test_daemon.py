@@ -5,13 +5,23 @@ from __future__ import annotations
 
 import mmap
 import os
+import ssl
 import struct
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from urllib.request import urlopen
 
 from shadowwatch.daemon import Collection
 from shadowwatch.event.abi import RECORD
 from shadowwatch.event.ring import Ring
 from shadowwatch.watch import Watch
-from tests.unit.story import FACTS
+from tests.bench import scrape_cost
+from tests.unit.certificates import Authority
+from tests.unit.kernelless import Kernelless
+from tests.unit.story import FACTS, Story
 
 SIZE = 2 << 20
 
@@ -42,3 +52,114 @@ def test_a_storm_does_not_hold_the_loop() -> None:
         assert SIZE // RECORD.size <= received < 2 * SIZE // RECORD.size
     os.close(ring_fd)
     os.close(counters_fd)
+
+
+def test_a_reload_keeps_the_model_and_says_what_it_does(tmp_path: Path) -> None:
+    """SIGHUP to the real process: what is right holds from then on, what is not changes nothing, the counts go on."""
+    authority = Authority(tmp_path / "tls")
+    authority.issue("server", "IP:127.0.0.1")
+    web, config = tmp_path / "tls" / "web.yml", tmp_path / "a.toml"
+    web.write_text("tls_server_config: {cert_file: server.pem, key_file: server.key}\n")
+    config.write_text("")
+    with Kernelless(config) as daemon:
+        host, port = daemon.address.split(":")
+
+        def metrics() -> str:
+            context = ssl.create_default_context(cafile=str(authority.certificate))
+            with urlopen(f"https://{daemon.address}/metrics", context=context, timeout=10) as answer:
+                text: str = answer.read().decode()
+            return text
+
+        def certificate() -> str:
+            return ssl.get_server_certificate((host, int(port)), ca_certs=str(authority.certificate))
+
+        story = Story()
+        story.ns = time.monotonic_ns()
+        story.alloc(1)
+        daemon.put(story.records())
+        config.write_text(f'[run]\nweb-config-file = "{web}"\nrecent-seconds = 5\nring-mib = 8\n')
+        said = f"read {config} anew: web-config-file is {web}, recent-seconds is 5; for ring-mib restart shadowwatch"
+        assert daemon.reload() == f"shadowwatch: {said}"
+        assert 'shadowwatch_allocations_total{vm="4711",level="1"} 1\n' in metrics()
+        first = certificate()
+        config.write_text("[run]\nrecent-second = 6\n")
+        said = f"shadowwatch: {config}: there is no [run] recent-second; did you mean recent-seconds"
+        assert daemon.reload() == f"{said}; all settings stay as they are"
+        config.write_text(f'[run]\nweb-config-file = "{web}"\naudit-interval = 1\n')
+        web.write_text("tls_server_config: {cert_file: server.pem}\n")
+        said = f"shadowwatch: {web}: tls_server_config.key_file is missing; it is the path of a file"
+        assert daemon.reload() == f"{said}; all settings stay as they are"
+        assert certificate() == first
+        web.write_text("tls_server_config: {cert_file: server.pem, key_file: server.key}\n")
+        authority.issue("server", "IP:127.0.0.1")
+        assert "audit-interval is 1" in daemon.reload()
+        assert certificate() != first
+        assert 'shadowwatch_allocations_total{vm="4711",level="1"} 1\n' in metrics()
+        daemon.end()
+
+
+def test_settings_that_were_handed_over_hold_from_the_start(tmp_path: Path) -> None:
+    """TLS with files that are gone by then, as they are for one who may not read them."""
+    authority = Authority(tmp_path)
+    authority.issue("server", "IP:127.0.0.1")
+    web = tmp_path / "web.yml"
+    web.write_text("tls_server_config: {cert_file: server.pem, key_file: server.key}\n")
+    with Kernelless(web_config_file=str(web)) as daemon:
+        (tmp_path / "server.key").unlink()
+        context = ssl.create_default_context(cafile=str(authority.certificate))
+        with urlopen(f"https://{daemon.address}/-/ready", context=context, timeout=10) as answer:
+            assert answer.read() == b"ready\n"
+        assert daemon.reload().startswith(f"shadowwatch: cannot read {tmp_path / 'server.key'}: No such file")
+        with urlopen(f"https://{daemon.address}/-/ready", context=context, timeout=10) as answer:
+            assert answer.read() == b"ready\n"
+        daemon.end()
+
+
+def within(seconds: float, holds: Callable[[], bool]) -> None:
+    """Assert that this comes to hold."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_scrapes_by_the_thousand_leave_nothing_behind() -> None:
+    """Descriptors and threads are as many as before, the loop went on, and the count is exact after it."""
+    with Kernelless() as daemon:
+        story = Story()
+        story.ns = time.monotonic_ns()
+
+        def scrape(_: int) -> bytes:
+            with urlopen(f"http://{daemon.address}/metrics", timeout=60) as answer:
+                body: bytes = answer.read()
+            return body
+
+        scrape(0)
+        before, threads = daemon.descriptors(), daemon.threads()
+        with ThreadPoolExecutor(100) as pool:
+            bodies = pool.map(scrape, range(1000))
+            for page in range(50):
+                story.alloc(page)
+                daemon.put(story.records())
+                story.events.clear()
+            assert all(body.endswith(b"\n") for body in bodies)
+        within(10, lambda: daemon.descriptors() <= before and daemon.threads() <= threads)
+        within(10, lambda: b'shadowwatch_allocations_total{vm="4711",level="1"} 50\n' in scrape(0))
+        daemon.end()
+
+
+def test_a_scrape_of_a_thousand_vms_is_cheap_and_the_loop_goes_on() -> None:
+    """Bounds for a loaded machine, the medians of five; `make bench` has the figures of a quiet one."""
+    all_changed, a_tenth = scrape_cost.measured(vms=1000, turns=6, changed=(1000, 100), repetitions=5)
+    for scrapes, milliseconds in ((all_changed, 250), (a_tenth, 75)):
+        assert scrapes.lines > 50_000
+        assert median(scrapes.spent_ms) < milliseconds
+        assert median(scrapes.late_ms) < 25
+
+
+def test_at_rest_the_daemon_takes_next_to_nothing() -> None:
+    """Twenty looks a second at an empty ring; half a percent of a core is asked, five are a fault."""
+    with Kernelless() as daemon:
+        assert median(scrape_cost.shares(daemon, seconds=1.0, repetitions=3)) < 5
+        looks = daemon.end()
+    assert len(looks) > 40

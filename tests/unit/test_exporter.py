@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import time
 import urllib.error
 import urllib.request
@@ -15,6 +16,8 @@ from shadowwatch.event.abi import Batch
 from shadowwatch.metrics.exporter import serve, split_address
 from shadowwatch.metrics.text import exposition
 from shadowwatch.watch import Watch
+from shadowwatch.web.config import Web
+from tests.unit.daemon import STATUS
 from tests.unit.story import FACTS, Story
 
 
@@ -30,6 +33,11 @@ def watching(now_ns: int | None = None) -> Watch:
     return watch
 
 
+def served(watch: Watch, address: str = "127.0.0.1:0") -> str:
+    """Serve it without TLS, and return the address."""
+    return serve(watch, address, lambda: STATUS, Web()).address
+
+
 def get(address: str, path: str) -> tuple[int, str, str]:
     """Status, content type and body."""
     try:
@@ -43,42 +51,58 @@ def get(address: str, path: str) -> tuple[int, str, str]:
 def test_metrics_over_http_are_the_exposition() -> None:
     """A scrape has every line of the exposition, and the process' own metrics."""
     watch = watching()
-    status, content_type, body = get(serve(watch, "127.0.0.1:0"), "/metrics")
+    status, content_type, body = get(served(watch), "/metrics")
     assert status == 200
     assert content_type.startswith("text/plain; version=")
     assert set(exposition(watch).decode().splitlines()) <= set(body.splitlines())
     assert "process_resident_memory_bytes" in body
 
 
+def test_a_scraper_that_takes_gzip_gets_it() -> None:
+    """The same lines."""
+    watch = watching()
+    request = urllib.request.Request(f"http://{served(watch)}/metrics", headers={"Accept-Encoding": "gzip"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.headers["Content-Encoding"] == "gzip"
+        packed = answer.read()
+    assert set(exposition(watch).splitlines()) <= set(gzip.decompress(packed).splitlines())
+
+
 def test_health_follows_the_event_loop() -> None:
     """Ready once the ring was looked at; unhealthy when no look came for a while."""
-    fresh = serve(watching(), "127.0.0.1:0")
+    fresh = served(watching())
     assert get(fresh, "/-/healthy") == (200, "text/plain; charset=utf-8", "healthy\n")
     assert get(fresh, "/-/ready")[0] == 200
-    starting = serve(Watch(FACTS, str), "127.0.0.1:0")
+    starting = served(Watch(FACTS, str))
     assert get(starting, "/-/ready")[0] == 503
-    stuck = serve(watching(now_ns=time.monotonic_ns() - 11 * 10**9), "127.0.0.1:0")
+    stuck = served(watching(now_ns=time.monotonic_ns() - 11 * 10**9))
     assert get(stuck, "/-/healthy")[::2] == (503, "no look at the ring for 10 seconds\n")
 
 
 def test_the_landing_page_shows_state_and_escapes_names() -> None:
-    """A VM's name is somebody else's text."""
-    status, content_type, body = get(serve(watching(), "127.0.0.1:0"), "/")
+    """Host, kernel, KVM, probes, VMs, losses, how many are exact, and links; a VM's name is somebody else's text."""
+    status, content_type, body = get(served(watching()), "/")
     assert status == 200
     assert content_type.startswith("text/html")
     assert "a&lt;b&gt;&quot;c&quot;" in body
     assert "a<b>" not in body
-    assert "4 events received, 0 lost." in body
+    for said in (
+        "<h1>shadowwatch on kvm1</h1>",
+        "Linux 6.1.0-test, KVM patched, policy parents, 2 probes. Shadow paging:",
+        "VMs: 1 running, 1 of them exact. Events: 4 received, 0 lost.",
+        '<a href="/metrics">',
+    ):
+        assert said in body
 
 
 def test_other_paths_are_not_found() -> None:
     """With a word on where to go."""
-    assert get(serve(watching(), "127.0.0.1:0"), "/favicon.ico")[::2] == (404, "try / or /metrics\n")
+    assert get(served(watching()), "/favicon.ico")[::2] == (404, "try / or /metrics\n")
 
 
 def test_scrapes_in_parallel_all_get_the_same() -> None:
     """Sixteen scrapers at once, each a whole answer."""
-    address = serve(watching(), "127.0.0.1:0")
+    address = served(watching())
     with ThreadPoolExecutor(16) as pool:
         bodies = list(pool.map(lambda _: get(address, "/metrics")[2], range(64)))
     ours = [[line for line in body.splitlines() if "shadowwatch_" in line] for body in bodies]
@@ -88,9 +112,9 @@ def test_scrapes_in_parallel_all_get_the_same() -> None:
 
 def test_a_taken_port_is_one_sentence() -> None:
     """With the flag that chooses another."""
-    address = serve(watching(), "127.0.0.1:0")
+    address = served(watching())
     with pytest.raises(ShadowwatchError, match=r"cannot listen on .*: Address already in use; choose another with"):
-        serve(watching(), address)
+        served(watching(), address)
 
 
 @pytest.mark.parametrize("address", ["9790", "host:", "host:port", "host:99999", ""])

@@ -35,17 +35,17 @@ LIVE = ("recent_seconds", "audit_interval")
 
 
 def test_what_can_change_changes_and_the_rest_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In one line, with the cure; what did not change is not touched."""
+    """In one line, with the cure; one that is no longer in the file is the default again."""
     running = Running(tmp_path / "a.toml")
     running.read('[run]\naudit-interval = 60\nring-mib = 8\nuser = "nobody"\n')
-    assert running.changed == {"audit_interval": 60.0}
+    assert running.changed == {"audit_interval": 60.0, "recent_seconds": None}
     said = capsys.readouterr().out
     assert said == (
-        f"shadowwatch: read {running.path} anew: audit-interval is 60.0; for ring-mib, user restart shadowwatch\n"
+        f"shadowwatch: read {running.path} anew: audit-interval is 60; for ring-mib, user restart shadowwatch\n"
     )
     running.changed.clear()
     running.read("")
-    assert running.changed == {"audit_interval": None}
+    assert running.changed == {"audit_interval": None, "recent_seconds": None}
     assert capsys.readouterr().out == f"shadowwatch: read {running.path} anew: audit-interval is the default\n"
 
 
@@ -64,8 +64,8 @@ def test_a_flag_wins_after_a_reload_too(tmp_path: Path, capsys: pytest.CaptureFi
     """It was given for as long as the daemon runs."""
     running = Running(tmp_path / "a.toml", audit_interval=5.0)
     running.read("[run]\naudit-interval = 60\n")
-    assert running.changed == {}
-    assert capsys.readouterr().out.endswith("anew: nothing changes\n")
+    assert running.changed["audit_interval"] == 5.0
+    assert capsys.readouterr().out.endswith("anew: no setting changes\n")
 
 
 def test_a_changed_threshold_counts_from_then_on_and_keeps_the_model() -> None:

@@ -11,7 +11,7 @@ import shadowwatch
 PACKAGE = Path(shadowwatch.__file__).parent
 
 ROOMS = {"bcc": "probe/attach.py", "prometheus_client": "metrics/", "rich": "view/", "psutil": "vmname.py"}
-ROOMS |= {"matplotlib": "view/plot.py"}
+ROOMS |= {"matplotlib": "view/plot.py", "yaml": "web/config.py", "bcrypt": "web/users.py"}
 
 #: kernel → probe → event → decoder → model → snapshot → exporter, views: no room imports one to its right.
 ORDER = [
@@ -31,6 +31,7 @@ ORDER = [
 ]
 ORDER += [
     "probe",
+    "web",
     "metrics",
     "vmname",
     "live",

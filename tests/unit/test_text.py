@@ -92,14 +92,15 @@ def test_no_two_samples_share_name_and_labels() -> None:
 def declared(watch: Watch) -> Iterator[Metric]:
     """What the declarations say, as prometheus_client's own objects."""
     now = watch.snapshot()
-    told: list[tuple[VmMetric | DaemonMetric, dict[str, str], Samples]] = [
-        *((metric, {}, metric.samples(now, FACTS)) for metric in DAEMON_METRICS),
-        *((metric, {"vm": vm.name}, metric.samples(vm)) for metric in VM_METRICS for vm in now.vms),
+    none: dict[str, str] = {}
+    told: list[tuple[VmMetric | DaemonMetric, list[tuple[dict[str, str], Samples]]]] = [
+        *((metric, [(none, metric.samples(now, FACTS))]) for metric in DAEMON_METRICS),
+        *((metric, [({"vm": vm.name}, metric.samples(vm)) for vm in now.vms]) for metric in VM_METRICS),
     ]
-    for metric, first, samples in told:
+    for metric, parts in told:
         type = "gauge" if metric.type == "info" else metric.type
         family = Metric(f"shadowwatch_{metric.name}", metric.help, type)
-        for values, value in samples:
+        for first, values, value in ((first, *sample) for first, samples in parts for sample in samples):
             labels = first | dict(zip(metric.labels, values, strict=True))
             if isinstance(value, Distribution):
                 bounds = [*(str(float(bound)) for bound in value.bounds), "+Inf"]

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An HTTP/1.1 server for one answer a connection, with bounds to everything: connections, bytes, time, threads.
+
+Own and not http.server's, which has a thread for each connection, and no bound to the time that all of it takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from socket import socket
+from threading import Thread
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from shadowwatch.log import Level, say
+from shadowwatch.web.config import Web
+
+#: Connections at once; those that come then wait in the kernel for their turn, this many of them.
+CONNECTIONS, BACKLOG = 256, 1024
+
+#: The longest line with headers; a request has no body.
+HEAD = 16 << 10
+
+#: For a connection to become a request, TLS included; then to take its answer; then to hang up.
+ASK_SECONDS, ANSWER_SECONDS, END_SECONDS = 10.0, 30.0, 2.0
+
+#: What is handed to the kernel at once, and so what a client that does not read costs.
+PIECE = 64 << 10
+
+
+class Answer(NamedTuple):
+    """What to send: `body` in pieces."""
+
+    status: HTTPStatus
+    type: str
+    body: Sequence[bytes]
+    headers: Mapping[str, str] = {}
+
+
+class _Request(NamedTuple):
+    method: str
+    path: str
+    headers: Mapping[str, str]
+
+    @property
+    def takes_gzip(self) -> bool:
+        """Whether the answer may be compressed."""
+        offers = self.headers.get("accept-encoding", "").lower().split(",")
+        return "gzip" in (offer.partition(";")[0].strip() for offer in offers)
+
+
+def _refusal(status: HTTPStatus, **headers: str) -> Answer:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Answer(status, "text/plain", [f"{status.phrase}\n".encode()], named)
+
+
+def _parse(head: bytes) -> _Request:
+    """Take a request's head apart (RFC 9112); ValueError when it is none."""
+    line, *fields = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+    method, target, version = line.split(" ")
+    if version not in ("HTTP/1.0", "HTTP/1.1") or not target:
+        raise ValueError
+    headers = {}
+    for field in fields:
+        name, colon, value = field.partition(":")
+        if not colon or not name or name != name.strip():
+            raise ValueError
+        headers[name.lower()] = value.strip()
+    return _Request(method, urlsplit(target).path, headers)
+
+
+def _refused(request: _Request) -> Answer | None:
+    """Why this is not answered, whatever its path."""
+    if request.method not in ("GET", "HEAD"):
+        return _refusal(HTTPStatus.METHOD_NOT_ALLOWED, Allow="GET, HEAD")
+    if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
+        return _refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    return None
+
+
+class Server:
+    """Serves from a thread of its own; answers are made in another, one at a time, and passwords checked in a third."""
+
+    def __init__(self, listener: socket, answer: Callable[[str, bool], Answer], web: Web) -> None:
+        """`answer` is asked with a path, and whether it may compress with gzip; `listener` is bound."""
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+        host, port = listener.getsockname()[:2]
+        #: HOST:PORT.
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        #: How to serve who connects from now on.
+        self.web = web
+        self._listener = listener
+        self._answer = answer
+        self._answers = ThreadPoolExecutor(1, "http-answer")
+        self._checks = ThreadPoolExecutor(1, "http-password")
+        self._room = asyncio.Semaphore(CONNECTIONS)
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(_unexpected)
+        Thread(target=self._loop.run_until_complete, args=(self._accept(),), daemon=True, name="http").start()
+
+    async def _accept(self) -> None:
+        serving = set()
+        while True:
+            await self._room.acquire()
+            try:
+                connection, _ = await self._loop.sock_accept(self._listener)
+            except OSError:  # no descriptor is left, or the client has gone already
+                self._room.release()
+                await asyncio.sleep(0.1)
+                continue
+            task = self._loop.create_task(self._serve(connection))
+            serving.add(task)
+            task.add_done_callback(serving.discard)
+            task.add_done_callback(lambda _: self._room.release())
+
+    async def _serve(self, connection: socket) -> None:
+        web = self.web
+        reader = asyncio.StreamReader(HEAD, self._loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=self._loop)
+        transport: asyncio.Transport | None = None
+        # A client that is late, goes, or has no certificate is no news.
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                limits = {"ssl_handshake_timeout": ASK_SECONDS, "ssl_shutdown_timeout": END_SECONDS} if web.tls else {}
+                made, _ = await self._loop.connect_accepted_socket(lambda: protocol, connection, ssl=web.tls, **limits)
+                assert isinstance(made, asyncio.Transport)
+                transport = made
+                writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
+                request, refusal = await self._ask(reader, writer, web)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                answer = refusal
+                if answer is None:
+                    asked = (request.path, request.takes_gzip)
+                    answer = await self._loop.run_in_executor(self._answers, self._answer, *asked)
+                await _send(writer, answer, web.headers, request.method == "HEAD")
+            async with asyncio.timeout(END_SECONDS):
+                writer.close()
+                await writer.wait_closed()
+        except (TimeoutError, OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            if transport:
+                transport.abort()
+
+    async def _ask(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, web: Web
+    ) -> tuple[_Request, Answer | None]:
+        """Read a request; with it comes the answer if it is refused."""
+        nothing = _Request("GET", "", {})
+        try:
+            request = _parse(await reader.readuntil(b"\r\n\r\n"))
+        except asyncio.LimitOverrunError:
+            return nothing, _refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        except ValueError:
+            return nothing, _refusal(HTTPStatus.BAD_REQUEST)
+        if web.sans and not web.sans & _names(writer.get_extra_info("peercert")):
+            return request, _refusal(HTTPStatus.FORBIDDEN)
+        if web.users:
+            authorization = request.headers.get("authorization", "")
+            if not authorization or not (
+                web.users.know(authorization)
+                or await self._loop.run_in_executor(self._checks, web.users.check, authorization)
+            ):
+                return request, _refusal(HTTPStatus.UNAUTHORIZED, WWW_Authenticate='Basic realm="shadowwatch"')
+        return request, _refused(request)
+
+
+async def _send(writer: asyncio.StreamWriter, answer: Answer, headers: Mapping[str, str], head_only: bool) -> None:
+    lines = [f"HTTP/1.1 {answer.status.value} {answer.status.phrase}"]
+    own = {"Content-Type": answer.type, "Content-Length": str(sum(map(len, answer.body))), "Connection": "close"}
+    lines += [f"{name}: {value}" for name, value in {**headers, **own, **answer.headers}.items()]
+    writer.write("\r\n".join([*lines, "", ""]).encode("latin-1", "replace"))
+    for piece in () if head_only else answer.body:
+        whole = memoryview(piece)
+        for start in range(0, len(piece), PIECE):
+            writer.write(whole[start : start + PIECE])
+            await writer.drain()
+    await writer.drain()
+
+
+def _names(certificate: Mapping[str, Any] | None) -> frozenset[str]:
+    return frozenset(value for _, value in (certificate or {}).get("subjectAltName", ()))
+
+
+def _unexpected(_: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+    error = context.get("exception")
+    if not isinstance(error, OSError | ssl.SSLError):
+        say(f"HTTP: {context.get('message', '')} {error!r}", Level.WARNING)

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP by those who do not keep to it: malformed, slow, many, and those who never read."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+import time
+from contextlib import ExitStack, closing, suppress
+from http import HTTPStatus
+from pathlib import Path
+
+import pytest
+
+from shadowwatch.web import server
+from shadowwatch.web.config import Web
+from shadowwatch.web.server import Answer, Server
+
+LARGE = 20 << 20
+PIECE = b"x" * (LARGE // 4)
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def answer(path: str, gzip: bool) -> Answer:
+    """A small page, and a large one in pieces."""
+    if path == "/gzip":
+        return Answer(HTTPStatus.OK, "text/plain", [str(gzip).encode()])
+    if path == "/large":
+        return Answer(HTTPStatus.OK, "text/plain", [PIECE] * 4)
+    return Answer(HTTPStatus.OK, "text/plain", [b"well\n"])
+
+
+def serve(web: Web | None = None) -> Server:
+    """A server on a free port."""
+    return Server(socket.create_server(("127.0.0.1", 0)), answer, web or Web(headers={"X-Frame-Options": "deny"}))
+
+
+def connect(to: Server) -> socket.socket:
+    """A client."""
+    host, port = to.address.split(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def ask(to: Server, request: bytes) -> bytes:
+    """Send this, and read until the server hangs up."""
+    received = b""
+    with connect(to) as client, suppress(ConnectionError):
+        client.sendall(request)
+        while piece := client.recv(1 << 20):
+            received += piece
+    return received
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def settles_at(most: int) -> bool:
+    """Whether no more descriptors than these are open after a while."""
+    deadline = time.monotonic() + 10
+    while descriptors() > most and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return descriptors() <= most
+
+
+def test_an_answer_has_its_length_and_the_headers_that_were_configured() -> None:
+    """One for each connection; HEAD has no body."""
+    served = serve()
+    head, _, body = ask(served, GET).partition(b"\r\n\r\n")
+    assert body == b"well\n"
+    assert head.split(b"\r\n") == [
+        b"HTTP/1.1 200 OK",
+        b"X-Frame-Options: deny",
+        b"Content-Type: text/plain",
+        b"Content-Length: 5",
+        b"Connection: close",
+    ]
+    assert ask(served, b"HEAD / HTTP/1.0\r\n\r\n").endswith(b"Content-Length: 5\r\nConnection: close\r\n\r\n")
+    assert ask(served, GET + GET).count(b"well") == 1
+
+
+@pytest.mark.parametrize(
+    ("offer", "taken"),
+    [(b"gzip", b"True"), (b"deflate, GZIP;q=0.5", b"True"), (b"identity", b"False"), (b"", b"False")],
+)
+def test_a_client_says_whether_it_takes_gzip(offer: bytes, taken: bytes) -> None:
+    """As Prometheus does."""
+    assert ask(serve(), b"GET /gzip HTTP/1.1\r\nAccept-Encoding: " + offer + b"\r\n\r\n").endswith(taken)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"\r\n\r\n", 400),
+        (b"GET /\r\n\r\n", 400),
+        (b"GET / HTTP/2.0\r\n\r\n", 400),
+        (b"GET  HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1 \r\n\r\n", 400),
+        (b"GET http://[ HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n folded: x\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\n\r\n", 405),
+        (b"GET / HTTP/1.1\r\nContent-Length: 1\r\n\r\n", 413),
+        (b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 413),
+        (b"GET / HTTP/1.1\r\nA: " + b"a" * (server.HEAD + 1) + b"\r\n\r\n", 431),
+    ],
+)
+def test_what_is_no_request_is_refused(request_: bytes, status: int) -> None:
+    """With the status for it, and the next request is answered."""
+    served = serve()
+    received = ask(served, request_)
+    assert received.startswith(f"HTTP/1.1 {status} ".encode()), received
+    assert ask(served, GET).endswith(b"well\n")
+
+
+def test_a_thousand_at_once_are_all_answered() -> None:
+    """Those that find no room wait their turn; nothing is left behind, and there are three threads, as before."""
+    served = serve()
+    ask(served, GET)
+    threads, before = threading.active_count(), descriptors()
+
+    async def one() -> bytes:
+        host, port = served.address.split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(GET)
+        received = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return received
+
+    async def all_of_them() -> list[bytes]:
+        return await asyncio.gather(*(one() for _ in range(1000)))
+
+    received = asyncio.run(asyncio.wait_for(all_of_them(), 60))
+    assert {each.rpartition(b"\r\n")[2] for each in received} == {b"well\n"}
+    assert settles_at(before)
+    assert threading.active_count() <= threads
+
+
+def test_those_who_never_ask_are_left_and_others_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More silent clients than there is room for, one of whom sends a byte now and then: a time limit for all of it."""
+    monkeypatch.setattr(server, "ASK_SECONDS", 1.0)
+    served = serve()
+    ask(served, GET)
+    before = descriptors()
+    with ExitStack() as open_now:
+        silent = [open_now.enter_context(connect(served)) for _ in range(server.CONNECTIONS + 20)]
+        dripping = silent[0]
+        begun = time.monotonic()
+        with suppress(ConnectionError):
+            while time.monotonic() - begun < 10:
+                dripping.sendall(b"G")
+                time.sleep(0.1)
+        assert time.monotonic() - begun < 5
+        assert ask(served, GET).endswith(b"well\n")
+    assert settles_at(before)
+
+
+def resident() -> int:
+    """Bytes that this process has in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def test_those_who_never_read_cost_little_and_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty of them, twenty MiB each: the text is there once, others get it whole, and time is up for the fifty."""
+    monkeypatch.setattr(server, "ANSWER_SECONDS", 3.0)
+    served = serve()
+    assert ask(served, b"GET /large HTTP/1.1\r\n\r\n").endswith(b"x" * 1000)
+    before, memory = descriptors(), resident()
+    with ExitStack() as open_now:
+        for _ in range(50):
+            client = open_now.enter_context(closing(socket.socket()))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            host, port = served.address.split(":")
+            client.connect((host, int(port)))
+            client.sendall(b"GET /large HTTP/1.1\r\n\r\n")
+        assert len(ask(served, b"GET /large HTTP/1.1\r\n\r\n")) > LARGE
+        assert resident() - memory < 2 * LARGE + 50 * 4 * server.PIECE
+        assert settles_at(before + 50)
+    assert settles_at(before)
