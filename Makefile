@@ -10,7 +10,7 @@ PACKAGES := bc binutils bison busybox-static cpio dwarves e2fsprogs flex gcc gcc
 	libelf-dev libssl-dev make mmdebstrap openssh-client patch perl python3-venv qemu-system-x86 tmux xz-utils zstd
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab matrix bench effect pictures screens check format clean
+.PHONY: help run test lab matrix bench effect pictures screens dashboards check format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -39,10 +39,13 @@ screens: .venv/ready ## take the screens of README anew, in the lab
 pictures: .venv/ready ## draw docs/before-after.svg and docs/tree.txt anew, from the captures of the tests
 	@$(BIN)/python -m tests.pictures
 
+dashboards: .venv/ready ## write dashboards/*.json anew, from the declarations beside them
+	@$(BIN)/python -m dashboards
+
 check: .venv/ready ## lint, formatting and types
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
-	@$(BIN)/mypy shadowwatch tests
+	@$(BIN)/mypy shadowwatch tests dashboards
 
 format: .venv/ready ## format the code
 	@$(BIN)/ruff check --quiet --fix .

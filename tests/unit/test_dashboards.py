@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Grafana's dashboards: made from their declarations, complete, and asking for what there is."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dashboards.__main__ import DASHBOARDS, HERE
+from dashboards.declarations import Dashboard
+from dashboards.grafana import encode
+from tests.lab.prometheus import promtool
+from tests.queries import panel_queries
+from tests.unit.test_rules import rules, scraped
+
+#: What Prometheus itself knows of a target and of alerts, and every process' metrics.
+OTHERS = {"up", "ALERTS", "process_cpu_seconds_total"}
+NAME = re.compile(r"(?<![\w:$])(?:(?:vm|instance):)?shadowwatch_[\w:]+|\bup\b|\bALERTS\b|\bprocess_\w+")
+
+
+def panels(name: str) -> list[dict[str, Any]]:
+    """The panels of a committed dashboard, rows left out."""
+    found = json.loads((HERE / f"{name}.json").read_text())["panels"]
+    return [panel for panel in found if panel["type"] != "row"]
+
+
+each = pytest.mark.parametrize("declared", DASHBOARDS, ids=lambda dashboard: dashboard.name)
+
+
+@each
+def test_the_file_is_what_the_declarations_make(declared: Dashboard) -> None:
+    """`make dashboards` would change nothing."""
+    assert (HERE / f"{declared.name}.json").read_text() == encode(declared)
+
+
+@each
+def test_each_panel_says_what_it_shows(declared: Dashboard) -> None:
+    """A title, a sentence, a unit and a query, and no other panel of that title on the dashboard."""
+    shown = panels(declared.name)
+    assert len({panel["title"] for panel in shown}) == len(shown) > 10
+    for panel in shown:
+        assert panel["description"].endswith("."), panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+        assert panel["targets"], panel["title"]
+
+
+@each
+def test_the_variables_are_there(declared: Dashboard) -> None:
+    """The data source, the job, the host and the VM; each panel asks the source that is chosen."""
+    variables = json.loads((HERE / f"{declared.name}.json").read_text())["templating"]["list"]
+    assert [variable["name"] for variable in variables] == ["datasource", "job", "instance", "vm"]
+    assert all(panel["datasource"]["uid"] == "${datasource}" for panel in panels(declared.name))
+
+
+@each
+def test_panels_fill_their_rows(declared: Dashboard) -> None:
+    """No row of panels is wider than the grid, and none leaves a hole."""
+    rows: dict[int, int] = {}
+    for panel in panels(declared.name):
+        place = panel["gridPos"]
+        rows[place["y"]] = rows.get(place["y"], 0) + place["w"]
+    assert set(rows.values()) == {24}
+
+
+def test_promtool_understands_every_query(tmp_path: Path) -> None:
+    """As the rules of a file that has nothing else."""
+    queries = list(panel_queries("5m"))
+    written = [{"record": f"query:{number}", "expr": query.expr} for number, query in enumerate(queries)]
+    path = tmp_path / "queries.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": written}]}))
+    assert f"SUCCESS: {len(queries)} rules found" in promtool("check", "rules", path)
+    assert len(queries) > 60
+
+
+def test_they_ask_for_what_there_is() -> None:
+    """Every series in a query is scraped, or recorded by a rule."""
+    known = scraped() | OTHERS | {rule.get("record", "") for rule in rules()}
+    asked = {(query.panel, name) for query in panel_queries("5m") for name in NAME.findall(query.expr)}
+    assert {(panel, name) for panel, name in asked if name not in known} == set()
+
+
+def test_the_fleet_needs_no_series_of_levels_and_buckets() -> None:
+    """Only what is recorded, and what is one series or a few for each host: a central store has no others."""
+    asked = {name for query in panel_queries("5m") if query.dashboard == "fleet" for name in NAME.findall(query.expr)}
+    assert {name for name in asked if not re.match("vm:|instance:", name)} == {
+        *("ALERTS", "up"),
+        *("shadowwatch_build_info", "shadowwatch_paging_info", "shadowwatch_vms"),
+    }
