@@ -104,13 +104,26 @@ def _column(key: str) -> str:
     return str(_columns([key])[0])
 
 
+def _split(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
+
+
+def _policies(names: list[str]) -> list[str]:
+    from shadowwatch.simulate.policies import choose
+
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError
+    return list(choose(names))
+
+
 POSITIVE = Kind("a number above 0", "S", (int, float), _above_0, float)
 SIZE = Kind(f"a number between {RING_LEAST} and 512", "N", (int, float), _between(RING_LEAST, 512), float)
 ADDRESS = Kind("HOST:PORT", "HOST:PORT", (str,), _address)
 PATH = Kind("a path that begins with /", "FILE", (str,), _path, os.path.abspath)
 USER = Kind("the name of a user", "NAME", (str,), _word)
 COLUMN = Kind("the name of a column", "KEY", (str,), _column)
-COLUMNS = Kind('a list of names, such as ["name", "recent"]', "KEYS", (list,), _columns, lambda text: text.split(","))
+COLUMNS = Kind('a list of names, such as ["name", "recent"]', "KEYS", (list,), _columns, _split)
+POLICIES = Kind('a list of reclaim policies, such as ["parents"]', "POLICIES", (list,), _policies, _split)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +131,8 @@ class Setting:
     """One setting: its key in the file, which is the flag --KEY unless `flag` is another.
 
     `help` stands in --help and in the example, `default` None is what `help` says; `example` is a value for the
-    example where there is no default; `live` ones change by a reload, others by a restart.
+    example where there is no default; `bare` is the text that the flag alone stands for; `live` ones change by a
+    reload, others by a restart.
     """
 
     key: str
@@ -128,6 +142,7 @@ class Setting:
     example: Any = None
     live: bool = False
     flag: str = ""
+    bare: str | None = None
 
     @property
     def name(self) -> str:
@@ -142,6 +157,8 @@ class Setting:
             dest=self.name,
             metavar=self.kind.metavar,
             type=self.kind,
+            nargs=None if self.bare is None else "?",
+            const=None if self.bare is None else self.kind(self.bare),
             default=argparse.SUPPRESS,
             help=self.help if shown is None else f"{self.help} (default {shown})",
         )
@@ -149,6 +166,14 @@ class Setting:
 
 LISTEN = Setting("listen", ADDRESS, "serve metrics there; nowhere if it is empty", "127.0.0.1:9790")
 CONTROL = Setting("socket", PATH, "the daemon's socket, for top, tree and record", SOCKET)
+
+WHAT_IF = Setting(
+    "what-if",
+    POLICIES,
+    "estimate what these reclaim policies would have made of each VM, with commas between (alone: all but newest)",
+    example=["parents"],
+    bare="",
+)
 
 #: What all take that attach probes.
 COLLECTING = (

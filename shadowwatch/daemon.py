@@ -183,7 +183,7 @@ def watch_until_told(handover: Handover) -> bool:
     gc.set_threshold(*GC_THRESHOLDS)
     facts = handover.known_facts()
     recent = Recent(handover.difference, handover.difference_path, facts) if handover.difference >= 0 else None
-    watch = Watch(facts, name_of)
+    watch = Watch(facts, name_of, handover.settings.get("what_if") or ())
     ring = Ring(handover.ring, handover.counters, handover.ring_size, time.monotonic_ns)
     collection = Collection(ring, watch, recent)
     capture = None

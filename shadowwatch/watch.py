@@ -43,6 +43,8 @@ class Watch:
         self._lock = Lock()
         self._model = Model(RoleLayout(facts.role), facts.functions, _ns(facts.recent_seconds), facts.midway)
         self._simulators = [Simulator(facts, policy) for policy in what_if]
+        #: A VM's name -> its snapshot without estimates, and with them.
+        self._estimated: dict[str, tuple[VmSnapshot, VmSnapshot]] = {}
         self._last = Batch(0, 0, 0, b"")
         self._behind_ns = 0
 
@@ -169,6 +171,13 @@ class Watch:
         if not self._simulators:
             return vms
         estimates = {simulator.policy: simulator.estimates() for simulator in self._simulators}
-        keys = [(vm.kvm, vm.pid) for vm in vms]
-        what_if = [{policy: found[key] for policy, found in estimates.items() if key in found} for key in keys]
-        return tuple(replace(vm, what_if=of) for vm, of in zip(vms, what_if, strict=True))
+        before, self._estimated = self._estimated, {}
+        for vm in vms:
+            key = vm.kvm, vm.pid
+            # A VM without events is the same one as before, to whoever keeps what he made of it.
+            same = before.get(vm.name)
+            if same is None or same[0] is not vm:
+                what_if = {policy: found[key] for policy, found in estimates.items() if key in found}
+                same = vm, replace(vm, what_if=what_if)
+            self._estimated[vm.name] = same
+        return tuple(estimated for _, estimated in self._estimated.values())

@@ -15,7 +15,7 @@ from shadowwatch.event.abi import Kind
 from shadowwatch.facts import PAGING, Facts
 from shadowwatch.mmu.cause import CAUSES, Cause
 from shadowwatch.mmu.histogram import Distribution
-from shadowwatch.mmu.snapshot import Snapshot, VmSnapshot
+from shadowwatch.mmu.snapshot import Estimate, Snapshot, VmSnapshot
 from shadowwatch.mmu.tree import LEVELS
 
 Value = float | Distribution
@@ -72,6 +72,20 @@ def _directories(vm: VmSnapshot, values: Mapping[int, Value]) -> Samples:
 _LEVELS_AND_CAUSES = {
     (level, int(cause)): (str(level), cause.name.lower()) for level in range(LEVELS) for cause in CAUSES
 }
+
+#: What KVM itself did, beside what policies would have done.
+AS_RECORDED = "as_recorded"
+
+
+def _what_if(
+    vm: VmSnapshot, recorded: Callable[[Estimate], int], known: Callable[[Estimate], int], likely: bool = True
+) -> Samples:
+    """What KVM did, and what each simulated policy would have done, with the likely more."""
+    for estimate in list(vm.what_if.values())[:1]:
+        yield (AS_RECORDED,), recorded(estimate)
+    for policy, estimate in vm.what_if.items():
+        yield (policy,), known(estimate) + (estimate.likely if likely else 0)
+
 
 VM_METRICS = (
     VmMetric(
@@ -243,6 +257,41 @@ VM_METRICS = (
         "Events about a page that the model does not hold although it is exact.",
         lambda vm: (((Kind(kind).name.lower(),), count) for kind, count in sorted(vm.strangers.items())),
         ("kind",),
+    ),
+    VmMetric(
+        "what_if_faults",
+        "counter",
+        "Page faults that build page tables, as estimated for a reclaim policy (`run --what-if`).",
+        lambda vm: _what_if(vm, lambda of: of.recorded_faults, lambda of: of.faults),
+        ("policy",),
+    ),
+    VmMetric(
+        "what_if_faults_least",
+        "counter",
+        "The least that they can be: each page that went earlier was not used any more.",
+        lambda vm: _what_if(vm, lambda of: of.recorded_faults, lambda of: of.faults, likely=False),
+        ("policy",),
+    ),
+    VmMetric(
+        "what_if_faults_most",
+        "counter",
+        "The most that they are taken to be: each page that went earlier was used once more.",
+        lambda vm: _what_if(vm, lambda of: of.recorded_faults, lambda of: of.faults + of.unseen, likely=False),
+        ("policy",),
+    ),
+    VmMetric(
+        "what_if_zaps",
+        "counter",
+        "Pages zapped by reclaim, as estimated for a reclaim policy.",
+        lambda vm: _what_if(vm, lambda of: of.recorded_zaps, lambda of: of.zaps),
+        ("policy",),
+    ),
+    VmMetric(
+        "what_if_refaults",
+        "counter",
+        "Pages allocated again after that, as estimated for a reclaim policy.",
+        lambda vm: _what_if(vm, lambda of: of.recorded_refaults, lambda of: of.refaults),
+        ("policy",),
     ),
 )
 

@@ -52,6 +52,11 @@ CASES: Mapping[str, Case] = {
             (Workload("", "zipf", nested=True),),
             mode="nested",
         ),
+        Case(
+            "many-pages",
+            "zipf, 16 × 8, one of 64 pages by each table: most faults map a page by a table that is there",
+            (Workload("", "zipf", touched=64),),
+        ),
         Case("linux", "a real Linux that boots and runs 40 shells", limits=(64,), seeds=(1, 2, 3, 4, 5)),
     )
 }

@@ -57,7 +57,6 @@
 #define VMCB_RAX	0x5f8
 #define EXIT_CODE_HLT	0x78
 
-#define PAGES_TOUCHED	16	/* of each table, so that most faults are for tables that KVM reclaimed */
 #define HOT_STAY	1000	/* accesses before the hot directory moves on */
 #define HOT_SHARE	8	/* one access in so many goes anywhere */
 
@@ -97,7 +96,7 @@ extern const char guest_code[], guest_write[], guest_stos[], guest_reload[], gue
 
 static const char *name, *pattern = "zipf";
 static uint64_t directories = 16, tables = 8, accesses = 30000, seed = 1, mmu_pages = 64, rounds = 1, pause_ms;
-static uint64_t spread, nested;
+static uint64_t touched = 1, spread, nested;
 
 static unsigned char *memory;			/* guest-physical, from 0 to home_size; the directories' data follow it */
 static uint64_t memory_size, home_size, home_used;
@@ -192,8 +191,10 @@ static void fill_list(uint64_t *address)
 	for (uint64_t i = 0; i < accesses; i++) {
 		uint64_t which = table(i, directories * tables);
 
-		/* Always the same page of a table, so that what faults is a table that was zapped. */
-		address[i] = which / tables * DIRECTORY_SPAN + which % tables * TABLE_SPAN + which % PTRS * PAGE_SIZE;
+		/* With --touched 1 always the same page of a table, so that what faults is a table that was zapped. */
+		uint64_t page = (which + (touched > 1 ? below(touched) : 0)) % PTRS;
+
+		address[i] = which / tables * DIRECTORY_SPAN + which % tables * TABLE_SPAN + page * PAGE_SIZE;
 	}
 }
 
@@ -610,6 +611,7 @@ static void parse(char **argument)
 		{ "--pages", NULL, &mmu_pages, 64, UINT32_MAX },	/* KVM takes no less */
 		{ "--rounds", NULL, &rounds, 0, UINT32_MAX },		/* 0: until told to end */
 		{ "--pause-ms", NULL, &pause_ms, 0, INT_MAX },		/* after each round */
+		{ "--touched", NULL, &touched, 1, PTRS },		/* pages of each table */
 		{ "--spread", NULL, &spread, 0, 1 },
 		{ "--nested", NULL, &nested, 0, 1 },
 	};

@@ -28,6 +28,7 @@ class Workload:
     accesses: int = 30_000
     seed: int = 1
     pages: int = 64
+    touched: int = 1  # pages of the guest's that it touches by each table
     spread: bool = False  # guest-physical memory as well, for when KVM uses nested paging
     nested: bool = False  # in a guest's guest, for when KVM has them
 
@@ -38,7 +39,7 @@ class Workload:
             *("--directories", str(self.directories), "--tables", str(self.tables)),
             *("--accesses", str(self.accesses), "--pages", str(self.pages)),
             *("--rounds", str(rounds), "--pause-ms", str(pause_ms)),
-            *("--spread", str(int(self.spread)), "--nested", str(int(self.nested))),
+            *("--touched", str(self.touched), "--spread", str(int(self.spread)), "--nested", str(int(self.nested))),
         ]
 
 
