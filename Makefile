@@ -10,7 +10,7 @@ PACKAGES := bc binutils bison busybox-static cpio dwarves e2fsprogs flex gcc gcc
 	libelf-dev libssl-dev make mmdebstrap openssh-client patch perl python3-venv qemu-system-x86 tmux xz-utils zstd
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab matrix bench effect pictures screens dashboards check format clean
+.PHONY: help run test lab matrix bench effect experiment pictures screens dashboards check format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -32,6 +32,9 @@ bench: .venv/ready ## measure the decoder, the model and the metrics; figures al
 
 effect: .venv/ready ## compare stock order with parents moved up, in the lab, the same workloads in both
 	@exec $(BIN)/python -m tests.lab.effect
+
+experiment: .venv/ready ## the RFC's ideas measured in the lab, in an hour, into docs/experiment.md; ARGS="zipf linux"
+	@exec $(BIN)/python -m tests.experiment $(ARGS)
 
 screens: .venv/ready ## take the screens of README anew, in the lab
 	@exec $(BIN)/python -m tests.lab.screens

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from shadowwatch.event.abi import UNCOUNTED, Event, Kind, decode
 from shadowwatch.event.capture import reading
+from shadowwatch.mmu.cause import RECLAIM
 from shadowwatch.mmu.page import SPT_MASK
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.snapshot import Estimate, VmSnapshot
@@ -39,10 +40,15 @@ class InReach:
                 waiting += children.get(spt, ())
         return sum(self.levels[spt] == 1 for spt in reached)
 
-    def zap(self, spt: int) -> None:
-        """Take a page out, with its edges."""
-        self.levels.pop(spt, None)
-        self.edges = {pte: to for pte, to in self.edges.items() if spt not in (to, pte & SPT_MASK)}
+    def take(self, event: Event, levels: Mapping[int, int]) -> None:
+        """A page comes, is linked, or goes with all of its edges."""
+        if event.kind == Kind.ALLOC:
+            self.levels[event.spt] = levels[event.role]
+        elif event.kind == Kind.LINK:
+            self.edges[event.parent_pte] = event.spt
+        elif event.kind == Kind.ZAP:
+            self.levels.pop(event.spt, None)
+            self.edges = {pte: to for pte, to in self.edges.items() if event.spt not in (to, pte & SPT_MASK)}
 
 
 @dataclass
@@ -97,12 +103,30 @@ def _follow(teeth: Teeth, event: Event, levels: Mapping[int, int]) -> None:
     if event.kind == Kind.RECLAIM or (teeth.reclaimed and event.kind != Kind.ZAP):
         teeth.in_reach.take(tree.tables())
         teeth.reclaimed = event.kind == Kind.RECLAIM
-    if event.kind == Kind.ALLOC:
-        tree.levels[event.spt] = levels[event.role]
-    elif event.kind == Kind.LINK:
-        tree.edges[event.parent_pte] = event.spt
-    elif event.kind == Kind.ZAP:
-        tree.zap(event.spt)
+    tree.take(event, levels)
+
+
+def in_reach_over_time(path: Path, suffix: str) -> list[tuple[float, int]]:
+    """(seconds since its first event, tables in reach) of the VM whose name ends so, at each of its turns."""
+    tree = InReach()
+    points: list[tuple[float, int]] = []
+    begun, reclaimed = 0, False
+    with reading(str(path)) as reader:
+        levels = RoleLayout(reader.facts.role).levels
+        for batch in reader.batches():
+            for event in _events(batch.records):
+                if not reader.name_of(event.pid).endswith(suffix):
+                    continue
+                begun = begun or event.ns
+                if event.kind == Kind.RECLAIM or (reclaimed and event.kind != Kind.ZAP):
+                    points.append(((event.ns - begun) / 1e9, tree.tables()))
+                    reclaimed = event.kind == Kind.RECLAIM
+                tree.take(event, levels)
+    return points
+
+
+def _directories(vm: VmSnapshot) -> int:
+    return sum(zaps for (level, cause), zaps in vm.zaps.items() if level > 1 and cause in RECLAIM)
 
 
 def together(recorded: Sequence[Recorded]) -> dict[str, float]:
@@ -113,6 +137,7 @@ def together(recorded: Sequence[Recorded]) -> dict[str, float]:
         "links": sum(vm.links for vm in vms),
         "moves": sum(vm.moves for vm in vms),
         "refaults": sum(sum(vm.refaults.values()) for vm in vms),
+        "directories": sum(_directories(vm) for vm in vms),
         "recently_parented": sum(sum(vm.recently_parented_zaps.values()) for vm in vms),
         "mapped_amplitude": round(sum(each.mapped.amplitude for each in recorded) / count, 2),
         "mapped_turns": sum(each.mapped.turns for each in recorded),

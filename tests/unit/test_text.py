@@ -52,7 +52,7 @@ def a_bit_of_everything() -> Watch:
     lossy.alloc(3)
     lossy.zap(3)
     lossy.other(99)
-    watch = Watch(FACTS, {4711: "web1", 12: "gone", 13: "lossy"}.__getitem__)
+    watch = Watch(FACTS, {4711: "web1", 12: "gone", 13: "lossy"}.__getitem__, ("parents",))
     records = story.records() + ended.records() + lossy.records()
     watch.take(Batch(story.ns + 40_000_000, 2, 1, records + b"cut"))
     return watch
