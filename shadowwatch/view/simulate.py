@@ -17,6 +17,7 @@ from shadowwatch.event.abi import RECORD
 from shadowwatch.event.capture import Reader
 from shadowwatch.facts import Facts
 from shadowwatch.mmu.snapshot import Estimate
+from shadowwatch.simulate.policies import POLICIES
 from shadowwatch.simulate.simulator import Simulator
 
 #: Simulations of long captures get a bar: it comes when this many records are read.
@@ -56,9 +57,9 @@ def simulated(reader: Reader, policies: Sequence[str], progress: TextIO) -> Simu
     names: dict[int, str] = {}
     events = 0
     fault = ""
-    console = Console(file=progress)
+    console = Console(file=progress, quiet=not progress.isatty())
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True, disable=console.quiet) as bar:
         task = bar.add_task("simulating", total=reader.size, visible=False)
         try:
             for batch in reader.batches():
@@ -100,16 +101,18 @@ def as_text(result: Simulated, out: TextIO) -> None:
         counts = (first.recorded_faults, first.recorded_zaps, first.recorded_refaults)
         table.add_row(name, "as recorded", f"{counts[0]:,}", "", "", "", f"{counts[1]:,}", "", f"{counts[2]:,}", "")
         for policy, estimate in of.items():
-            table.add_row("", policy, *_cells(estimate))
+            table.add_row("", policy, *_cells(policy, estimate))
     console.print(table)
     console.print()
     console.print(_NOTE, style="dim")
 
 
-def _cells(estimate: Estimate) -> Sequence[str]:
+def _cells(policy: str, estimate: Estimate) -> Sequence[str]:
     if estimate.reproduced == estimate.recorded_zaps == estimate.zaps:
         same = f"{estimate.zaps:,}", "each", f"{estimate.refaults:,}", "each"
         return (f"{estimate.faults:,}", "each", "", "", *same)
+    if not POLICIES[policy].bounded:
+        return ("no estimate",)
     bounds = (
         _change(faults, estimate.recorded_faults) for faults in (estimate.faults, estimate.faults + estimate.unseen)
     )

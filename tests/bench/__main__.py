@@ -15,6 +15,7 @@ from shadowwatch.event.abi import RECORD, Batch, decode
 from shadowwatch.event.capture import Reader
 from shadowwatch.metrics.text import exposition
 from shadowwatch.mmu.model import Model
+from shadowwatch.simulate.simulator import Simulator
 from shadowwatch.watch import Watch
 from tests.bench.figure import Figure, show
 from tests.bench.scrape_cost import scrape_cost
@@ -69,6 +70,22 @@ def throughput(name: str) -> list[Figure]:
             "decoding alone",
         ),
     ]
+
+
+def simulation(name: str) -> Figure:
+    """One policy simulated on what the lab recorded."""
+    with CAPTURES[name].open("rb") as file:
+        reader = Reader(file, name)
+        records = b"".join(batch.records for batch in reader.batches())
+    events = len(records) // RECORD.size
+    times = 1 + 100_000 // events
+
+    def simulating() -> int:
+        for _ in range(times):
+            Simulator(reader.facts, "parents").feed(records)
+        return times * events
+
+    return Figure.of(f"decode and simulation of parents, {name}", _rates(simulating), "events/s")
 
 
 def memory() -> Figure:
@@ -127,7 +144,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--no-lab", action="store_true", help="leave out what needs the lab")
     options = parser.parse_args()
-    figures = [*throughput("stock"), *throughput("parents"), memory(), *top_cost(), *scrape_cost()]
+    figures = [
+        *throughput("stock"),
+        *throughput("parents"),
+        simulation("debian"),
+        simulation("parents"),
+        memory(),
+        *top_cost(),
+        *scrape_cost(),
+    ]
     if not options.no_lab:
         figures += readers()
     show(figures)

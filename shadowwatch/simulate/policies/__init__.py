@@ -15,8 +15,8 @@ from shadowwatch.simulate.policies.stock import Stock
 
 POLICIES: Mapping[str, type[Stock]] = {policy.name: policy for policy in (Stock, Parents, Mapped, LeafFirst, Newest)}
 
-#: Those that somebody may want.
-SENSIBLE = tuple(name for name in POLICIES if name != Newest.name)
+#: Those that can be estimated from what another one did.
+SENSIBLE = tuple(name for name, policy in POLICIES.items() if policy.bounded)
 
 
 def choose(names: Sequence[str] | None) -> tuple[str, ...]:

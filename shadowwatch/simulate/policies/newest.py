@@ -14,6 +14,7 @@ class Newest(Stock):
     """Pages age as in stock order, but reclaim begins with the newest."""
 
     name: ClassVar[str] = "newest"
+    bounded: ClassVar[bool] = False
 
     def candidates(self, pages: ActiveMmuPages, wanted: int) -> Iterable[Page]:
         """From the head on."""

@@ -13,6 +13,8 @@ class Stock:
     """The kernel's own order, and what other policies change of it."""
 
     name: ClassVar[str] = "stock"
+    #: Whether a page that comes back stays for a while, so that one more fault for each that went is the most.
+    bounded: ClassVar[bool] = True
 
     def linked(self, pages: ActiveMmuPages, directory: Page) -> None:
         """An spte of this directory was made to point to a child."""
