@@ -13,12 +13,11 @@ from http import HTTPStatus
 from weakref import ref
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from shadowwatch import __version__
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.facts import PAGING
-from shadowwatch.metrics.text import Exposition
+from shadowwatch.metrics.text import CONTENT_TYPE, Exposition
 from shadowwatch.mmu.cause import RECLAIM
 from shadowwatch.mmu.snapshot import VmSnapshot
 from shadowwatch.source import Status
@@ -126,8 +125,8 @@ def _answers(watch: Watch, status: Callable[[], Status]) -> Callable[[str, bool]
         if path == "/metrics":
             text = metrics.text()
             if gzip:
-                return Answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, text.compressed, {"Content-Encoding": "gzip"})
-            return Answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, text)
+                return Answer(HTTPStatus.OK, CONTENT_TYPE, text.compressed, {"Content-Encoding": "gzip"})
+            return Answer(HTTPStatus.OK, CONTENT_TYPE, text)
         if path == "/":
             return plain(_landing_page(watch, status()), type="text/html")
         if path == "/-/ready":

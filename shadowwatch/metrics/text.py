@@ -16,6 +16,8 @@ from shadowwatch.metrics.declarations import DAEMON_METRICS, VM_METRICS, DaemonM
 from shadowwatch.mmu.snapshot import VmSnapshot
 from shadowwatch.watch import Watch
 
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
 #: Stands for the labels in a histogram's lines until they are known.
 _LABELS = "\0"
 

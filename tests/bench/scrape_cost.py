@@ -34,13 +34,15 @@ REST_SECONDS, REST_REPETITIONS = 5.0, 5
 class Scrapes:
     """Some scrapes before each of which so many VMs had events.
 
-    Milliseconds: of processor time, in all threads, and by which the look that the scrape delayed most was late.
+    Milliseconds: of processor time, in all threads, and by which the latest look was late during a scrape and, on the
+    same machine with the same neighbours, just before it.
     """
 
     changed: int
     lines: int
     spent_ms: Sequence[float]
     late_ms: Sequence[float]
+    late_before_ms: Sequence[float]
 
 
 def scrape_cost() -> list[Figure]:
@@ -62,6 +64,7 @@ def scrape_cost() -> list[Figure]:
         figures += [
             Figure.of(f"{what}: processor time", scrapes.spent_ms, "ms", ratio, "its text by prometheus_client"),
             Figure.of(f"{what}: latest look", scrapes.late_ms, "ms"),
+            Figure.of(f"{what}: latest look just before", scrapes.late_before_ms, "ms"),
         ]
     return [
         *figures,
@@ -80,11 +83,12 @@ def measured(vms: int, turns: int, changed: Sequence[int], repetitions: int) -> 
         request = Request(f"http://{daemon.address}/metrics", headers={"Accept-Encoding": "gzip"})
         for number in changed:
             spent: list[float] = []
-            spans, lines = [], 0
+            befores, spans, lines = [], [], 0
             for _ in range(repetitions):
                 daemon.put(_events(guests[:number]))
                 # By then it is not the last text that is served.
                 time.sleep(2 * max(spent, default=50) / 1e3 / SHARE)
+                befores.append((time.monotonic_ns() - int(2e9 * PERIOD_SECONDS), time.monotonic_ns()))
                 before, begun = daemon.cpu_ns(), time.monotonic_ns()
                 with urlopen(request, timeout=60) as answer:
                     lines = gzip.decompress(answer.read()).count(b"\n")
@@ -92,9 +96,12 @@ def measured(vms: int, turns: int, changed: Sequence[int], repetitions: int) -> 
                 # The look that it delayed, and what the server tidies up.
                 time.sleep(2 * PERIOD_SECONDS)
                 spent.append((daemon.cpu_ns() - before) / 1e6)
-            scraped.append((number, lines, spent, spans))
+            scraped.append((number, lines, spent, spans, befores))
         looks = daemon.end()
-    return [Scrapes(number, lines, spent, _late(looks, spans)) for number, lines, spent, spans in scraped]
+    return [
+        Scrapes(number, lines, spent, _late(looks, spans), _late(looks, befores))
+        for number, lines, spent, spans, befores in scraped
+    ]
 
 
 def _events(guests: Sequence[Guest]) -> bytes:
