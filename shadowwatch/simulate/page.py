@@ -10,13 +10,17 @@ from typing import TypeAlias
 #: active_mmu_pages as simulated, the oldest page first.
 ActiveMmuPages: TypeAlias = "OrderedDict[Page, None]"
 
+#: Later than all times.
+NEVER = 1 << 62
+
 
 class Page:
     """A gfn and role that are shadowed now and then.
 
     Times are on the simulation's clock, which goes on with every fault and every reclaim; 0 is never. `recorded` and
     `resident` tell whether the page is there in the recorded life and in the simulated one, `reclaimed` and `died` when
-    it last went in either. An spte of a parent that was written after both its ends last went still points here:
+    it last went in either, `before` when it had gone before that. An spte of a parent that was written after both its
+    ends last went still points here:
     `links` and `parents` map a parent to the time when its spte was written in either life. `up` is the parent whose
     spte was recorded last, at the offset `slot`, None for a root; `loaded` roots are those that faults came through
     last. `lost` is when no root led here any more in the recorded life. A `nested` page stands for a page table of a
@@ -25,6 +29,7 @@ class Page:
     """
 
     __slots__ = (
+        "before",
         "children",
         "died",
         "followers",
@@ -48,7 +53,7 @@ class Page:
         self.nested = nested
         self.recorded = False
         self.resident = False
-        self.reclaimed = 0
+        self.reclaimed = self.before = 0
         self.died = 0
         self.links: dict[Page, int] = {}
         self.parents: dict[Page, int] = {}
@@ -58,6 +63,12 @@ class Page:
         self.loaded = False
         self.lost = 0
         self.followers: tuple[Page, ...] = ()
+
+    def broke(self, written: int) -> int:
+        """When an spte that was written then was lost, by a reclaim of this page at its one end; NEVER if not."""
+        if self.reclaimed < written or not self.reclaimed:
+            return NEVER
+        return self.before if self.before >= written and self.before else self.reclaimed
 
     def directories(self) -> Iterator[Page]:
         """The resident directories whose sptes point here in the simulation."""

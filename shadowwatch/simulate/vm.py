@@ -17,7 +17,7 @@ from shadowwatch.mmu.cause import Cause, CauseTables
 from shadowwatch.mmu.page import SPT_MASK
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.snapshot import Estimate
-from shadowwatch.simulate.page import ActiveMmuPages, Page
+from shadowwatch.simulate.page import NEVER, ActiveMmuPages, Page
 from shadowwatch.simulate.policies.stock import Stock
 from shadowwatch.simulate.spans import Spans
 
@@ -60,8 +60,10 @@ class SimulatedVm:
         "_pages",
         "_parent",
         "_policy",
+        "_rebuilt",
         "_reclaiming",
         "_roles",
+        "_swept",
         "_tables",
         "_unlisted",
         "_unseen",
@@ -119,6 +121,9 @@ class SimulatedVm:
         #: The policy's reclaim, which is to be compared with that one, is still due; what it zapped.
         self._due = False
         self._victims: list[Page] = []
+        #: When the last recorded reclaim was, and what the fault that it was for built of what it took.
+        self._swept = 0
+        self._rebuilt: list[tuple[Page, Page]] = []
 
     def alloc(self, spt: int, gfn: int, role: int, limit: int, used: int) -> None:
         """A page was allocated; its spte may be written next."""
@@ -175,6 +180,8 @@ class SimulatedVm:
         begins = parent is not self._parent
         if begins:
             # Another fault: the path down to the parent was in place.
+            if self._rebuilt:
+                self._settle()
             self._clock += 1
             self._faulted = False
             self.recorded_faults += 1
@@ -187,26 +194,44 @@ class SimulatedVm:
         # Did reclaim take away what was here? If not, the guest did, or it is new: then it is a fault to every policy.
         taken = False
         if written is not None:
-            reclaimed = child.reclaimed if child.reclaimed > parent.reclaimed else parent.reclaimed
-            taken = written <= reclaimed
-            if taken and child.level == 1:
-                if not child.lost:
-                    self._lose(child, reclaimed)
-                if self._due and child.lost == clock - 1:
-                    # It was in reach until the reclaim of this very fault, which was for something else.
-                    taken = False
-                else:
-                    self._absences.add(clock - child.lost)
+            broken = min(parent.broke(written), child.broke(written))
+            taken = broken < NEVER
+            if taken:
+                if child.level == 1:
+                    if not child.lost:
+                        self._lose(child, broken)
+                    broken = child.lost
+                if broken == self._swept == clock - 1 and not self._faulted:
+                    # Gone by the reclaim that made room for this very fault: perhaps all of it was in place before.
+                    child.lost = 0
+                    self._rebuilt.append((parent, child))
+                    return
+                if child.level == 1:
+                    self._absences.add(clock - broken)
         child.lost = 0
         kept = taken and child.resident and child.parents.get(parent, -1) >= parent.died
-        if kept and (not begins or self._in_reach(parent)):
+        if kept and (begins or self._rebuilt):
+            kept = self._in_reach(parent)
+        self._rebuilt = []
+        if kept:
             return
+        self._fault(parent)
+        self._attach(parent, child)
+
+    def _fault(self, parent: Page) -> None:
+        """The fault that is under way is one to the policy, too."""
         if not self._faulted:
             self._faulted = True
             self.faults += 1
             self._make_room()
             self._reach(parent)
-        self._attach(parent, child)
+
+    def _settle(self) -> None:
+        """The fault is over. If it only built what its own reclaim took, it was for a page of the guest's."""
+        rebuilt, self._rebuilt = self._rebuilt, []
+        for parent, child in rebuilt:
+            self._fault(parent)
+            self._attach(parent, child)
 
     def _in_reach(self, page: Page) -> bool:
         """Whether a root leads to a page in the simulated life, as one did in the recorded one."""
@@ -241,6 +266,12 @@ class SimulatedVm:
 
     def move(self, spt: int) -> None:
         """mmu_parent_walk() moved a page to the head."""
+        if self._due:
+            if self._rebuilt:
+                return  # the policy moves it itself when it is built
+            if self._parent is None:
+                # The fault builds nothing: it maps a page of the guest's.
+                self._make_room()
         page = self._tables.get(spt)
         if page is not None and page.resident:
             self._policy.moved(self._list, page)
@@ -255,6 +286,7 @@ class SimulatedVm:
     def _root(self, page: Page) -> None:
         """The page that was allocated last has no spte: it is a root."""
         self._fresh = self._parent = None
+        self._settle()
         self._clock += 1
         self._make_room()
         page.up = None
@@ -275,6 +307,7 @@ class SimulatedVm:
             self._end_reclaim()
         if self._fresh:
             self._root(self._fresh)
+        self._settle()
         if self._due:
             # The fault of the last one built no page table.
             self._make_room()
@@ -290,6 +323,7 @@ class SimulatedVm:
             self._by_reclaim = False
             if self._reclaiming >= 0:
                 self._end_reclaim()
+            self._settle()
             if self._due:
                 self._make_room()
         if role & self._roles.invalid:
@@ -305,7 +339,7 @@ class SimulatedVm:
             if page.resident:
                 self._remove(page)
             page.links = {}
-            page.reclaimed = page.died = 0
+            page.before = page.reclaimed = page.died = 0
             return
         self.recorded_zaps += 1
         self._chosen.append(page)
@@ -320,11 +354,13 @@ class SimulatedVm:
         cause, self._reclaiming = self._reclaiming, _NO_RECLAIM
         clock = self._clock = self._clock + 1
         for page in self._chosen:
-            page.reclaimed = clock
             if page.level == 1:
                 self._lose(page, clock)
+        for page in self._chosen:
+            page.before, page.reclaimed = page.reclaimed, clock
         if cause == _QUOTA:
             self._due = True
+            self._swept = clock
         else:
             self._zap_oldest(len(self._chosen))
             self._compare()
@@ -350,8 +386,8 @@ class SimulatedVm:
                 died = min(died, below.died)
             elif up is not None and below.parents.get(up, -1) < up.died:
                 died = min(died, up.died)
-            if up is not None and below.links.get(up, 0) <= up.reclaimed:
-                lost = min(lost, up.reclaimed)
+            if up is not None:
+                lost = min(lost, up.broke(below.links.get(up, 0)))
             below = up
         page.lost = lost
         if 0 < died < lost:
@@ -409,6 +445,7 @@ class SimulatedVm:
 
     def estimate(self) -> Estimate:
         """What came of it so far."""
+        self._settle()
         # It must not fall when pages that were lost are found not to be wanted.
         self._likely = max(self._likely, self._unseen.likely(self._absences, self._losses))
         return Estimate(
