@@ -266,14 +266,17 @@ class SimulatedVm:
 
     def move(self, spt: int) -> None:
         """mmu_parent_walk() moved a page to the head."""
-        if self._due:
-            if self._rebuilt:
-                return  # the policy moves it itself when it is built
-            if self._parent is None:
-                # The fault builds nothing: it maps a page of the guest's.
-                self._make_room()
         page = self._tables.get(spt)
-        if page is not None and page.resident:
+        if page is None:
+            return
+        if self._due:
+            if self._rebuilt and page.level > 1:
+                return  # the policy moves it itself when it builds that
+            # A page of the guest's was mapped, by a fault that builds nothing.
+            self._settle()
+            if self._due and self._parent is None:
+                self._make_room()
+        if page.resident:
             self._policy.moved(self._list, page)
 
     def _place(self, page: Page) -> None:
