@@ -65,6 +65,19 @@ class Figures:
             found.append((row[f"foretold_{bound}"] - stock["table_faults"]) / stock["watched_page_faults"])
         return found
 
+    def building(self, case: str, limit: int, policy: str, bound: str) -> list[float]:
+        """The change that was foretold in faults that build page tables."""
+        found = []
+        for row in self._rows(case, limit, policy):
+            stock = self._by_run[case, limit, "stock", row["seed"]]
+            found.append(row[f"foretold_{bound}"] / stock["table_faults"] - 1)
+        return found
+
+    def within(self, case: str, limit: int, policy: str) -> bool:
+        """Whether the faults that built page tables came to no less and no more than what was foretold."""
+        rows = self._rows(case, limit, policy)
+        return all(row["foretold_least"] <= row["table_faults"] <= row["foretold_most"] for row in rows)
+
     def error(self, case: str, limit: int, policy: str) -> float:
         """Points between what was foretold and what came, both as medians: of Linux no two runs are alike."""
         measured = median(self.watched_changes(case, limit, policy))
