@@ -28,6 +28,7 @@ from tests.unit.test_text import Declared, declared
 
 VMS, TURNS, REPETITIONS = 1000, 20, 11
 REST_SECONDS, REST_REPETITIONS = 5.0, 5
+PERIOD_NS = int(PERIOD_SECONDS * 1e9)
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def measured(vms: int, turns: int, changed: Sequence[int], repetitions: int) -> 
                 daemon.put(_events(guests[:number]))
                 # By then it is not the last text that is served.
                 time.sleep(2 * max(spent, default=50) / 1e3 / SHARE)
-                befores.append((time.monotonic_ns() - int(2e9 * PERIOD_SECONDS), time.monotonic_ns()))
+                befores.append((time.monotonic_ns() - PERIOD_NS, time.monotonic_ns()))
+                time.sleep(2 * PERIOD_SECONDS)
                 before, begun = daemon.cpu_ns(), time.monotonic_ns()
                 with urlopen(request, timeout=60) as answer:
                     lines = gzip.decompress(answer.read()).count(b"\n")

@@ -128,6 +128,33 @@ def test_top_and_tree_show_what_the_kernel_counts(stock: Watched) -> None:
     lab.start_daemon(AUDITS)
 
 
+def test_a_reload_keeps_the_model_and_the_journal_says_so_with_fields(stock: Watched) -> None:
+    """SIGHUP to the service: a good file's settings, then a bad file; nothing that was counted is lost."""
+    lab = stock.lab
+
+    def reload(text: str, words: str) -> dict[str, str]:
+        lab.run("cat >/etc/shadowwatch.toml", stdin=text)
+        lab.run("systemctl kill -s HUP --kill-who=main shadowwatch")
+        find = f"journalctl -u shadowwatch -o json | grep -F '{words}'"
+        said = lab.run(f"for try in $(seq 50); do {find} && break; sleep 0.1; done").stdout
+        entry: dict[str, str] = json.loads(said)
+        return entry
+
+    with Vmm(lab, Workload("kept", accesses=2_000)) as vmm:
+        counters = vmm.finished().counters
+        stock.settled("kept", counters["mmu_cache_miss"])
+        entry = reload("[run]\nrecent-seconds = 5\nring-mib = 16\n", "recent-seconds is 5")
+        assert entry["MESSAGE"] == (
+            "read /etc/shadowwatch.toml anew: recent-seconds is 5; for ring-mib restart shadowwatch"
+        )
+        assert (entry["PRIORITY"], entry["SYSLOG_IDENTIFIER"]) == ("4", "shadowwatch")
+        entry = reload("[rnu]\n", "did you mean run")
+        assert entry["MESSAGE"].endswith("there is no rnu; did you mean run; all settings stay as they are")
+        assert stock.metrics().sum("allocations_total", vm="kept") == counters["mmu_cache_miss"]
+        assert stock.metrics().sum("vm_exact", vm="kept") == 1
+    lab.run("rm /etc/shadowwatch.toml")
+
+
 def test_the_socket_is_not_for_everybody(stock: Watched) -> None:
     """The service runs as nobody here, so root alone may ask; others are told how they may."""
     done = stock.lab.run("setpriv --reuid 1000 --clear-groups shadowwatch record /dev/null", check=False)
