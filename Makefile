@@ -8,6 +8,8 @@ BIN := .venv/bin
 # What the lab is made with, and run by.
 PACKAGES := bc binutils bison busybox-static cpio dwarves e2fsprogs flex gcc gcc-12 graphviz kmod libc6-dev \
 	libelf-dev libssl-dev make mmdebstrap openssh-client patch perl python3-venv qemu-system-x86 tmux xz-utils zstd
+# What the package is made with.
+PACKAGES += python3-hatchling
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lab matrix bench effect pictures screens check format clean
