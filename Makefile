@@ -8,11 +8,11 @@ BIN := .venv/bin
 # What the lab is made with, and run by.
 PACKAGES := bc binutils bison busybox-static cpio dwarves e2fsprogs flex gcc gcc-12 graphviz kmod libc6-dev \
 	libelf-dev libssl-dev make mmdebstrap openssh-client patch perl python3-venv qemu-system-x86 tmux xz-utils zstd
-# What the package is made with.
-PACKAGES += python3-hatchling
+# What the Debian package is made with.
+PACKAGES += debhelper dh-python lintian pybuild-plugin-pyproject python3-hatchling
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab matrix bench effect pictures screens check format clean
+.PHONY: help run test lab matrix bench effect pictures screens deb check format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -40,6 +40,15 @@ screens: .venv/ready ## take the screens of README anew, in the lab
 
 pictures: .venv/ready ## draw docs/before-after.svg and docs/tree.txt anew, from the captures of the tests
 	@$(BIN)/python -m tests.pictures
+
+deb: .venv/ready ## build the Debian package, and have lintian look at it, into dist/
+	@rm -rf dist && mkdir -p dist/shadowwatch
+	@cp -a LICENSE README.md bpf debian docs pyproject.toml shadowwatch systemd dist/shadowwatch
+	@cd dist/shadowwatch && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage --build=binary --no-sign >../build.log 2>&1 || \
+		{ tail -n 20 ../build.log; exit 1; }
+	@lintian --allow-root --fail-on error,warning dist/*.changes
+	@rm -r dist/shadowwatch
+	@ls dist/*.deb
 
 check: .venv/ready ## lint, formatting and types
 	@$(BIN)/ruff check --quiet .

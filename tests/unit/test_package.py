@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is installed: from the sources that pip takes."""
+"""What is installed: from the sources that pip takes, and what Debian's package says of itself."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from shadowwatch import __version__
+from tests.unit.test_checks import LACKS
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -29,3 +31,19 @@ def test_pip_installs_the_sources_beside_the_systems_packages(tmp_path: Path) ->
     folder, *names = run("venv/bin/python", "-c", code).split()
     assert folder.startswith(str(tmp_path))
     assert names == sorted(path.name for path in (CHECKOUT / "bpf").iterdir())
+
+
+def test_debians_package_has_the_programs_version() -> None:
+    """Its changelog says it once more."""
+    newest = (CHECKOUT / "debian/changelog").read_text().splitlines()[0]
+    assert re.match(r"shadowwatch \((.*)\) ", newest)[1] == __version__  # type: ignore[index]
+
+
+def test_debians_package_brings_what_the_doctor_would_ask_for() -> None:
+    """Every Python package that is named as a cure is a dependency, and headers are recommended."""
+    control = (CHECKOUT / "debian/control").read_text()
+    cures = {name for _, said in LACKS for name in re.findall(r"apt install (python3-\w+)", said)} | {"libseccomp2"}
+    assert "python3-bpfcc" in cures
+    (depends,) = re.findall(r"^Depends:\n((?: .*\n)+)", control, re.MULTILINE)
+    assert cures <= set(re.findall(r"[\w-]+", depends))
+    assert "\nRecommends: linux-headers-amd64" in control
