@@ -9,7 +9,7 @@ BIN := .venv/bin
 PACKAGES := bc binutils bison busybox-static cpio dwarves e2fsprogs flex gcc gcc-12 graphviz kmod libc6-dev \
 	libelf-dev libssl-dev make mmdebstrap openssh-client patch perl python3-venv qemu-system-x86 tmux xz-utils zstd
 # What the Debian package is made with.
-PACKAGES += debhelper dh-python lintian pybuild-plugin-pyproject python3-hatchling
+PACKAGES += debhelper dh-python lintian pybuild-plugin-pyproject python3-hatchling python3-shtab
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lab matrix bench effect pictures screens deb check format clean
@@ -53,7 +53,7 @@ deb: .venv/ready ## build the Debian package, and have lintian look at it, into 
 check: .venv/ready ## lint, formatting and types
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
-	@$(BIN)/mypy shadowwatch tests
+	@$(BIN)/mypy shadowwatch tests debian
 
 format: .venv/ready ## format the code
 	@$(BIN)/ruff check --quiet --fix .
