@@ -8,9 +8,11 @@ BIN := .venv/bin
 # What the lab is made with, and run by.
 PACKAGES := bc binutils bison busybox-static cpio dwarves e2fsprogs flex gcc gcc-12 graphviz kmod libc6-dev \
 	libelf-dev libssl-dev make mmdebstrap openssh-client patch perl python3-venv qemu-system-x86 tmux xz-utils zstd
+# What the Debian package is made with.
+PACKAGES += debhelper dh-python lintian pybuild-plugin-pyproject python3-hatchling python3-shtab
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab matrix bench effect experiment pictures screens dashboards check format clean
+.PHONY: help run test lab matrix bench effect experiment pictures screens dashboards deb check format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -45,10 +47,19 @@ pictures: .venv/ready ## draw docs/before-after.svg and docs/tree.txt anew, from
 dashboards: .venv/ready ## write dashboards/*.json anew, from the declarations beside them
 	@$(BIN)/python -m dashboards
 
+deb: .venv/ready ## build the Debian package, and have lintian look at it, into dist/
+	@rm -rf dist && mkdir -p dist/shadowwatch
+	@cp -a LICENSE README.md bpf debian docs pyproject.toml shadowwatch systemd dist/shadowwatch
+	@cd dist/shadowwatch && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage --build=binary --no-sign >../build.log 2>&1 || \
+		{ tail -n 20 ../build.log; exit 1; }
+	@lintian --allow-root --fail-on error,warning dist/*.changes
+	@rm -r dist/shadowwatch
+	@ls dist/*.deb
+
 check: .venv/ready ## lint, formatting and types
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
-	@$(BIN)/mypy shadowwatch tests dashboards
+	@$(BIN)/mypy shadowwatch tests dashboards debian
 
 format: .venv/ready ## format the code
 	@$(BIN)/ruff check --quiet --fix .

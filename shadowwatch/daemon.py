@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from socket import socket
 from typing import Any
 
+from shadowwatch.confine import confine
 from shadowwatch.control import Control
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Batch
@@ -25,7 +26,7 @@ from shadowwatch.facts import PAGING, Facts
 from shadowwatch.log import Level, say
 from shadowwatch.metrics.exporter import serve
 from shadowwatch.metrics.text import exposition
-from shadowwatch.notify import notify
+from shadowwatch.notify import Watchdog, notify
 from shadowwatch.probe.handover import RELOAD_SIGNAL, STOP_SIGNALS, Handover
 from shadowwatch.probe.host import kvm_is_loaded, reclaim_policy
 from shadowwatch.reload import Reload
@@ -211,6 +212,8 @@ def watch_until_told(handover: Handover) -> bool:
     if handover.control >= 0:
         Control(watch, lambda: _status(watch.facts), collection.record).serve(socket(fileno=handover.control))
     say(_about(facts, server.address if server else ""))
+    watchdog = Watchdog()
+    confine()
     notify("READY=1")
 
     def set_web(path: str | None) -> None:
@@ -234,6 +237,7 @@ def watch_until_told(handover: Handover) -> bool:
         elif told:
             break
         collection.step()
+        watchdog.turn(time.monotonic_ns())
         if walks:
             walker.turn(time.monotonic_ns())
             if collection.begins():

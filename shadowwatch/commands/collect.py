@@ -7,6 +7,7 @@ import argparse
 import os
 import platform
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def wait_for_kvm() -> None:
     """Return when the kvm module is loaded; who starts before it need not start again."""
     from shadowwatch.log import say
-    from shadowwatch.notify import notify
+    from shadowwatch.notify import Watchdog, notify
     from shadowwatch.probe.checks import require_all_but_kvm
     from shadowwatch.probe.host import gather, kvm_is_loaded
 
@@ -27,7 +28,9 @@ def wait_for_kvm() -> None:
     say("waiting for the kvm module to be loaded")
     notify("READY=1\nSTATUS=waiting for the kvm module to be loaded")
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    watchdog = Watchdog()
     while not kvm_is_loaded():
+        watchdog.turn(time.monotonic_ns())
         if signal.sigtimedwait(STOP_SIGNALS, 1.0):
             raise KeyboardInterrupt
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)

@@ -17,9 +17,8 @@ from typing import Any, NoReturn, Self
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.facts import Facts
 
-#: include/uapi/linux/prctl.h
-_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
-
+#: include/uapi/linux/prctl.h and capability.h
+_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _CAPABILITY_VERSION_3 = 24, 38, 0x20080522
 
 #: They end the long-running half, which waits for them and for its next look at the ring in one place.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -77,7 +76,12 @@ class Handover:
 
 
 def unprivileged_user(name: str | None) -> pwd.struct_passwd:
-    """Look up the user to become: `name`, else shadowwatch, else nobody."""
+    """Look up the user to become: `name`, else shadowwatch, else nobody; who is not root stays who it is."""
+    if os.geteuid() != 0:
+        current = pwd.getpwuid(os.geteuid())
+        if name in (None, current.pw_name):
+            return current
+        raise ShadowwatchError(f"only root may run as --user {name}; leave that out, or run it with sudo")
     for candidate in (name,) if name else ("shadowwatch", "nobody"):
         try:
             user = pwd.getpwnam(candidate)
@@ -91,15 +95,20 @@ def unprivileged_user(name: str | None) -> pwd.struct_passwd:
 
 def _drop_privileges(user: pwd.struct_passwd) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
+    # The service may not do this, nor take another user; its bounding set is of no use to one that gets no privileges.
     capability = 0
     while libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
         capability += 1
-    os.setgroups([])
-    os.setgid(user.pw_gid)
-    # Leaving uid 0 empties the permitted and effective sets (capabilities(7)).
-    os.setuid(user.pw_uid)
-    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        raise ShadowwatchError(f"no_new_privs: {os.strerror(ctypes.get_errno())}; this kernel is older than 3.5")
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(user.pw_gid)
+        os.setuid(user.pw_uid)
+    # Effective, permitted and inheritable, each twice 32 bits, and with them ambient (capabilities(7)).
+    header, nothing = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
+    if libc.capset(header, nothing) != 0 or libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise ShadowwatchError(
+            f"cannot give up privileges: {os.strerror(ctypes.get_errno())}; allow the process capset(2) and prctl(2)"
+        )
 
 
 def check_reach(program: str, package: str) -> None:
@@ -127,4 +136,4 @@ def execute(handover: Handover, links: tuple[int, ...], user: pwd.struct_passwd)
     signal.pthread_sigmask(signal.SIG_BLOCK, (*STOP_SIGNALS, RELOAD_SIGNAL))
     _drop_privileges(user)
     check_reach(sys.executable, __file__)
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "shadowwatch.daemon", str(message)])
+    os.execv(sys.executable, [sys.executable, "-P", "-X", "faulthandler", "-m", "shadowwatch.daemon", str(message)])

@@ -33,6 +33,10 @@ ROLE = "kvm_mmu_page_role"
 #: The kernel's own symbols that are worth knowing, besides those of the kvm module.
 SYMBOLS = ("__x64_sys_sched_rr_get_interval",)
 
+#: What attaching takes, which root has and the service is given: CAP_SYSLOG for the symbols' addresses, CAP_PERFMON and
+#: CAP_BPF (include/uapi/linux/capability.h).
+CAPABILITIES = 1 << 34 | 1 << 38 | 1 << 39
+
 _KVM_SYMBOL = re.compile(rb"^([0-9a-f]+) ([a-zA-Z]) ([\w.]+)\t\[kvm\]$", re.MULTILINE)
 _ANY_SYMBOL = re.compile(rb"^([0-9a-f]+) ([a-zA-Z]) ([\w.]+)$", re.MULTILINE)
 _CLONE = re.compile(r"\.(?:isra|constprop|part|cold|\d+)(?![a-z])")
@@ -55,6 +59,7 @@ def function_of(symbol: str) -> str:
 class Host:
     """Facts; what this host lacks is empty.
 
+    `root` is also true of a process with those of root's CAPABILITIES that it takes.
     `parameters` maps "module.parameter" to its value, `symbols` a name to its address,
     `functions` are those of CALLERS and their clones as (name, first address, address behind),
     lower halves; `layouts` maps a struct to its members' byte offsets, `role` the role's
@@ -124,6 +129,11 @@ def _layouts(root: Path) -> tuple[Btf | None, Btf | None]:
         return vmlinux, None
 
 
+def _as_root(root: Path) -> bool:
+    found = re.search("^CapEff:\t([0-9a-f]+)$", _read(root / "proc/self/status") or "", re.MULTILINE)
+    return found is not None and int(found[1], 16) & CAPABILITIES == CAPABILITIES
+
+
 def reclaim_policy(root: Path = Path("/")) -> str:
     """The patched KVM's reclaim policy, "" when this KVM has none."""
     return _read(root / "sys/module/kvm/parameters/reclaim_policy") or ""
@@ -148,7 +158,7 @@ def gather(root: Path = Path("/")) -> Host:
     }
     return Host(
         release=release,
-        root=os.geteuid() == 0,
+        root=_as_root(root),
         bcc=find_spec("bcc") is not None,
         bpf=(root / "proc/sys/kernel/unprivileged_bpf_disabled").exists(),
         lockdown="[confidentiality]" in (_read(root / "sys/kernel/security/lockdown") or ""),

@@ -200,6 +200,6 @@ def _error(figures: Figures) -> str:
     if worse:
         text += f" It is above {POINTS:.0f} for " + "; ".join(f"{case}: {CASES[case].unlike}" for case in worse) + "."
     return text + (
-        " What mapping a page of the guest's leads to under `mapped` shows in no event of another policy, so it is foretold"
-        " as `parents`."
+        " What mapping a page of the guest's leads to under `mapped` shows in no event of another policy, so it is"
+        " foretold as `parents`."
     )

@@ -206,8 +206,10 @@ class Lab:
         unit = CHECKOUT / "systemd" / UNIT
         lines = unit.read_text().splitlines()
         command = next(line for line in lines if line.startswith("ExecStart="))
-        override = f"[Service]\nExecStart=\n{command} {args}\n"
+        # A test may start it as often as it likes.
+        override = f"[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=\n{command} {args}\n"
         folder = f"/etc/systemd/system/{UNIT}.d"
+        self.run("systemd-sysusers /srv/shadowwatch/systemd/shadowwatch.sysusers")
         self.run(f"cp /srv/shadowwatch/systemd/{UNIT} /etc/systemd/system && mkdir -p {folder}")
         self.run(f"cat >{folder}/arguments.conf", stdin=override)
         self.run("systemctl daemon-reload")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -31,12 +32,47 @@ def test_a_handover_comes_through_whole(tmp_path: Path) -> None:
 
 def test_the_user_is_one_without_privileges() -> None:
     """Root is refused, an unknown name is said, and without a name nobody is found at the latest."""
+    if os.geteuid() != 0:
+        pytest.skip("root is missing, to become somebody else")
     assert unprivileged_user(None).pw_uid != 0
     assert unprivileged_user("nobody").pw_name == "nobody"
     with pytest.raises(ShadowwatchError, match="--user root is root; name a user without privileges"):
         unprivileged_user("root")
     with pytest.raises(ShadowwatchError, match="there is no user no-such-user to run as; name another with --user"):
         unprivileged_user("no-such-user")
+
+
+def test_who_is_not_root_stays_who_it_is() -> None:
+    """As the service does, which begins as its own user; another one is refused."""
+    if os.geteuid() != 0:
+        pytest.skip("root is missing, to become somebody else")
+    code = (
+        "import os\nfrom shadowwatch.probe.handover import unprivileged_user, ShadowwatchError\n"
+        "os.setuid(65534)\n"
+        "print(unprivileged_user(None).pw_name, unprivileged_user('nobody').pw_name)\n"
+        "try: unprivileged_user('daemon')\n"
+        "except ShadowwatchError as error: print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert said == "nobody nobody\nonly root may run as --user daemon; leave that out, or run it with sudo\n"
+
+
+def test_capabilities_of_a_user_other_than_root_are_given_up() -> None:
+    """Such as systemd's AmbientCapabilities=, with which a process begins again at each exec."""
+    if os.geteuid() != 0:
+        pytest.skip("root is missing, to give some away")
+    code = (
+        "import os, pwd\nfrom shadowwatch.probe.handover import _drop_privileges\n"
+        "path = '/proc/self/status'\nprint(open(path).read())\n"
+        "_drop_privileges(pwd.getpwuid(os.getuid()))\nos.execv('/bin/cat', ['cat', path])"
+    )
+    some = "-all,+chown,+kill"
+    user = ("--reuid=65534", "--regid=65534", "--clear-groups")
+    who = ["setpriv", *user, f"--inh-caps={some}", f"--ambient-caps={some}"]
+    said = subprocess.run([*who, sys.executable, "-u", "-c", code], check=True, capture_output=True, text=True).stdout
+    found = re.findall(r"^Cap(Inh|Prm|Eff|Amb):\t(\w+)$", said, re.MULTILINE)
+    assert [int(value, 16) for _, value in found] == 4 * [0x21] + 4 * [0]
+    assert re.findall(r"^NoNewPrivs:\t(\d)$", said, re.MULTILINE) == ["0", "1"]
 
 
 def test_an_installation_that_the_user_may_not_read_is_one_sentence(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def root(tmp_path: Path) -> Path:
         "proc/sys/kernel/osrelease": "6.1.0-1-amd64\n",
         "proc/sys/kernel/unprivileged_bpf_disabled": "2\n",
         "proc/kallsyms": KALLSYMS,
+        "proc/self/status": "Name:\tpython3\nCapPrm:\tffffffffffffffff\nCapEff:\t000000c400000000\n",
         "sys/kernel/security/lockdown": "[none] integrity confidentiality\n",
         "sys/bus/event_source/devices/kprobe/type": "8\n",
         "sys/module/kvm/parameters/tdp_mmu": "N\n",
@@ -78,7 +79,7 @@ def test_a_whole_host_is_read(root: Path) -> None:
     """Each fact from its file."""
     host = gather(root)
     assert host.release == "6.1.0-1-amd64"
-    assert all((host.bpf, host.kprobes, host.headers, host.btf, host.kvm))
+    assert all((host.root, host.bpf, host.kprobes, host.headers, host.btf, host.kvm))
     assert not host.lockdown
     assert not host.patched
     assert host.parameters == {"kvm.tdp_mmu": "N", "kvm_amd.npt": "N"}
@@ -174,6 +175,13 @@ def test_an_empty_host_is_no_error(tmp_path: Path) -> None:
     assert host.functions == ()
     assert not any(host.layouts.values())
     assert host.role == {}
+
+
+def test_who_may_attach_is_as_good_as_root(root: Path) -> None:
+    """By the capabilities in effect, all three of them."""
+    for effective, enough in (("000001ffffffffff", True), ("0000004400000000", False), ("0000000000000000", False)):
+        (root / "proc/self/status").write_text(f"CapPrm:\t000001ffffffffff\nCapEff:\t{effective}\n")
+        assert gather(root).root == enough
 
 
 def test_lockdown_and_the_patch_are_seen(root: Path) -> None:

@@ -19,6 +19,7 @@ ORDER = [
     "log",
     "facts",
     "notify",
+    "confine",
     "progress",
     "ending",
     "event",

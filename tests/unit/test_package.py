@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is installed: from the sources that pip takes, and what Debian's package says of itself."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from shadowwatch import __version__
+from tests.unit.test_checks import LACKS
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def test_pip_installs_the_sources_beside_the_systems_packages(tmp_path: Path) -> None:
+    """The source archive has all that a wheel is made of, the wheel the BPF sources, and the command runs."""
+
+    def run(*words: str | Path) -> str:
+        return subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    hatchling = Path(sys.executable).parent / "hatchling"
+    subprocess.run([hatchling, "build", "-t", "sdist", "-d", tmp_path], cwd=CHECKOUT, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    run("/usr/bin/python3", "-m", "venv", "--system-site-packages", "venv")
+    # Without a registry: Debian's hatchling makes the wheel.
+    run("venv/bin/pip", "install", "--no-index", "--no-deps", "--no-build-isolation", archive)
+    assert run("venv/bin/shadowwatch", "--version") == f"shadowwatch {__version__}\n"
+    code = "from shadowwatch.probe.attach import source_folder as f; print(f(), *sorted(p.name for p in f().iterdir()))"
+    folder, *names = run("venv/bin/python", "-c", code).split()
+    assert folder.startswith(str(tmp_path))
+    assert names == sorted(path.name for path in (CHECKOUT / "bpf").iterdir())
+
+
+def test_debians_package_has_the_programs_version() -> None:
+    """Its changelog says it once more."""
+    newest = (CHECKOUT / "debian/changelog").read_text().splitlines()[0]
+    assert re.match(r"shadowwatch \((.*)\) ", newest)[1] == __version__  # type: ignore[index]
+
+
+def test_debians_package_brings_what_the_doctor_would_ask_for() -> None:
+    """Every Python package that is named as a cure is a dependency, and headers are recommended."""
+    control = (CHECKOUT / "debian/control").read_text()
+    cures = {name for _, said in LACKS for name in re.findall(r"apt install (python3-\w+)", said)} | {"libseccomp2"}
+    assert "python3-bpfcc" in cures
+    (depends,) = re.findall(r"^Depends:\n((?: .*\n)+)", control, re.MULTILINE)
+    assert cures <= set(re.findall(r"[\w-]+", depends))
+    assert "\nRecommends: linux-headers-amd64" in control
