@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `make experiment` does, for one workload: what is foretold from stock order, and what each policy then does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tests.experiment.__main__ import POLICIES, judge, watched
+from tests.experiment.cases import CASES
+from tests.experiment.claims import Figures
+from tests.lab.conftest import Watched
+
+CASE = replace(CASES["zipf"], limits=(64,), seeds=(1,))
+
+
+def test_what_is_foretold_is_what_the_policy_then_does(patched: Watched, tmp_path: Path) -> None:
+    """Each policy's own zaps are made again one by one; faults are foretold to five points and within their bounds."""
+    rows = watched(patched.lab, CASE, POLICIES, tmp_path)
+    judge(CASE, tmp_path, rows)
+    assert [row["policy"] for row in rows] == list(POLICIES)
+    assert all(row["reproduced"] and not row["lost"] for row in rows)
+    figures = Figures(rows)
+    for policy in ("parents", "leaf-first"):
+        assert figures.error("zipf", 64, policy) <= 5.0
+        assert figures.within("zipf", 64, policy)
+    # The mail's claim, by the tables that a root leads to.
+    assert figures.change("zipf", 64, "parents", "in_reach_amplitude") < -0.1
+    assert figures.change("zipf", 64, "parents", "page_faults") < -0.1
