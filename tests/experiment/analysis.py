@@ -87,7 +87,7 @@ def analyse(path: Path) -> dict[str, Recorded]:
             for event in _events(batch.records):
                 _follow(teeth.setdefault(event.pid, Teeth()), event, levels)
     vms = watch.snapshot().vms
-    return {vm.name: Recorded(vm, teeth[vm.pid].mapped, teeth[vm.pid].in_reach) for vm in vms}
+    return {vm.name: Recorded(vm, teeth[vm.pid].mapped, teeth[vm.pid].in_reach) for vm in vms if vm.pid in teeth}
 
 
 def _events(records: bytes) -> Iterator[Event]:
