@@ -106,21 +106,21 @@ def _follow(teeth: Teeth, event: Event, levels: Mapping[int, int]) -> None:
     tree.take(event, levels)
 
 
-def in_reach_over_time(path: Path, suffix: str) -> list[tuple[float, int]]:
-    """(seconds since its first event, tables in reach) of the VM whose name ends so, at each of its turns."""
+def in_reach_over_time(path: Path, suffix: str) -> list[tuple[int, int]]:
+    """(pages allocated so far, tables in reach) of the VM whose name ends so, at each of its turns."""
     tree = InReach()
-    points: list[tuple[float, int]] = []
-    begun, reclaimed = 0, False
+    points: list[tuple[int, int]] = []
+    allocated, reclaimed = 0, False
     with reading(str(path)) as reader:
         levels = RoleLayout(reader.facts.role).levels
         for batch in reader.batches():
             for event in _events(batch.records):
                 if not reader.name_of(event.pid).endswith(suffix):
                     continue
-                begun = begun or event.ns
                 if event.kind == Kind.RECLAIM or (reclaimed and event.kind != Kind.ZAP):
-                    points.append(((event.ns - begun) / 1e9, tree.tables()))
+                    points.append((allocated, tree.tables()))
                     reclaimed = event.kind == Kind.RECLAIM
+                allocated += event.kind == Kind.ALLOC
                 tree.take(event, levels)
     return points
 

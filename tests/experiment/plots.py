@@ -16,8 +16,8 @@ from tests.experiment.claims import Figures
 #: Okabe and Ito's hues, which the colour-blind can tell apart.
 COLOURS = {"stock": "#000000", "parents": "#0072B2", "mapped": "#56B4E9", "leaf-first": "#E69F00"}
 
-#: What is drawn over time, and how many accesses' worth of it.
-SHOWN, SECONDS = ("zipf", 64, 1), 1.0
+#: What is drawn over time, and of how many allocations.
+SHOWN, ALLOCATIONS = ("zipf", 64, 1), range(1000, 2500)
 
 STYLE = {
     "font.size": 8.5,
@@ -71,12 +71,14 @@ def _over_time(recording: Path) -> Any:
     figure = Figure(figsize=(9, 6), layout="constrained")
     grid = figure.subplots(len(COLOURS), 1, sharex=True, sharey=True)
     case, limit, seed = SHOWN
+    highest = 0
     for axes, (policy, colour) in zip(grid, COLOURS.items(), strict=True):
         points = in_reach_over_time(recording, f"-{limit}-{seed}-{policy}")
-        middle = [point for point in points if point[0] <= SECONDS]
+        middle = [point for point in points if point[0] in ALLOCATIONS]
         axes.plot(*zip(*middle, strict=True), color=colour, linewidth=0.8)
         axes.set_ylabel(policy)
-        axes.set_ylim(bottom=0)
+        highest = max(highest, *(tables for _, tables in middle))
+    grid[0].set_ylim(0, highest + 1)
     grid[0].set_title(f"{case}, {limit} shadow pages: tables of level 1 that a root leads to", loc="left")
-    grid[-1].set_xlabel("seconds since the first event of the VM")
+    grid[-1].set_xlabel("shadow pages allocated so far")
     return figure
