@@ -214,6 +214,7 @@ TABLES: Mapping[str, tuple[Setting, ...]] = {
             flag="--web.config.file",
         ),
         CONTROL,
+        WHAT_IF,
         *COLLECTING,
     ),
     "top": (

@@ -140,3 +140,11 @@ def test_every_setting_is_a_flag_of_its_command() -> None:
         shown = shadowwatch(table, "--help").stdout
         for setting in settings:
             assert re.search(rf"^ +{re.escape(setting.flag or '--' + setting.key)} ", shown, re.MULTILINE), setting.key
+
+
+def test_what_if_alone_is_all_that_can_be_estimated(written: Written) -> None:
+    """Named with commas between on the command line, as a list in the file, and none of it by default."""
+    assert parsed("run", "--what-if").what_if == ["stock", "parents", "mapped", "leaf-first"]
+    assert parsed("run", "--what-if", "parents,leaf-first").what_if == ["parents", "leaf-first"]
+    assert parsed("run", "--config", written('[run]\nwhat-if = ["mapped"]')).what_if == ["mapped"]
+    assert parsed("run", "--config", written("")).what_if is None

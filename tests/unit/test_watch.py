@@ -6,7 +6,9 @@ from __future__ import annotations
 import pytest
 
 from shadowwatch.event.abi import Batch
+from shadowwatch.mmu.snapshot import Snapshot
 from shadowwatch.watch import Watch
+from shadowwatch.wire import dumps, loads
 from tests.unit.story import FACTS, Story
 
 
@@ -32,3 +34,19 @@ def test_two_vms_of_one_name_are_told_apart() -> None:
 def test_a_name_cannot_steer_a_terminal(called: str, name: str) -> None:
     """It comes from a command line: what is not printable is not sent on, and no name is the pid."""
     assert named(called) == [name]
+
+
+def test_estimates_are_part_of_a_snapshot_and_cross_the_socket() -> None:
+    """Those of the policies that were asked for, what a VM without new events had stays the same object."""
+    watch = Watch(FACTS, str, ("parents", "stock"))
+    story = Story()
+    story.alloc(1, level=2)
+    story.alloc(2)
+    story.link(1, 0, 2)
+    watch.take(Batch(story.ns, 0, 0, story.records()))
+    (vm,) = watch.snapshot().vms
+    assert list(vm.what_if) == ["parents", "stock"]
+    assert {estimate.recorded_faults for estimate in vm.what_if.values()} == {1}
+    assert watch.snapshot().vms[0] is vm
+    assert loads(Snapshot, dumps(watch.snapshot())).vms == (vm,)
+    assert not Watch(FACTS, str).snapshot().vms
