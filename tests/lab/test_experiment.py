@@ -9,7 +9,8 @@ from pathlib import Path
 from tests.experiment.__main__ import POLICIES, judge, watched
 from tests.experiment.cases import CASES
 from tests.experiment.claims import Figures
-from tests.lab.conftest import Watched
+from tests.lab.conftest import AUDITS, Watched
+from tests.lab.workload import Vmm, Workload
 
 CASE = replace(CASES["zipf"], limits=(64,), seeds=(1,))
 
@@ -27,3 +28,20 @@ def test_what_is_foretold_is_what_the_policy_then_does(patched: Watched, tmp_pat
     # The mail's claim, by the tables that a root leads to.
     assert figures.change("zipf", 64, "parents", "in_reach_amplitude") < -0.1
     assert figures.change("zipf", 64, "parents", "page_faults") < -0.1
+
+
+def test_a_running_daemon_estimates_other_policies(stock: Watched) -> None:
+    """On an unpatched host: stock order is made again as the kernel counts it, and parents would fault less."""
+    stock.lab.start_daemon("--what-if stock,parents")
+    vm = "what-if"
+    with Vmm(stock.lab, Workload(vm, accesses=10_000)) as vmm:
+        counters = vmm.finished().counters
+        metrics = stock.settled(vm, counters["mmu_cache_miss"])
+        zaps = metrics.by("policy", "what_if_zaps_total", vm=vm)
+        assert zaps["as_recorded"] == zaps["stock"] == counters["mmu_recycled"] > 1000
+        faults = metrics.by("policy", "what_if_faults_total", vm=vm)
+        least, most = (metrics.by("policy", f"what_if_faults_{bound}_total", vm=vm) for bound in ("least", "most"))
+        assert faults["stock"] == faults["as_recorded"] <= counters["pf_taken"]
+        assert least["parents"] <= faults["parents"] <= most["parents"]
+        assert faults["parents"] < 0.9 * faults["stock"]
+    stock.lab.start_daemon(AUDITS)
