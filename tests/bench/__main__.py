@@ -38,11 +38,15 @@ def _rates(work: Callable[[], int]) -> list[float]:
     return rates
 
 
-def throughput(name: str) -> list[Figure]:
-    """Decoding alone, and decoding, model and metrics together, on what the lab recorded."""
+def _recorded(name: str) -> tuple[Reader, bytes]:
     with CAPTURES[name].open("rb") as file:
         reader = Reader(file, name)
-        records = b"".join(batch.records for batch in reader.batches())
+        return reader, b"".join(batch.records for batch in reader.batches())
+
+
+def throughput(name: str) -> list[Figure]:
+    """Decoding alone, and decoding, model and metrics together, on what the lab recorded."""
+    reader, records = _recorded(name)
     events = len(records) // RECORD.size
     times = 1 + 300_000 // events
 
@@ -74,9 +78,7 @@ def throughput(name: str) -> list[Figure]:
 
 def simulation(name: str) -> Figure:
     """One policy simulated on what the lab recorded."""
-    with CAPTURES[name].open("rb") as file:
-        reader = Reader(file, name)
-        records = b"".join(batch.records for batch in reader.batches())
+    reader, records = _recorded(name)
     events = len(records) // RECORD.size
     times = 1 + 100_000 // events
 
