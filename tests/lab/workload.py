@@ -30,6 +30,8 @@ class Workload:
     pages: int = 64
     spread: bool = False  # guest-physical memory as well, for when KVM uses nested paging
     nested: bool = False  # in a guest's guest, for when KVM has them
+    touched: int = 1  # pages of each table
+    unrest: bool = False  # a second processor, and memory slots and the limit that change, all the time
 
     def argv(self, rounds: int = 1, pause_ms: int = 0) -> list[str]:
         """Return the command for the lab; no rounds means until it is told to end."""
@@ -39,6 +41,7 @@ class Workload:
             *("--accesses", str(self.accesses), "--pages", str(self.pages)),
             *("--rounds", str(rounds), "--pause-ms", str(pause_ms)),
             *("--spread", str(int(self.spread)), "--nested", str(int(self.nested))),
+            *("--touched", str(self.touched), "--unrest", str(int(self.unrest))),
         ]
 
 
