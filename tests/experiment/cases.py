@@ -56,8 +56,8 @@ CASES: Mapping[str, Case] = {
         ),
         Case(
             "many-pages",
-            "zipf, 16 × 8, one of 64 pages by each table: most faults map a page by a table that is there",
-            (Workload("", "zipf", touched=64),),
+            "zipf, 16 × 8, one of 8 pages by each table: most faults map a page by a table that is there",
+            (Workload("", "zipf", touched=8),),
             unlike="a table that is kept spares building it, but most faults are for a page that it does not map yet",
         ),
         Case(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.machine import Lab, say
-from tests.lab.scrape import PORT, Metrics, scrape, settled
+from tests.lab.scrape import PORT, Metrics, scrape, scrape_until, settled
 
 #: The daemon looks into the kernel's own lists all the time.
 AUDITS = "--audit-interval 0.3 --difference /var/lib/shadowwatch/difference.capture"
@@ -31,9 +31,19 @@ class Watched:
         return settled(self.port, vm, allocations)
 
 
+def audited(watched: Watched, vm: str) -> Metrics:
+    """The metrics after one more whole audit of this VM; it found no difference."""
+    before = watched.metrics().sum("vm_audits_total", vm=vm)
+    metrics = scrape_until(watched.port, lambda metrics: metrics.sum("vm_audits_total", vm=vm) >= before + 2)
+    assert metrics.sum("vm_audit_entries_total", vm=vm, result="differing") == 0
+    assert metrics.sum("vm_audit_entries_total", vm=vm, result="same") > 0
+    assert metrics.sum("vm_exact", vm=vm) == 1
+    return metrics
+
+
 @pytest.fixture(scope="session")
 def patched() -> Iterator[Watched]:
-    """The patched KVM, which serves both orders."""
+    """The patched KVM, which serves all orders."""
     with Lab.boot(kvm="patched", progress=say) as lab:
         yield Watched(lab)
 

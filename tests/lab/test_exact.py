@@ -12,7 +12,7 @@ import pytest
 from shadowwatch.event.abi import RECORD, STEP_RECORDS, Event, Flags, Kind, decode
 from shadowwatch.event.capture import Reader
 from tests.lab.causes import TRIGGERS, Trigger
-from tests.lab.conftest import AUDITS, Watched
+from tests.lab.conftest import AUDITS, Watched, audited
 from tests.lab.scrape import Metrics, scrape_until
 from tests.lab.witness import ZapStacks, by_cause, recursive
 from tests.lab.workload import Vmm, Workload
@@ -39,16 +39,6 @@ def zaps(metrics: Metrics) -> Counter[str]:
     causes = Counter({cause: int(count) for cause, count in metrics.by("cause", "zaps_total").items()})
     causes["root_free"] += int(metrics.sum("root_zaps_total"))
     return +causes
-
-
-def audited(watched: Watched, vm: str) -> Metrics:
-    """The metrics after one more whole audit of this VM; it found no difference."""
-    before = watched.metrics().sum("vm_audits_total", vm=vm)
-    metrics = scrape_until(watched.port, lambda metrics: metrics.sum("vm_audits_total", vm=vm) >= before + 2)
-    assert metrics.sum("vm_audit_entries_total", vm=vm, result="differing") == 0
-    assert metrics.sum("vm_audit_entries_total", vm=vm, result="same") > 0
-    assert metrics.sum("vm_exact", vm=vm) == 1
-    return metrics
 
 
 def filed_as_the_stack_says(watched: Watched, trigger: Trigger) -> None:

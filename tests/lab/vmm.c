@@ -20,6 +20,7 @@
 #include <limits.h>
 #include <linux/kvm.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,6 +58,8 @@
 #define VMCB_RAX	0x5f8
 #define EXIT_CODE_HLT	0x78
 
+#define PREFETCHED	8	/* pages that KVM may map along with one, in a block of so many (PTE_PREFETCH_NUM) */
+#define UNREST_US	100000	/* between two changes of the VM while its guest runs */
 #define HOT_STAY	1000	/* accesses before the hot directory moves on */
 #define HOT_SHARE	8	/* one access in so many goes anywhere */
 
@@ -96,14 +99,15 @@ extern const char guest_code[], guest_write[], guest_stos[], guest_reload[], gue
 
 static const char *name, *pattern = "zipf";
 static uint64_t directories = 16, tables = 8, accesses = 30000, seed = 1, mmu_pages = 64, rounds = 1, pause_ms;
-static uint64_t touched = 1, spread, nested;
+static uint64_t spread, nested, touched = 1, unrest;
 
 static unsigned char *memory;			/* guest-physical, from 0 to home_size; the directories' data follow it */
 static uint64_t memory_size, home_size, home_used;
 static uint64_t list, cr3, first_directory, first_table;	/* guest-physical addresses */
 static uint64_t flat, vmcb, host_save;				/* likewise, for the guest that has a guest */
-static int vm, vcpu;
-static struct kvm_run *run;
+static int kvm, vm;
+static __thread int vcpu;
+static __thread struct kvm_run *run;
 static uint64_t rounds_done;
 static uint64_t number;				/* that came with a command */
 
@@ -191,10 +195,10 @@ static void fill_list(uint64_t *address)
 	for (uint64_t i = 0; i < accesses; i++) {
 		uint64_t which = table(i, directories * tables);
 
-		/* With --touched 1 always the same page of a table, so that what faults is a table that was zapped. */
-		uint64_t page = (which + (touched > 1 ? below(touched) : 0)) % PTRS;
+		/* By default always the same page of a table, so that what faults is a table that was zapped. */
+		uint64_t page = which + (touched > 1 ? below(touched) * PREFETCHED : 0);
 
-		address[i] = which / tables * DIRECTORY_SPAN + which % tables * TABLE_SPAN + page * PAGE_SIZE;
+		address[i] = which / tables * DIRECTORY_SPAN + which % tables * TABLE_SPAN + page % PTRS * PAGE_SIZE;
 	}
 }
 
@@ -325,6 +329,12 @@ static void lay_out_memory(void)
 		lay_out_nested();
 }
 
+/* How many shadow pages KVM may keep. */
+static void limit(uint64_t pages)
+{
+	control(vm, KVM_SET_NR_MMU_PAGES, (void *)pages, "KVM_SET_NR_MMU_PAGES");
+}
+
 /* Let the guest have this much memory at a guest-physical address; with no size, take it away. */
 static void set_slot(uint32_t slot, uint64_t physical, void *host, uint64_t size)
 {
@@ -335,7 +345,21 @@ static void set_slot(uint32_t slot, uint64_t physical, void *host, uint64_t size
 	control(vm, KVM_SET_USER_MEMORY_REGION, &region, "KVM_SET_USER_MEMORY_REGION");
 }
 
-static void create_guest(void)
+static void create_vm(void)
+{
+	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (kvm < 0)
+		err(1, "/dev/kvm");
+	vm = control(kvm, KVM_CREATE_VM, NULL, "KVM_CREATE_VM");
+	set_slot(0, 0, memory, home_size);
+	/* Slots with nothing between the directories: KVM keeps some bytes for every page of a slot. */
+	for (uint64_t i = 0; spread && i < directories; i++)
+		set_slot(1 + i, spread_out(i), memory + home_size + i * tables * TABLE_SPAN, tables * TABLE_SPAN);
+	limit(mmu_pages);
+}
+
+/* Give the VM a vCPU, which the thread that calls this runs. */
+static void create_vcpu(uint64_t id)
 {
 	struct kvm_segment code = { .type = 11, .present = 1, .s = 1, .l = 1, .g = 1, .limit = ~0u, .selector = 8 };
 	struct kvm_segment data = { .type = 3, .present = 1, .s = 1, .db = 1, .g = 1, .limit = ~0u, .selector = 16 };
@@ -348,24 +372,13 @@ static void create_guest(void)
 		struct kvm_msr_entry entry;
 	} msrs = { .head.nmsrs = 1, .entry = { .index = MSR_VM_HSAVE_PA, .data = host_save } };
 	struct kvm_sregs sregs;
-	int run_size, kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	int run_size = control(kvm, KVM_GET_VCPU_MMAP_SIZE, NULL, "KVM_GET_VCPU_MMAP_SIZE");
 
-	if (kvm < 0)
-		err(1, "/dev/kvm");
-	vm = control(kvm, KVM_CREATE_VM, NULL, "KVM_CREATE_VM");
-	set_slot(0, 0, memory, home_size);
-	/* Slots with nothing between the directories: KVM keeps some bytes for every page of a slot. */
-	for (uint64_t i = 0; spread && i < directories; i++)
-		set_slot(1 + i, spread_out(i), memory + home_size + i * tables * TABLE_SPAN, tables * TABLE_SPAN);
-	control(vm, KVM_SET_NR_MMU_PAGES, (void *)mmu_pages, "KVM_SET_NR_MMU_PAGES");
-
-	vcpu = control(vm, KVM_CREATE_VCPU, NULL, "KVM_CREATE_VCPU");
-	run_size = control(kvm, KVM_GET_VCPU_MMAP_SIZE, NULL, "KVM_GET_VCPU_MMAP_SIZE");
+	vcpu = control(vm, KVM_CREATE_VCPU, (void *)id, "KVM_CREATE_VCPU");
 	run = checked(mmap(NULL, run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0), "kvm_run");
 	/* KVM of 7.x refuses long mode to a vCPU whose CPUID does not have it. */
 	control(kvm, KVM_GET_SUPPORTED_CPUID, &cpuid, "KVM_GET_SUPPORTED_CPUID");
 	control(vcpu, KVM_SET_CPUID2, &cpuid, "KVM_SET_CPUID2");
-	close(kvm);
 
 	control(vcpu, KVM_GET_SREGS, &sregs, "KVM_GET_SREGS");
 	sregs.cs = code;
@@ -403,12 +416,51 @@ static void run_guest(struct kvm_regs regs)
 		errx(1, "the inner guest did not come to its end: is this kvm_amd with npt=1 nested=1?");
 }
 
-static void run_round(void)
+static void touch_list(void)
 {
 	run_guest((struct kvm_regs){
 		.rip = address_of(guest_code), .rsi = HOME * DIRECTORY_SPAN + list, .rcx = accesses,
 	});
+}
+
+static void run_round(void)
+{
+	touch_list();
 	rounds_done++;
+}
+
+/* A second vCPU that touches the list all the time, through the same page tables. */
+static void *accompany(void *nothing)
+{
+	create_vcpu(1);
+	for (;;)
+		touch_list();
+	return nothing;
+}
+
+/* Memory that the guest does not use comes and goes, and the limit goes up and down. */
+static void *disturb(void *nothing)
+{
+	static unsigned char spare[PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
+	uint32_t slot = 2 + directories;
+
+	for (;; usleep(UNREST_US)) {
+		set_slot(slot, spread_out(slot), spare, PAGE_SIZE);
+		limit(2 * mmu_pages);
+		usleep(UNREST_US);
+		set_slot(slot, spread_out(slot), NULL, 0);
+		usleep(UNREST_US);
+		limit(mmu_pages);
+	}
+	return nothing;
+}
+
+static void begin(void *(*thread)(void *))
+{
+	pthread_t started;
+
+	if ((errno = pthread_create(&started, NULL, thread, NULL)))
+		err(1, "a thread");
 }
 
 static void quit(void)
@@ -418,7 +470,7 @@ static void quit(void)
 
 static void resize(void)
 {
-	control(vm, KVM_SET_NR_MMU_PAGES, (void *)number, "KVM_SET_NR_MMU_PAGES");
+	limit(number);
 }
 
 /* Take the guest's memory away, and give it back. */
@@ -471,13 +523,24 @@ static void reload(void)
 		err(1, "mprotect");
 }
 
+/* The guest reads a page of its first table. */
+static void read_page(uint64_t page)
+{
+	run_guest((struct kvm_regs){ .rip = address_of(guest_write), .rbx = page * PAGE_SIZE });
+}
+
+static void read_first(void)
+{
+	read_page(number);
+}
+
 static void swap_tables(uint64_t page)
 {
 	uint64_t *entry = (uint64_t *)(memory + first_directory), first = entry[0];
 
 	entry[0] = entry[1];
 	entry[1] = first;
-	run_guest((struct kvm_regs){ .rip = address_of(guest_write), .rbx = page * PAGE_SIZE });
+	read_page(page);
 }
 
 /*
@@ -568,6 +631,7 @@ static const struct {
 	{ "reuse", reuse },
 	{ "reload", reload },
 	{ "relink", relink },
+	{ "read", read_first },		/* takes a number: of the page in its table */
 	{ "exec", exec },
 };
 
@@ -611,9 +675,10 @@ static void parse(char **argument)
 		{ "--pages", NULL, &mmu_pages, 64, UINT32_MAX },	/* KVM takes no less */
 		{ "--rounds", NULL, &rounds, 0, UINT32_MAX },		/* 0: until told to end */
 		{ "--pause-ms", NULL, &pause_ms, 0, INT_MAX },		/* after each round */
-		{ "--touched", NULL, &touched, 1, PTRS },		/* pages of each table */
 		{ "--spread", NULL, &spread, 0, 1 },
 		{ "--nested", NULL, &nested, 0, 1 },
+		{ "--touched", NULL, &touched, 1, PTRS / PREFETCHED },	/* pages of each table */
+		{ "--unrest", NULL, &unrest, 0, 1 },	/* another vCPU, and slots and the limit change, all the time */
 	};
 
 	for (; *argument; argument += 2) {
@@ -641,7 +706,12 @@ int main(int argc, char **argv)
 	parse(argc ? argv + 1 : argv);
 	setvbuf(stdin, NULL, _IONBF, 0);	/* poll() does not see what is in a buffer */
 	lay_out_memory();
-	create_guest();
+	create_vm();
+	create_vcpu(0);
+	if (unrest) {
+		begin(accompany);
+		begin(disturb);
+	}
 	for (run_round(); !rounds || rounds_done < rounds; run_round())
 		obey(pause_ms);
 	print_state();

@@ -31,6 +31,8 @@ class Workload:
     touched: int = 1  # pages of the guest's that it touches by each table
     spread: bool = False  # guest-physical memory as well, for when KVM uses nested paging
     nested: bool = False  # in a guest's guest, for when KVM has them
+    touched: int = 1  # pages of each table
+    unrest: bool = False  # a second processor, and memory slots and the limit that change, all the time
 
     def argv(self, rounds: int = 1, pause_ms: int = 0) -> list[str]:
         """Return the command for the lab; no rounds means until it is told to end."""
@@ -39,7 +41,8 @@ class Workload:
             *("--directories", str(self.directories), "--tables", str(self.tables)),
             *("--accesses", str(self.accesses), "--pages", str(self.pages)),
             *("--rounds", str(rounds), "--pause-ms", str(pause_ms)),
-            *("--touched", str(self.touched), "--spread", str(int(self.spread)), "--nested", str(int(self.nested))),
+            *("--spread", str(int(self.spread)), "--nested", str(int(self.nested))),
+            *("--touched", str(self.touched), "--unrest", str(int(self.unrest))),
         ]
 
 

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reclaim policies of the patched KVM: each does what it says, and none of them breaks the kernel.
+
+The kernel looks after its lists here: Debian's has CONFIG_DEBUG_LIST, and CONFIG_BUG_ON_DATA_CORRUPTION, which makes a
+damaged one a BUG. Debian builds no kernel with lockdep (linux-config-6.1 has the configurations of all of them), so as
+to locks the audits have to do: a list that is changed without mmu_lock does not stay what the events say.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from shadowwatch.event.abi import Event, Kind, decode
+from shadowwatch.event.capture import Reader
+from shadowwatch.mmu.page import SPT_MASK
+from tests.lab.conftest import AUDITS, Watched, audited
+from tests.lab.guest import RealGuest
+from tests.lab.machine import Policy
+from tests.lab.scrape import scrape_until
+from tests.lab.workload import Vmm, Workload
+
+POLICIES: Sequence[Policy] = get_args(Policy)
+
+#: Those under which pages move to the head.
+MOVING = {"parents", "mapped"}
+
+#: To how many pages the page fault handlers make room (KVM_REFILL_PAGES in asm/kvm_host.h).
+REFILL = 25
+
+#: Of a guest in long mode without LA57.
+ROOT_LEVEL = 4
+
+#: Where a role has the level, on every kernel.
+LEVEL = 0xF
+
+#: What the kernel says of itself when something is wrong with it.
+TROUBLE = re.compile(r"WARNING:|BUG:|kernel BUG|Oops|corruption|Call Trace|general protection", re.IGNORECASE)
+
+#: All policies in turn, again and again, with a shrinker at work.
+SWITCHING = """\
+set -e
+for turn in $(seq {turns}); do
+    for policy in {policies}; do
+        echo $policy >/sys/module/kvm/parameters/reclaim_policy
+        [ $(cat /sys/module/kvm/parameters/reclaim_policy) = $policy ]
+        echo 2 >/proc/sys/vm/drop_caches
+        sleep 0.1
+    done
+done
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def audits(patched: Watched) -> Iterator[None]:
+    """An audit of each VM as soon as the one before has ended, and the order of stock for whoever comes next."""
+    patched.lab.start_daemon(AUDITS.replace("0.3", "0.1"))
+    yield
+    patched.lab.policy("stock")
+    patched.lab.start_daemon(AUDITS)
+
+
+class SlowList:
+    """One VM's list and tree as the patches describe them, in the slowest and plainest way."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.pages: list[int] = []  # newest first
+        self.level: dict[int, int] = {}
+        self.child: dict[int, int] = {}  # by parent pte
+        self.put_at_head: dict[int, int] = {}  # how many pages had been allocated by then
+        self.allocated = 0
+        self.limit = 0
+
+    def add(self, page: int, level: int, limit: int) -> None:
+        """A new page is the newest."""
+        self.allocated += 1
+        self.limit = limit
+        self.pages.insert(0, page)
+        self.level[page] = level
+        self.put_at_head[page] = self.allocated
+
+    def remove(self, page: int) -> None:
+        """What is zapped has neither parents nor children any more."""
+        self.pages.remove(page)
+        self.child = {pte: child for pte, child in self.child.items() if page not in (child, pte & SPT_MASK)}
+
+    def move(self, page: int) -> None:
+        """A page moves to the head."""
+        self.pages.remove(page)
+        self.pages.insert(0, page)
+        self.put_at_head[page] = self.allocated
+
+    def parents(self, page: int) -> set[int]:
+        """The pages that have an spte for this one."""
+        return {pte & SPT_MASK for pte, child in self.child.items() if child == page}
+
+    def with_ancestors(self, page: int) -> set[int]:
+        """The page and all above it that is in use: the root, which the guest's one vCPU has loaded, leads to it."""
+        found, new = set(), {page}
+        while new:
+            found |= new
+            above = {parent for one in new for parent in self.parents(one)}
+            new = {one for one in above - found if self.level[one] == ROOT_LEVEL or self.parents(one)}
+        return found
+
+    def is_due(self, page: int) -> bool:
+        """Whether an eighth of the list has been allocated since the page was put at the head."""
+        return 8 * (self.allocated - self.put_at_head[page]) >= len(self.pages)
+
+    def idle(self) -> list[int]:
+        """All pages but the root, the oldest first."""
+        return [page for page in self.pages[::-1] if self.level[page] < ROOT_LEVEL]
+
+    def chosen(self) -> tuple[int, list[int]]:
+        """How many pages reclaim has to zap now, and which, in turn."""
+        wanted = REFILL - max(self.limit - len(self.pages), 0)
+        pages = self.idle()
+        if self.policy == "newest":
+            pages.reverse()
+        elif self.policy == "leaf-first":
+            window = max(wanted, min(4 * wanted, len(self.pages) // 2))
+            leaves = [page for page in self.pages[::-1][:window] if self.level[page] == 1][:wanted]
+            pages = leaves + [page for page in pages if page not in leaves]
+        return wanted, pages[:wanted]
+
+
+def recorded(watched: Watched, workload: Workload, kept: Path) -> list[Event]:
+    """What happened to the pages of a workload's VM, from its beginning to the end of its one round."""
+    lab = watched.lab
+    recorder = lab.popen(f"exec shadowwatch record /srv/out/{kept.name}", stderr=subprocess.STDOUT)
+    assert recorder.stdout
+    assert "recording to" in recorder.stdout.readline()
+    with Vmm(lab, workload) as vmm:
+        reading = vmm.finished()
+        watched.settled(workload.name, reading.counters["mmu_cache_miss"])
+        lab.run("pkill -INT -f 'shadowwatch record'")
+        said, _ = recorder.communicate(timeout=60)
+    assert recorder.returncode == 0, said
+    shutil.copy(lab.out / kept.name, kept)
+    with kept.open("rb") as file:
+        batches = list(Reader(file, kept.name).batches())
+    events = (Event(*fields) for batch in batches for fields in decode(batch.records)[0])
+    return [event for event in events if event.pid == reading.pid and event.kind < Kind.DESTROY]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_moves_and_what_goes_is_what_the_policy_says(patched: Watched, tmp_path: Path, policy: Policy) -> None:
+    """Each move, and each page that reclaim zaps, is the one that a slow reading of the patches says, in its turn."""
+    patched.lab.policy(policy)
+    # With 80 pages some reclaims under `leaf-first` find enough pages of level 1, and some do not.
+    workload = Workload(f"order-{policy}", accesses=6_000, touched=16, pages=80)
+    events = recorded(patched, workload, tmp_path / "order.capture")
+    truth = SlowList(policy)
+    due: set[int] = set()  # to move
+    links = mappings = not_the_oldest = with_directories = without = 0
+    remaining = iter(events)
+    for event in remaining:
+        assert event.kind == Kind.MOVE or not due
+        if event.kind == Kind.ALLOC:
+            truth.add(event.spt, event.role & LEVEL, event.limit)
+        elif event.kind == Kind.LINK:
+            truth.child[event.parent_pte] = event.spt
+            if policy in MOVING:
+                links += 1
+                due = truth.with_ancestors(event.parent_pte & SPT_MASK)
+        elif event.kind == Kind.MOVE:
+            if not due:
+                assert policy == "mapped"
+                assert truth.is_due(event.spt)
+                mappings += 1
+                due = truth.with_ancestors(event.spt)
+            assert event.spt == min(due, key=truth.level.__getitem__)
+            due.remove(event.spt)
+            truth.move(event.spt)
+        elif event.kind == Kind.RECLAIM:
+            wanted, chosen = truth.chosen()
+            zapped = [zap.spt for zap in islice(remaining, wanted) if zap.kind == Kind.ZAP]
+            assert zapped == chosen
+            not_the_oldest += sorted(zapped) != sorted(truth.idle()[:wanted])
+            directories = sum(truth.level[page] > 1 for page in zapped)
+            with_directories += directories > 0
+            without += not directories
+            for page in zapped:
+                truth.remove(page)
+        else:
+            assert event.kind == Kind.UNLINK, event  # of what is no directory here
+    assert with_directories > 10
+    assert (links > 0) == (policy in MOVING)
+    assert (mappings > 0) == (policy == "mapped")
+    assert (not_the_oldest > 0) == (policy in {"leaf-first", "newest"})
+    if policy == "leaf-first":
+        assert without > 10
+
+
+def tree(watched: Watched, vm: str) -> list[tuple[int, int]]:
+    """(page, level) of a VM's list, the newest first, once an audit has found it to be the kernel's."""
+    audited(watched, vm)
+    pages = json.loads(watched.lab.run(f"shadowwatch tree {vm} --format json").stdout)["pages"]
+    return [(page["spt"], page["level"]) for page in pages]
+
+
+def test_a_table_moves_up_when_a_page_of_it_is_mapped_anew(patched: Watched) -> None:
+    """Under `mapped`, once, with all above it, and not again before an eighth of the list has been allocated."""
+    patched.lab.policy("mapped")
+    # So few accesses that each table is touched once, and room for all of them.
+    with Vmm(patched.lab, Workload("anew", "sequential", accesses=128, pages=256)) as vmm:
+        mapped = vmm.finished().counters["pages_4k"]
+        before = tree(patched, "anew")
+        steps: list[tuple[int, Policy, bool]] = [(100, "mapped", True), (200, "mapped", False), (300, "parents", False)]
+        for page, policy, moves in steps:
+            patched.lab.policy(policy)
+            assert vmm.do(f"read {page}").counters["pages_4k"] > mapped
+            mapped = vmm.counters()["pages_4k"]
+            after = tree(patched, "anew")
+            if moves:
+                path = after[:ROOT_LEVEL]
+                assert [level for _, level in path] == [4, 3, 2, 1]
+                assert before.index(path[-1]) > len(before) / 2
+                assert after[ROOT_LEVEL:] == [one for one in before if one not in path]
+            else:
+                assert after == before
+            before = after
+
+
+def test_no_policy_harms_the_kernel(patched: Watched) -> None:
+    """All of them in turn, while slots and limits change, the shrinker runs and VMs are killed: all is well."""
+    lab = patched.lab
+    assert lab.run("grep -m 1 __list_add_valid /proc/kallsyms").stdout  # what CONFIG_DEBUG_LIST adds
+    restless = Workload("restless", accesses=2_000, touched=16, unrest=True)
+    large = Workload("large", "uniform", 40, 20, 10_000, pages=600)
+    killed = [replace(restless, name=f"killed-{number}") for number in range(2)]
+    with ExitStack() as open_now:
+        for workload in (restless, large):
+            open_now.enter_context(Vmm(lab, workload, rounds=0))
+        open_now.enter_context(RealGuest(lab, name="linux", endless=True))
+        switching = lab.popen(SWITCHING.format(turns=8, policies=" ".join(POLICIES)), stderr=subprocess.STDOUT)
+        for workload in killed:
+            with Vmm(lab, workload, rounds=0) as vmm:
+                lab.run(["kill", "-KILL", str(vmm.do("stats").pid)])
+        said, _ = switching.communicate(timeout=120)
+        assert switching.returncode == 0, said
+        for vm in ("restless", "large", "linux"):
+            audited(patched, vm)
+    ended = {"restless", "large", "linux", *(workload.name for workload in killed)}
+    metrics = scrape_until(patched.port, lambda metrics: ended <= metrics.by("vm", "vm_info", state="ended").keys())
+    for name in ("events_lost_total", "events_undecodable_total", "vm_events_lost_total", "vm_unknown_pages_total"):
+        assert metrics.sum(name) == 0, name
+    assert metrics.sum("vm_audit_entries_total", result="differing") == 0
+    assert metrics.sum("parent_moves_total", vm="restless") > 0
+    # What was meant to happen did. A slot's end may have left the restless ones nothing to tear down.
+    for vm, causes in (
+        ("restless", {"quota", "resize", "shrinker", "memslot"}),
+        ("large", {"quota", "shrinker", "teardown"}),
+        ("linux", {"guest_write", "teardown"}),
+    ):
+        assert causes <= {cause for cause, zaps in metrics.by("cause", "zaps_total", vm=vm).items() if zaps}
+    troubles = [line for line in lab.run("dmesg").stdout.splitlines() if TROUBLE.search(line)]
+    assert not troubles
