@@ -28,7 +28,6 @@ class Workload:
     accesses: int = 30_000
     seed: int = 1
     pages: int = 64
-    touched: int = 1  # pages of the guest's that it touches by each table
     spread: bool = False  # guest-physical memory as well, for when KVM uses nested paging
     nested: bool = False  # in a guest's guest, for when KVM has them
     touched: int = 1  # pages of each table
