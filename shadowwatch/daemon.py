@@ -229,7 +229,9 @@ def watch_until_told(handover: Handover) -> bool:
     garbage = time.monotonic() + GC_SECONDS
     end = None if handover.seconds is None else time.monotonic() + handover.seconds
     while end is None or time.monotonic() < end:
-        told = signal.sigtimedwait((*STOP_SIGNALS, RELOAD_SIGNAL), PERIOD_SECONDS)
+        # Not with this as timeout: interrupted as time is up, by SIGCONT or a debugger, CPython makes a signal up.
+        time.sleep(PERIOD_SECONDS)
+        told = signal.sigtimedwait((*STOP_SIGNALS, RELOAD_SIGNAL), 0)
         if told and reload and told.si_signo == RELOAD_SIGNAL:
             notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             reload.turn()

@@ -31,7 +31,8 @@ def wait_for_kvm() -> None:
     watchdog = Watchdog()
     while not kvm_is_loaded():
         watchdog.turn(time.monotonic_ns())
-        if signal.sigtimedwait(STOP_SIGNALS, 1.0):
+        time.sleep(1)
+        if signal.sigtimedwait(STOP_SIGNALS, 0):
             raise KeyboardInterrupt
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
