@@ -15,7 +15,7 @@ PACKAGES += debhelper dh-python lintian pybuild-plugin-pyproject python3-hatchli
 .PHONY: help run test lab matrix bench effect experiment pictures screens dashboards deb check format clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
 
 run: .venv/ready ## boot the lab, watch shadow-paged guests in it, and publish the metrics here
 	@exec $(BIN)/python -m tests.lab run $(ARGS)
