@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 import ssl
 import struct
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from urllib.request import urlopen
 
-from shadowwatch.daemon import Collection
+from shadowwatch.daemon import PERIOD_SECONDS, Collection
 from shadowwatch.event.abi import RECORD
 from shadowwatch.event.ring import Ring
 from shadowwatch.watch import Watch
@@ -121,6 +122,19 @@ def within(seconds: float, holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_who_is_stopped_goes_on_when_told_to(tmp_path: Path) -> None:
+    """As by a debugger or a suspended host, whatever it was waiting for, and for longer than it would have waited."""
+    config = tmp_path / "a.toml"
+    config.write_text("")
+    with Kernelless(config) as daemon:
+        for _ in range(10):
+            for told in (signal.SIGSTOP, signal.SIGCONT):
+                daemon.process.send_signal(told)
+                time.sleep(2 * PERIOD_SECONDS)
+        assert "no setting changes" in daemon.reload()
+        daemon.end()
 
 
 def test_scrapes_by_the_thousand_leave_nothing_behind() -> None:
