@@ -175,13 +175,14 @@ class SimulatedVm:
             if fresh is not child:
                 self._root(fresh)
         if child is None or parent is None or parent.level <= child.level:
+            self._end_fault()
             self._parent = None
             return
         begins = parent is not self._parent
         if begins:
             # Another fault: the path down to the parent was in place.
-            if self._rebuilt:
-                self._settle()
+            if self._parent is not None:
+                self._end_fault()
             self._clock += 1
             self._faulted = False
             self.recorded_faults += 1
@@ -225,6 +226,19 @@ class SimulatedVm:
             self.faults += 1
             self._make_room()
             self._reach(parent)
+
+    def _end_fault(self) -> None:
+        """The fault that the last reclaim made room for is over, and no room is due any more."""
+        self._settle()
+        if not self._due:
+            return
+        if self._parent is None:
+            # It built no page table, so it is a fault to every policy.
+            self._make_room()
+        else:
+            # The policy had kept all that it built: no fault, so KVM would have reclaimed nothing.
+            self._victims = []
+            self._compare()
 
     def _settle(self) -> None:
         """The fault is over. If it only built what its own reclaim took, it was for a page of the guest's."""
@@ -310,10 +324,7 @@ class SimulatedVm:
             self._end_reclaim()
         if self._fresh:
             self._root(self._fresh)
-        self._settle()
-        if self._due:
-            # The fault of the last one built no page table.
-            self._make_room()
+        self._end_fault()
         self._parent = None
         self._reclaiming = self._causes.reclaim[caller]
 
@@ -326,9 +337,7 @@ class SimulatedVm:
             self._by_reclaim = False
             if self._reclaiming >= 0:
                 self._end_reclaim()
-            self._settle()
-            if self._due:
-                self._make_room()
+            self._end_fault()
         if role & self._roles.invalid:
             return
         page = self._tables.pop(spt, None)
