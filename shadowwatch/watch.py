@@ -16,6 +16,7 @@ from shadowwatch.mmu.audit import Difference
 from shadowwatch.mmu.model import Model, Progress
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.snapshot import Snapshot, VmDetail, VmSnapshot
+from shadowwatch.mmu.vm import Vm
 from shadowwatch.simulate.simulator import Simulator
 
 #: So many VMs are frozen (some 20 µs each, if they had events) before a thread that waits to feed the model may do so.
@@ -43,8 +44,6 @@ class Watch:
         self._lock = Lock()
         self._model = Model(RoleLayout(facts.role), facts.functions, _ns(facts.recent_seconds), facts.midway)
         self._simulators = [Simulator(facts, policy) for policy in what_if]
-        #: A VM's name -> its snapshot without estimates, and with them.
-        self._estimated: dict[str, tuple[VmSnapshot, VmSnapshot]] = {}
         self._last = Batch(0, 0, 0, b"")
         self._behind_ns = 0
 
@@ -136,13 +135,26 @@ class Watch:
         """Freeze one VM's counts, a living one's first of all; None when there is none of this name."""
         with self._lock:
             vm = self._model.named(name)
-            return vm.freeze() if vm else None
+            return self._freeze(vm) if vm else None
 
     def detail(self, name: str) -> VmDetail | None:
         """Freeze one VM page by page, a living one first of all; None when there is none of this name."""
         with self._lock:
             vm = self._model.named(name)
-            return vm.detail(self._last.now_ns) if vm else None
+            if vm is None:
+                return None
+            self._freeze(vm)
+            return vm.detail(self._last.now_ns)
+
+    def _freeze(self, vm: Vm) -> VmSnapshot:
+        """With the lock held. What a VM without events came to is the same object as before."""
+        if vm.frozen is None and self._simulators:
+            estimates = [
+                (simulator.policy, simulator.estimate(vm.kvm, vm.pid, vm.ended_ns is not None))
+                for simulator in self._simulators
+            ]
+            vm.freeze().what_if = {policy: estimate for policy, estimate in estimates if estimate}
+        return vm.freeze()
 
     def snapshot(self) -> Snapshot:
         """Freeze everything, each VM at one moment; the feeding thread waits for no more than a few VMs at a time."""
@@ -154,30 +166,15 @@ class Watch:
                 # Without this the same thread would have the lock again before another one is awake.
                 time.sleep(GIVE_WAY_SECONDS)
             with self._lock:
-                frozen += [vm.freeze() for vm in vms[start : start + AT_ONCE]]
+                frozen += map(self._freeze, vms[start : start + AT_ONCE])
         with self._lock:
             model = self._model
             return Snapshot(
                 now_ns=self._last.now_ns,
-                vms=self._with_estimates(tuple(frozen)),
+                vms=tuple(frozen),
                 received=model.received,
                 undecodable=model.undecodable,
                 lost=self._last.lost,
                 untracked=self._last.untracked,
                 behind_ns=self._behind_ns,
             )
-
-    def _with_estimates(self, vms: tuple[VmSnapshot, ...]) -> tuple[VmSnapshot, ...]:
-        if not self._simulators:
-            return vms
-        estimates = {simulator.policy: simulator.estimates() for simulator in self._simulators}
-        before, self._estimated = self._estimated, {}
-        for vm in vms:
-            key = vm.kvm, vm.pid
-            # A VM without events is the same one as before, to whoever keeps what he made of it.
-            same = before.get(vm.name)
-            if same is None or same[0] is not vm:
-                what_if = {policy: found[key] for policy, found in estimates.items() if key in found}
-                same = vm, replace(vm, what_if=what_if)
-            self._estimated[vm.name] = same
-        return tuple(estimated for _, estimated in self._estimated.values())

@@ -93,11 +93,18 @@ class Simulator:
         return vm
 
     def _end(self, kvm: int) -> None:
-        self._ended[kvm, self._pids.pop(kvm)] = self._vms.pop(kvm).estimate()
+        self._ended[kvm, self._pids.pop(kvm)] = self._vms.pop(kvm).end()
         while len(self._ended) > KEEP_MOST:
             del self._ended[next(iter(self._ended))]
 
+    def estimate(self, kvm: int, pid: int, ended: bool) -> Estimate | None:
+        """What came of one VM so far; None if it allocated no page, or ended before the last KEEP_MOST."""
+        if ended:
+            return self._ended.get((kvm, pid))
+        vm = self._vms.get(kvm)
+        return vm.estimate() if vm else None
+
     def estimates(self) -> dict[Key, Estimate]:
-        """What came of it so far, for each VM, also those that ended lately."""
-        living = {(kvm, self._pids[kvm]): vm.estimate() for kvm, vm in self._vms.items()}
+        """What came of each VM, those among them that ended lately, when there are no more records."""
+        living = {(kvm, self._pids[kvm]): vm.end() for kvm, vm in self._vms.items()}
         return self._ended | living

@@ -16,12 +16,14 @@ class Spans:
     """Counts of spans of time by their length, in bounded memory; `number` of them."""
 
     def __init__(self) -> None:
-        self._counts = [0] * _bin(1 << 64)
+        #: Bin → how many; most VMs fill a few dozen of the 500.
+        self._counts: dict[int, int] = {}
         self.number = 0
 
     def add(self, span: int) -> None:
         """Count one."""
-        self._counts[_bin(span)] += 1
+        bin = _bin(span)
+        self._counts[bin] = self._counts.get(bin, 0) + 1
         self.number += 1
 
     def likely(self, waits: Spans, begun: int) -> float:
@@ -30,8 +32,9 @@ class Spans:
             return 0.0
         ended = 0
         total = 0.0
-        for spans, waited in zip(self._counts, waits._counts, strict=True):
+        for bin in sorted(self._counts.keys() | waits._counts.keys()):
+            waited = waits._counts.get(bin, 0)
             # Of the waits as long as the spans of this bin, half are shorter.
-            total += spans * (ended + waited / 2)
+            total += self._counts.get(bin, 0) * (ended + waited / 2)
             ended += waited
         return total / begun

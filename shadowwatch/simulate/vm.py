@@ -455,9 +455,13 @@ class SimulatedVm:
         page.parents = {}
         del self._list[page]
 
-    def estimate(self) -> Estimate:
-        """What came of it so far."""
+    def end(self) -> Estimate:
+        """What came of it; no more is heard of the VM."""
         self._settle()
+        return self.estimate()
+
+    def estimate(self) -> Estimate:
+        """What came of it so far, but for a fault that is under way."""
         # It must not fall when pages that were lost are found not to be wanted.
         self._likely = max(self._likely, self._unseen.likely(self._absences, self._losses))
         return Estimate(

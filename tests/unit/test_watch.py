@@ -37,16 +37,36 @@ def test_a_name_cannot_steer_a_terminal(called: str, name: str) -> None:
 
 
 def test_estimates_are_part_of_a_snapshot_and_cross_the_socket() -> None:
-    """Those of the policies that were asked for, what a VM without new events had stays the same object."""
+    """Those of the policies that were asked for; what a VM without new events had stays the same object."""
     watch = Watch(FACTS, str, ("parents", "stock"))
     story = Story()
     story.alloc(1, level=2)
     story.alloc(2)
     story.link(1, 0, 2)
     watch.take(Batch(story.ns, 0, 0, story.records()))
+    detail = watch.detail("4711")
+    assert detail
     (vm,) = watch.snapshot().vms
+    assert detail.vm is watch.vm("4711") is vm
     assert list(vm.what_if) == ["parents", "stock"]
     assert {estimate.recorded_faults for estimate in vm.what_if.values()} == {1}
     assert watch.snapshot().vms[0] is vm
     assert loads(Snapshot, dumps(watch.snapshot())).vms == (vm,)
     assert not Watch(FACTS, str).snapshot().vms
+
+
+def test_a_vm_that_ended_keeps_its_own_estimates() -> None:
+    """Also when its process has another at the same address, which has had no page yet."""
+    watch = Watch(FACTS, str, ("stock",))
+    story = Story()
+    story.alloc(1, level=2)
+    story.alloc(2)
+    story.link(1, 0, 2)
+    story.destroy()
+    watch.take(Batch(story.ns, 0, 0, story.records()))
+    story.events.clear()
+    story.seq = 0
+    story.reclaim()
+    watch.take(Batch(story.ns, 0, 0, story.records()))
+    ended, living = watch.snapshot().vms
+    assert (ended.what_if["stock"].recorded_faults, living.what_if["stock"].recorded_faults) == (1, 0)
