@@ -81,10 +81,12 @@ def _what_if(
     vm: VmSnapshot, recorded: Callable[[Estimate], int], known: Callable[[Estimate], int], likely: bool = True
 ) -> Samples:
     """What KVM did, and what each simulated policy would have done, with the likely more."""
-    for estimate in list(vm.what_if.values())[:1]:
-        yield (AS_RECORDED,), recorded(estimate)
-    for policy, estimate in vm.what_if.items():
-        yield (policy,), known(estimate) + (estimate.likely if likely else 0)
+    if not vm.what_if:
+        return ()
+    return [
+        ((AS_RECORDED,), recorded(next(iter(vm.what_if.values())))),
+        *(((policy,), known(of) + (of.likely if likely else 0)) for policy, of in vm.what_if.items()),
+    ]
 
 
 VM_METRICS = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import Any
 
 from shadowwatch.metrics.declarations import DAEMON_METRICS, VM_METRICS, DaemonMetric, VmMetric
@@ -17,9 +17,6 @@ from shadowwatch.mmu.snapshot import VmSnapshot
 from shadowwatch.watch import Watch
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-#: Stands for the labels in a histogram's lines until they are known.
-_LABELS = "\0"
 
 
 def _label(label: str, value: str) -> str:
@@ -37,17 +34,18 @@ def _heading(metric: VmMetric | DaemonMetric) -> str:
 
 
 @cache
-def _histogram(name: str, bounds: Sequence[float]) -> str:
-    """The lines of one histogram, with %s for each number in turn."""
-    buckets = (f'{name}_bucket{{{_LABELS},le="{bound}"}} %s\n' for bound in (*map(float, bounds), "+Inf"))
-    return "".join(buckets) + f"{name}_count{{{_LABELS}}} %s\n{name}_sum{{{_LABELS}}} %s\n"
+def _histogram(name: str, bounds: Sequence[float]) -> tuple[str, ...]:
+    """The lines of one histogram, to be joined by its labels, with %s for each number in turn."""
+    buckets = (f',le="{bound}"}} %s\n{name}_bucket{{' for bound in map(float, bounds))
+    return f"{name}_bucket{{", *buckets, f',le="+Inf"}} %s\n{name}_count{{', f"}} %s\n{name}_sum{{", "} %s\n"
 
 
 def _texts(metric: VmMetric, vms: Sequence[VmSnapshot], names: Sequence[str]) -> list[str]:
     """The lines of each VM. This is the hot path of a scrape: a hundred of them for a VM."""
     name, histogram = _full_name(metric), metric.type == "histogram"
     samples: Callable[[VmSnapshot], Iterable[tuple[tuple[str, ...], Any]]] = metric.samples
-    start, bounds, template = f"{name}{{", None, ""
+    start, bounds = f"{name}{{", None
+    between: tuple[str, ...] = ()
     if histogram:
         names = [called.replace("%", "%%") for called in names]
     #: Values of the metric's own labels -> their text; they are levels, causes and the like, so few.
@@ -63,9 +61,9 @@ def _texts(metric: VmMetric, vms: Sequence[VmSnapshot], names: Sequence[str]) ->
             if histogram:
                 if bounds is not value.bounds:
                     bounds = value.bounds
-                    template = _histogram(name, bounds)
+                    between = _histogram(name, bounds)
                 below = (*accumulate(value.counts),)
-                text += template.replace(_LABELS, labels) % (*below, below[-1], value.total)
+                text += labels.join(between) % (*below, below[-1], value.total)
             else:
                 text += f"{start}{labels}}} {value}\n"
         texts.append(text)
@@ -95,8 +93,9 @@ class Exposition:
         made = zip(*(_texts(metric, changed, names) for metric in VM_METRICS), strict=True)
         fresh = {vm.name: (vm, texts) for vm, texts in zip(changed, made, strict=True)}
         self._known = {vm.name: fresh.get(vm.name) or known[vm.name] for vm in now.vms}
-        for number, metric in enumerate(VM_METRICS):
-            yield "".join([_heading(metric), *(texts[number] for _, texts in self._known.values())]).encode()
+        columns = zip(*(texts for _, texts in self._known.values()), strict=True) if now.vms else repeat(())
+        for metric, texts in zip(VM_METRICS, columns, strict=False):
+            yield "".join([_heading(metric), *texts]).encode()
 
 
 def exposition(watch: Watch) -> bytes:
