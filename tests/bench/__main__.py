@@ -21,7 +21,7 @@ from tests.bench.figure import Figure, show
 from tests.bench.scrape_cost import scrape_cost
 from tests.bench.top_cost import top_cost
 from tests.captures import CAPTURES
-from tests.unit.story import FUNCTIONS, ROLES, Story
+from tests.unit.story import FACTS, FUNCTIONS, ROLES, Story
 
 REPETITIONS = 15
 PAGES = 100_000
@@ -90,8 +90,8 @@ def simulation(name: str) -> Figure:
     return Figure.of(f"decode and simulation of parents, {name}", _rates(simulating), "events/s")
 
 
-def memory() -> Figure:
-    """Bytes that the model needs for a page: a tree, 64 tables in a directory, and the zapped pages it remembers."""
+def memory() -> list[Figure]:
+    """Bytes for a page, of the model and of a simulation: 64 tables in a directory, and the zapped pages remembered."""
     story = Story()
     story.alloc(0, level=4)
     for number in range(1, PAGES // 65):
@@ -107,14 +107,17 @@ def memory() -> Figure:
         story.zap(10 * PAGES + number)
     records = story.records()
     del story
-    gc.collect()
-    tracemalloc.start()
-    model = Model(ROLES, FUNCTIONS)
-    model.feed(records)
-    size, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    model, simulator = Model(ROLES, FUNCTIONS), Simulator(FACTS, "parents")
+    figures = []
+    for what, feed in (("the model", model.feed), ("a simulation of parents", simulator.feed)):
+        gc.collect()
+        tracemalloc.start()
+        feed(records)
+        size, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        figures.append(Figure.of(f"memory of {what}", [size / pages], "bytes/page"))
     assert sum(model.snapshot()[0].pages.values()) == pages
-    return Figure.of("memory of the model", [size / pages], "bytes/page")
+    return figures
 
 
 def readers() -> list[Figure]:
@@ -151,7 +154,7 @@ def main() -> None:
         *throughput("parents"),
         simulation("debian"),
         simulation("parents"),
-        memory(),
+        *memory(),
         *top_cost(),
         *scrape_cost(),
     ]
