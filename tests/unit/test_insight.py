@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
 
 from shadowwatch.facts import PAGING
 from shadowwatch.mmu.cause import Cause
+from shadowwatch.mmu.snapshot import Estimate
 from shadowwatch.source import Status
 from shadowwatch.view.columns import Row
 from shadowwatch.view.insight import insight
@@ -36,6 +37,45 @@ def test_the_rfcs_problem_is_named_with_its_cure() -> None:
     assert said.endswith("the RFC's problem. A KVM that moves parents up would keep them, a higher limit may.")
     assert insight(rows(), PATCHED).endswith("the RFC's problem. reclaim_policy parents would keep them.")
     assert insight(rows(), PARENTS).endswith("Parents are moved up already: a higher limit would help.")
+
+
+def estimated(recorded: int, by_parents: float) -> Mapping[str, Estimate]:
+    """So many page faults, and as many as they are estimated to be with parents moved up, half of these for sure."""
+    sure = int(by_parents / 2)
+    return {"parents": Estimate(sure, 0, 0, recorded, by_parents - sure, recorded, 0, 0, 0)}
+
+
+def test_an_estimate_says_what_it_would_spare() -> None:
+    """In the place of what a cure would do; on a kernel that moves parents up nothing is left to spare."""
+    spared = rows(what_if=estimated(1000, 787.4))
+    assert insight(spared, PATCHED).endswith(
+        "the RFC's problem. reclaim_policy parents would spare about 21% of its page faults."
+    )
+    assert insight(spared, STOCK).endswith("A KVM that moves parents up would spare about 21% of its page faults.")
+    assert insight(spared, PARENTS) == insight(rows(), PARENTS)
+
+
+@pytest.mark.parametrize("by_parents", [996.4, 1000, 1300])
+def test_an_estimate_of_nothing_says_what_it_needs_instead(by_parents: float) -> None:
+    """Of less than half a percent, of none, or more faults than there were."""
+    said = insight(rows(what_if=estimated(1000, by_parents)), PATCHED)
+    assert said.endswith(
+        "the RFC's problem. reclaim_policy parents would keep them, but spare no page faults: it needs a higher limit."
+    )
+
+
+def test_an_estimate_is_of_the_time_since_the_last_look() -> None:
+    """Also after a daemon that estimated nothing; of no faults, or of counters that began anew, nothing is said."""
+    (row, *_) = rows(what_if=estimated(2000, 1000))
+
+    def since(what_if: Mapping[str, Estimate]) -> str:
+        before = replace(row.vm, zaps={}, recently_parented_zaps={}, what_if=what_if)
+        return insight([replace(row, before=before)], PATCHED)
+
+    assert since(estimated(1000, 100)).endswith("would spare about 10% of its page faults.")
+    assert since({}).endswith("would spare about 50% of its page faults.")
+    assert since(estimated(2000, 1000)).endswith("reclaim_policy parents would keep them.")
+    assert since(estimated(9000, 7000)).endswith("reclaim_policy parents would keep them.")
 
 
 def test_thrashing_without_recently_parented_directories_is_not_the_rfcs_problem() -> None:
