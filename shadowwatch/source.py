@@ -45,7 +45,7 @@ class Source(Protocol):
         """All VMs."""
 
     def detail(self, name: str) -> VmDetail | None:
-        """One VM page by page; None when there is none of this name."""
+        """One VM page by page, by its name or else its pid; None when there is none now."""
 
 
 class Replay:
@@ -124,6 +124,6 @@ class Replay:
         return replace(self._watch.snapshot(), now_ns=self._now_ns)
 
     def detail(self, name: str) -> VmDetail | None:
-        """One VM page by page; None when there is none of this name."""
+        """One VM page by page, by its name or else its pid; None when there is none now."""
         detail = self._watch.detail(name)
         return detail and replace(detail, now_ns=self._now_ns)

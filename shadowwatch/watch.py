@@ -132,13 +132,13 @@ class Watch:
         return self._last.now_ns
 
     def vm(self, name: str) -> VmSnapshot | None:
-        """Freeze one VM's counts, a living one's first of all; None when there is none of this name."""
+        """Freeze one VM's counts, by its name or else its pid, a living one's first; None when there is none."""
         with self._lock:
             vm = self._model.named(name)
             return self._freeze(vm) if vm else None
 
     def detail(self, name: str) -> VmDetail | None:
-        """Freeze one VM page by page, a living one first of all; None when there is none of this name."""
+        """Freeze one VM page by page, by its name or else its pid, a living one first; None when there is none."""
         with self._lock:
             vm = self._model.named(name)
             if vm is None:

@@ -244,8 +244,10 @@ class Model:
         return self._vms[kvm]
 
     def named(self, name: str) -> Vm | None:
-        """The VM of this name, also when it has ended and is still kept."""
-        return next((vm for vm in (*self._vms.values(), *self._ended) if vm.name == name), None)
+        """The VM of this name, or else of this pid, also when it has ended and is still kept."""
+        vms = (*self._vms.values(), *self._ended)
+        by_name = (vm for vm in vms if vm.name == name)
+        return next(by_name, None) or next((vm for vm in vms if str(vm.pid) == name), None)
 
     def vms(self) -> tuple[Vm, ...]:
         """Every VM, ended ones first."""

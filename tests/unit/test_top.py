@@ -114,6 +114,15 @@ def test_it_plays_by_itself_and_pauses(folder: Path) -> None:
         tmux.close()
 
 
+def test_a_replay_opens_a_vm_by_its_pid(folder: Path) -> None:
+    """As without a capture."""
+    tmux = Tmux(folder, [*TOP, "--replay", str(folder / "a.capture"), "--at", "5", "--vm", "2"])
+    try:
+        tmux.until("db1  pid 2", "parented ago")
+    finally:
+        tmux.close()
+
+
 def test_ctrl_c_gives_the_terminal_back(tmux: Tmux) -> None:
     """As q does."""
     tmux.press("C-c")
