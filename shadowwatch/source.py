@@ -58,6 +58,7 @@ class Replay:
     EVENTS, COPIES = 250_000, 32
 
     def __init__(self, reader: Reader, copies: int = COPIES) -> None:
+        """No more than `copies` are kept; 1 is the beginning alone, for who does not go back."""
         self._reader = reader
         self._first_ns, last_ns = reader.span()
         #: Seconds from the first batch to the last, and where the capture is now.
@@ -103,7 +104,8 @@ class Replay:
         while (batch := self._next or next(self._batches, None)) and batch.now_ns <= self._now_ns:
             self._watch.take(batch)
             self._next = None
-            if self._watch.received - self._kept >= self._every and batch.now_ns > self._copies[-1][0]:
+            due = self._most > 1 and self._watch.received - self._kept >= self._every
+            if due and batch.now_ns > self._copies[-1][0]:
                 self._keep(batch.now_ns)
         self._next = batch and self._begun(batch)
 

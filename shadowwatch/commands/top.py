@@ -53,19 +53,20 @@ def run(arguments: argparse.Namespace) -> int:
         speed=arguments.speed,
         replayed=bool(arguments.replay),
     )
+    scripted = arguments.json or arguments.csv or arguments.once or not top.has_terminal(sys.stdout)
     with ExitStack() as open_now:
         open_now.enter_context(unwinding())
         source: Source
         if arguments.replay:
-            source = Replay(open_now.enter_context(reading(arguments.replay)))
+            reader = open_now.enter_context(reading(arguments.replay))
+            source = Replay(reader, copies=1) if scripted else Replay(reader)
         elif arguments.standalone:
             source = open_now.enter_context(live.standalone())
         else:
             source = live.connect(arguments.socket)
         if arguments.vm and not arguments.replay:
             state = replace(state, vm=pick(source.snapshot().vms, arguments.vm).name)
-        scripted = arguments.json or arguments.csv or arguments.once
-        if not scripted and top.has_terminal(sys.stdout):
+        if not scripted:
             if source.replay:
                 source.replay.seek(arguments.at or 0.0)
             top.interactive(source, state, sys.stdout, sys.stdin.fileno())

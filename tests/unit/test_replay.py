@@ -87,6 +87,18 @@ def test_copies_are_few_however_long_it_is(tmp_path: Path) -> None:
         assert at(now, now.now_ns) == played_to(3.0)
 
 
+def test_the_beginning_alone_is_one_copy(tmp_path: Path) -> None:
+    """Who does not go back has no other made, and can go back all the same."""
+    with reading(str(lively.capture(tmp_path / "a"))) as reader:
+        replay = Replay(reader, copies=1)
+        replay._every = 1
+        replay.seek(LENGTH)
+        assert (len(replay._copies), replay._every) == (1, 1)
+        replay.seek(3.0)
+        now = replay.snapshot()
+        assert at(now, now.now_ns) == played_to(3.0)
+
+
 def test_time_goes_on_where_nothing_happens(tmp_path: Path) -> None:
     """A capture has no batch of an idle host; ages and rates are those of where the replay is all the same."""
     path = tmp_path / "idle"
