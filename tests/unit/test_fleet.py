@@ -20,6 +20,8 @@ from tests.unit.test_rules import ROOT, RULES, rules
 FLEET = (ROOT / "docs" / "fleet.md").read_text()
 EXAMPLES = ROOT / "examples"
 GOLDEN = ROOT / "tests" / "golden" / "metrics-debian.txt"
+#: A scrape with `--what-if parents`.
+ESTIMATED = GOLDEN.with_name("metrics.txt")
 HOSTS, VMS_OF_A_HOST = 1_000, 50
 #: up, scrape_duration_seconds, scrape_samples_scraped, …_post_metric_relabeling, scrape_series_added.
 ADDED_BY_PROMETHEUS = 5
@@ -32,6 +34,13 @@ def scraped() -> dict[str, tuple[int, int]]:
     families = text_string_to_metric_families(GOLDEN.read_text())  # type: ignore[no-untyped-call]
     of_vm = {family.name: [("vm" in sample.labels) for sample in family.samples] for family in families}
     return {name: (sum(found), len(found) - sum(found)) for name, found in of_vm.items()}
+
+
+def estimates() -> int:
+    """How many series one VM has of estimates."""
+    families = text_string_to_metric_families(ESTIMATED.read_text())  # type: ignore[no-untyped-call]
+    samples = [sample for family in families for sample in family.samples]
+    return sum("what_if" in sample.name and sample.labels["vm"] == "web1" for sample in samples)
 
 
 def configuration(name: str) -> Any:
@@ -57,9 +66,11 @@ def test_the_figures_are_those_of_a_real_scrape() -> None:
         r"regex: (shadowwatch_\(parenting_age.*)", (EXAMPLES / "prometheus/prometheus.yml").read_text()
     )
 
-    vm = sum(of_vm for of_vm, _ in families.values())
+    unestimated = sum(of_vm for of_vm, _ in families.values())
+    estimated = estimates()
+    vm = unestimated + estimated
     host = sum(of_host for _, of_host in families.values()) + process + ADDED_BY_PROMETHEUS
-    without = sum(of_vm for name, (of_vm, _) in families.items() if not re.fullmatch(dropped, f"{name}_"))
+    histograms = sum(of_vm for name, (of_vm, _) in families.items() if re.fullmatch(dropped, f"{name}_"))
     recorded = [rule["record"] for rule in rules() if "record" in rule]
     vm_recorded = sum(name.startswith("vm:") for name in recorded)
     host_recorded = len(recorded) - vm_recorded
@@ -72,7 +83,10 @@ def test_the_figures_are_those_of_a_real_scrape() -> None:
     sent = HOSTS * (VMS_OF_A_HOST * vm_recorded + host_kept)
     text = " ".join(FLEET.split())
     assert f"A VM's {vm} are bounded" in text
-    assert f"{vm - without} are its four histograms" in text
+    assert f"{histograms} are its four histograms" in text
+    assert f"{estimated} are estimates: five counters" in text
+    (fewer,) = {sum(name.startswith(f"{of}:shadowwatch_faults") for name in recorded) for of in ("vm", "instance")}
+    assert f"Where there are none, {fewer} fewer are recorded of a VM and of its host." in text
     assert (
         f"A host's {host} are {host - process - ADDED_BY_PROMETHEUS} of shadowwatch, {process} of its process" in text
     )
@@ -81,10 +95,11 @@ def test_the_figures_are_those_of_a_real_scrape() -> None:
     assert f"{total // 10:,} series" in text
 
     rows = [
-        ("scraped", vm, host),
-        ("scraped, without histograms", without, host),
-        ("recorded", vm_recorded, host_recorded),
-        ("sent on", vm_recorded, host_kept),
+        ("scraped", unestimated, host),
+        ("scraped, with `--what-if parents`", vm, host),
+        ("scraped, with it, without histograms", vm - histograms, host),
+        ("recorded, with it", vm_recorded, host_recorded),
+        ("sent on, with it", vm_recorded, host_kept),
     ]
     for row, of_vm, of_host in rows:
         assert f"| {row} | {of_vm} | {of_host} | {HOSTS * (VMS_OF_A_HOST * of_vm + of_host):,} |" in FLEET
