@@ -3,26 +3,42 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dashboards import alerts
 from dashboards.declarations import GREEN, NONE_IS_GOOD, RED, YELLOW, Dashboard, Panel, Query, Row, of_host, of_vm
 
 ROWS = 20
-#: What hosts and VMs are ranked by: zaps that moving parents up the list would spare.
-RANK = "shadowwatch_recently_parented_zaps:rate5m"
+#: What hosts and VMs are ranked by: page faults that moving parents up the list would spare of all FAULTS, where that
+#: is estimated, and everywhere the zaps that it would spare.
+SPARED, FAULTS = "faults_spared_by_parents:rate5m", "faults:rate5m"
+RECENT = "recently_parented_zaps:rate5m"
 
 OF_VM = "sum by (instance, vm)"
 OF_HOST = "sum by (instance)"
-WORST_VMS = f"topk({ROWS}, {OF_VM} ({of_vm(f'vm:{RANK}')}) > 0)"
 RUNNING = of_host("shadowwatch_vms", 'state="running"')
-WORST_HOSTS = f"topk({ROWS}, {OF_HOST} ({of_host(f'instance:{RANK}')}) > 0)"
 
 
-def _vms(name: str, recorded: str) -> Query:
-    return Query(name, f"{OF_VM} ({of_vm(f'vm:shadowwatch_{recorded}')}) and {WORST_VMS}")
+def _instance(recorded: str) -> str:
+    return of_host(f"instance:shadowwatch_{recorded}")
 
 
-def _hosts(name: str, series: str, *matchers: str) -> Query:
-    return Query(name, f"{OF_HOST} ({of_host(series, *matchers)}) and {WORST_HOSTS}")
+def _vms(recorded: str) -> str:
+    return f"{OF_VM} ({of_vm(f'vm:shadowwatch_{recorded}')})"
+
+
+def _hosts(recorded: str) -> str:
+    return f"{OF_HOST} ({_instance(recorded)})"
+
+
+def _most(ranked: str, rows: int = ROWS) -> str:
+    return f"topk({rows}, {ranked} > 0)"
+
+
+def _ranking(rank: Query, *others: Query) -> tuple[Query, ...]:
+    """The columns of a table: what its rows are ranked by, and what else is known of these."""
+    most = _most(rank.expr)
+    return replace(rank, expr=most), *(replace(other, expr=f"{other.expr} and {most}") for other in others)
 
 
 WRONG = Row(
@@ -34,7 +50,7 @@ WRONG = Row(
             "stat",
             "none",
             (Query("up", f"sum({of_host('up')})"),),
-            width=4,
+            width=3,
         ),
         Panel(
             "Hosts down",
@@ -42,7 +58,7 @@ WRONG = Row(
             "stat",
             "none",
             (Query("down", f"count({of_host('up')} == 0) or vector(0)"),),
-            width=4,
+            width=3,
             colours=((0, GREEN), (1, YELLOW)),
         ),
         alerts.COUNT,
@@ -52,15 +68,15 @@ WRONG = Row(
             "stat",
             "short",
             (Query("running", f"sum({RUNNING})"),),
-            width=4,
+            width=3,
         ),
         Panel(
             "VMs that thrash",
             "VMs of which reclaim takes more pages than their limit within 10 seconds.",
             "stat",
             "short",
-            (Query("thrash", f"sum({of_host('instance:shadowwatch_thrashes:sum')})"),),
-            width=4,
+            (Query("thrash", f"sum({_instance('thrashes:sum')})"),),
+            width=3,
             colours=NONE_IS_GOOD,
         ),
         Panel(
@@ -71,12 +87,20 @@ WRONG = Row(
             (
                 Query(
                     "share",
-                    f"sum({of_host(f'instance:{RANK}')})"
-                    f" / (sum({of_host('instance:shadowwatch_directory_zaps_by_reclaim:rate5m')}) > 0)",
+                    f"sum({_instance(RECENT)}) / (sum({_instance('directory_zaps_by_reclaim:rate5m')}) > 0)",
                 ),
             ),
             width=4,
             colours=((0, GREEN), (0.25, RED)),
+        ),
+        Panel(
+            "Page faults spared",
+            "Of the page faults that build page tables, how many fewer they would be if parents were moved up, on hosts"
+            " that estimate it (`run --what-if parents`). No value: none does. Below 0: they would be more.",
+            "stat",
+            "percentunit",
+            (Query("share", f"sum({_instance(SPARED)}) / (sum({_instance(FAULTS)} and {_instance(SPARED)}) > 0)"),),
+            width=4,
         ),
     ),
 )
@@ -85,37 +109,60 @@ WHICH = Row(
     "Where would moving parents up help most?",
     (
         Panel(
-            "Worst hosts",
-            f"The {ROWS} hosts with most directories zapped by reclaim although a child had just been linked beneath"
-            " them, and how many directories were faulted in again. A name leads to the host.",
+            "Hosts that would gain most",
+            f"The {ROWS} hosts on which moving parents up would spare most page faults, all their VMs together, of"
+            " those that estimate it (`run --what-if parents`). A host without an estimate is only in the table below."
+            " A name leads to the host.",
             "table",
             "suffix:/s",
-            (
-                Query("recently parented zaps", WORST_HOSTS),
-                _hosts("directory refaults", "instance:shadowwatch_directory_refaults:rate5m"),
-                _hosts("pages reclaimed", "instance:shadowwatch_zaps_by_reclaim:rate5m"),
-                Query(
-                    "VMs that thrash",
-                    f"{OF_HOST} ({of_host('instance:shadowwatch_thrashes:sum')}) and {WORST_HOSTS}",
-                    "none",
-                ),
+            _ranking(
+                Query("page faults spared", _hosts(SPARED)),
+                Query("of the page faults", f"{_hosts(SPARED)} / {_hosts(FAULTS)}", "percentunit"),
+                Query("recently parented zaps", _hosts(RECENT)),
+                Query("VMs that thrash", _hosts("thrashes:sum"), "none"),
             ),
         ),
         Panel(
-            "Worst VMs",
-            f"The {ROWS} VMs with most directories zapped by reclaim although a child had just been linked beneath"
-            " them, and how many directories were faulted in again. A name leads to the VM.",
+            "VMs that would gain most",
+            f"The {ROWS} VMs of which moving parents up would spare most page faults, on hosts that estimate it"
+            " (`run --what-if parents`). VMs of other hosts are only in the table below. A name leads to the VM.",
             "table",
             "suffix:/s",
-            (
-                Query("recently parented zaps", WORST_VMS),
-                Query(
-                    "of the directories",
-                    f"{OF_VM} ({of_vm('vm:shadowwatch_recently_parented_zaps:ratio_rate5m')}) and {WORST_VMS}",
-                    "percentunit",
-                ),
-                _vms("directory refaults", "directory_refaults:rate5m"),
-                _vms("pages reclaimed", "zaps_by_reclaim:rate5m"),
+            _ranking(
+                Query("page faults spared", _vms(SPARED)),
+                Query("of the page faults", f"{_vms(SPARED)} / {_vms(FAULTS)}", "percentunit"),
+                Query("recently parented zaps", _vms(RECENT)),
+                Query("pages reclaimed", _vms("zaps_by_reclaim:rate5m")),
+            ),
+        ),
+        Panel(
+            "Hosts by recently parented zaps",
+            f"Of all hosts, with an estimate or without, the {ROWS} with most directories zapped by reclaim although a"
+            " child had just been linked beneath them, and how many directories were faulted in again. A host without a"
+            " value for page faults spared has no estimate. A name leads to the host.",
+            "table",
+            "suffix:/s",
+            _ranking(
+                Query("recently parented zaps", _hosts(RECENT)),
+                Query("page faults spared", _hosts(SPARED)),
+                Query("directory refaults", _hosts("directory_refaults:rate5m")),
+                Query("pages reclaimed", _hosts("zaps_by_reclaim:rate5m")),
+                Query("VMs that thrash", _hosts("thrashes:sum"), "none"),
+            ),
+        ),
+        Panel(
+            "VMs by recently parented zaps",
+            f"Of the VMs of all hosts, with an estimate or without, the {ROWS} with most directories zapped by reclaim"
+            " although a child had just been linked beneath them, and how many directories were faulted in again. A VM"
+            " without a value for page faults spared has no estimate. A name leads to the VM.",
+            "table",
+            "suffix:/s",
+            _ranking(
+                Query("recently parented zaps", _vms(RECENT)),
+                Query("of the directories", _vms("recently_parented_zaps:ratio_rate5m"), "percentunit"),
+                Query("page faults spared", _vms(SPARED)),
+                Query("directory refaults", _vms("directory_refaults:rate5m")),
+                Query("pages reclaimed", _vms("zaps_by_reclaim:rate5m")),
             ),
         ),
     ),
@@ -125,11 +172,20 @@ WHY = Row(
     "Since when?",
     (
         Panel(
+            "Page faults spared by host",
+            "The ten hosts on which moving parents up would spare most, of those that estimate it.",
+            "series",
+            "suffix:/s",
+            (Query("{{instance}}", _most(_hosts(SPARED), 10)),),
+            width=8,
+        ),
+        Panel(
             "Recently parented zaps by host",
             "The ten hosts with most.",
             "series",
             "suffix:/s",
-            (Query("{{instance}}", f"topk(10, {OF_HOST} ({of_host(f'instance:{RANK}')}))"),),
+            (Query("{{instance}}", _most(_hosts(RECENT), 10)),),
+            width=8,
         ),
         Panel(
             "Alerts by name",
@@ -137,6 +193,7 @@ WHY = Row(
             "series",
             "none",
             (Query("{{alertname}}", f"sum by (alertname) ({of_host('ALERTS', *alerts.FIRING)})"),),
+            width=8,
         ),
     ),
 )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dashboards import alerts
+from dashboards import alerts, estimates
 from dashboards.declarations import (
     BY_RECLAIM,
     DIRECTORIES,
@@ -26,6 +26,7 @@ RECENT = f"sum by (instance, vm) ({rate(of_vm('shadowwatch_recently_parented_zap
 RECLAIMED_DIRECTORIES = f"sum by (instance, vm) ({rate(of_vm('shadowwatch_zaps_total', BY_RECLAIM, DIRECTORIES))})"
 SHARE = f"{RECENT} / ({RECLAIMED_DIRECTORIES} > 0)"
 LIMIT = f"sum by (instance, vm) ({of_vm('shadowwatch_pages_limit')})"
+SPARED = estimates.spared("sum by (instance, vm)")
 
 WRONG = Row(
     "Is something wrong?",
@@ -86,13 +87,14 @@ WHICH = Row(
     (
         Panel(
             "VMs",
-            "The worst first: directories zapped by reclaim although a child had just been linked beneath them. A"
-            " name leads to the VM.",
+            "The worst first: directories zapped by reclaim although a child had just been linked beneath them, and how"
+            " many page faults moving parents up would spare, if the daemon estimates it. A name leads to the VM.",
             "table",
             "short",
             (
                 Query("recently parented zaps/s", RECENT),
                 Query("of the directories", SHARE, "percentunit"),
+                Query("page faults spared/s", SPARED),
                 Query("pages reclaimed/s", RECLAIMED),
                 Query("pages", f"sum by (instance, vm) ({of_vm('shadowwatch_pages')})"),
                 Query("limit", LIMIT),
@@ -162,6 +164,7 @@ CURE = Row(
     "What cures it?",
     (
         alerts.ON_HOST,
+        estimates.FAULTS,
         Panel(
             "Host",
             "The MMU that guests use, and the kernel. Shadow paging where the processor could do better is a cure by"

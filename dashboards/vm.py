@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dashboards import alerts
+from dashboards import alerts, estimates
 from dashboards.declarations import (
     BY_RECLAIM,
     DIRECTORIES,
@@ -174,6 +174,7 @@ WHY = Row(
 CURE = Row(
     "What cures it?",
     (
+        estimates.FAULTS,
         Panel(
             "A limit that would keep them",
             "Today's limit, and those with which a half and nine tenths of the pages that came back would not have"

@@ -84,6 +84,34 @@ def test_they_ask_for_what_there_is() -> None:
     assert {(panel, name) for panel, name in asked if name not in known} == set()
 
 
+def test_a_host_without_an_estimate_is_ranked_all_the_same(tmp_path: Path) -> None:
+    """By recently parented zaps, as all others, but not with those that would gain by their estimates."""
+    spared = "instance:shadowwatch_faults_spared_by_parents:rate5m"
+    recent = "instance:shadowwatch_recently_parented_zaps:rate5m"
+    values = {(spared, "gains"): 20, (spared, "loses"): -10}
+    values |= {(recent, instance): zaps for zaps, instance in enumerate(("unestimated", "gains", "loses"), start=1)}
+
+    def found(panel: str, column: int, of: str, *instances: str) -> dict[str, Any]:
+        queries = [query.expr for query in panel_queries("5m") if (query.dashboard, query.panel) == ("fleet", panel)]
+        samples = [{"labels": f'{{instance="{name}"}}', "value": values[of, name]} for name in instances]
+        return {"expr": queries[column], "eval_time": "0m", "exp_samples": samples}
+
+    test = {
+        "input_series": [
+            {"series": f'{name}{{job="shadowwatch",instance="{instance}"}}', "values": f"{value}"}
+            for (name, instance), value in values.items()
+        ],
+        "promql_expr_test": [
+            found("Hosts that would gain most", 0, spared, "gains"),
+            found("Hosts by recently parented zaps", 0, recent, "unestimated", "gains", "loses"),
+            found("Hosts by recently parented zaps", 1, spared, "gains", "loses"),
+        ],
+    }
+    path = tmp_path / "ranked.yml"
+    path.write_text(yaml.safe_dump({"tests": [test]}))
+    assert "SUCCESS" in promtool("test", "rules", path)
+
+
 def test_the_fleet_needs_no_series_of_levels_and_buckets() -> None:
     """Only what is recorded, and what is one series or a few for each host: a central store has no others."""
     asked = {name for query in panel_queries("5m") if query.dashboard == "fleet" for name in NAME.findall(query.expr)}

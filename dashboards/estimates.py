@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What other reclaim policies would make of it, where the daemon estimates that (`run --what-if`)."""
+
+from __future__ import annotations
+
+from dashboards.declarations import Panel, Query, of_vm, rate
+
+RECORDED = 'policy="as_recorded"'
+PARENTS = 'policy="parents"'
+NOT_RECORDED = 'policy!="as_recorded"'
+
+
+def _by_policy(series: str, *matchers: str) -> str:
+    return f"sum by (policy) ({rate(of_vm(series, *matchers))})"
+
+
+def spared(by: str) -> str:
+    """Page faults per second that moving parents up would spare."""
+    recorded, parents = (rate(of_vm("shadowwatch_what_if_faults_total", policy)) for policy in (RECORDED, PARENTS))
+    return f"{by} ({recorded}) - {by} ({parents})"
+
+
+FAULTS = Panel(
+    "Page faults by policy",
+    "Page faults per second that build page tables, as they were and as estimated for each policy of `run --what-if`,"
+    " with the least and the most that they can be. No value: the daemon estimates none.",
+    "series",
+    "suffix:/s",
+    (
+        Query("{{policy}}", _by_policy("shadowwatch_what_if_faults_total")),
+        Query("{{policy}}, at least", _by_policy("shadowwatch_what_if_faults_least_total", NOT_RECORDED)),
+        Query("{{policy}}, at most", _by_policy("shadowwatch_what_if_faults_most_total", NOT_RECORDED)),
+    ),
+    width=24,
+)
