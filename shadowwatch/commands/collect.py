@@ -64,7 +64,7 @@ def collect(
     for loss in losses(plan):
         say(loss, Level.NOTICE)
     user = unprivileged_user(arguments.user)
-    group = None if user.pw_name == "nobody" else user.pw_gid
+    group = None if user.name == "nobody" else user.gid
     control = listen(socket_path, group).detach() if socket_path else -1
     files = tuple((create(path), path) for path in captures)
     metrics = create(metrics_path) if metrics_path else -1

@@ -75,11 +75,27 @@ class Handover:
         return Facts.from_json(self.facts)
 
 
-def unprivileged_user(name: str | None) -> pwd.struct_passwd:
+@dataclass(frozen=True, slots=True)
+class User:
+    """Whom the long-running half runs as."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:  # as in a container that is started with a number
+        return str(uid)
+
+
+def unprivileged_user(name: str | None) -> User:
     """Look up the user to become: `name`, else shadowwatch, else nobody; who is not root stays who it is."""
     if os.geteuid() != 0:
-        current = pwd.getpwuid(os.geteuid())
-        if name in (None, current.pw_name):
+        current = User(_name_of(os.geteuid()), os.geteuid(), os.getegid())
+        if name in (None, current.name):
             return current
         raise ShadowwatchError(f"only root may run as --user {name}; leave that out, or run it with sudo")
     for candidate in (name,) if name else ("shadowwatch", "nobody"):
@@ -88,12 +104,30 @@ def unprivileged_user(name: str | None) -> pwd.struct_passwd:
         except KeyError:
             continue
         if user.pw_uid != 0:
-            return user
+            chosen = User(user.pw_name, user.pw_uid, user.pw_gid)
+            _try_to_be(chosen)
+            return chosen
         raise ShadowwatchError(f"--user {candidate} is root; name a user without privileges, such as nobody")
     raise ShadowwatchError(f"there is no user {name or 'nobody'} to run as; name another with --user")
 
 
-def _drop_privileges(user: pwd.struct_passwd) -> None:
+def _try_to_be(user: User) -> None:
+    """Be this user for a moment: who may not, as root in a container, hears of it before anything is attached."""
+    group = os.getegid()
+    try:
+        os.setegid(user.gid)
+        os.seteuid(user.uid)
+    except OSError as error:
+        raise ShadowwatchError(
+            f"root may not become user {user.name} here: {error.strerror}; allow it CAP_SETUID and CAP_SETGID,"
+            " or start it as that user with the capabilities of shadowwatch.service"
+        ) from None
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+
+
+def _drop_privileges(user: User) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     # The service may not do this, nor take another user; its bounding set is of no use to one that gets no privileges.
     capability = 0
@@ -101,8 +135,8 @@ def _drop_privileges(user: pwd.struct_passwd) -> None:
         capability += 1
     if os.geteuid() == 0:
         os.setgroups([])
-        os.setgid(user.pw_gid)
-        os.setuid(user.pw_uid)
+        os.setgid(user.gid)
+        os.setuid(user.uid)
     # Effective, permitted and inheritable, each twice 32 bits, and with them ambient (capabilities(7)).
     header, nothing = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
     if libc.capset(header, nothing) != 0 or libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
@@ -116,12 +150,12 @@ def check_reach(program: str, package: str) -> None:
     for path, mode, do in ((program, os.X_OK, "run"), (package, os.R_OK, "read")):
         if not os.access(path, mode):
             raise ShadowwatchError(
-                f"user {pwd.getpwuid(os.getuid()).pw_name} may not {do} {path};"
+                f"user {_name_of(os.getuid())} may not {do} {path};"
                 " install shadowwatch where every user may, or name one who may with --user"
             )
 
 
-def execute(handover: Handover, links: tuple[int, ...], user: pwd.struct_passwd) -> NoReturn:
+def execute(handover: Handover, links: tuple[int, ...], user: User) -> NoReturn:
     """Become the long-running half: this process, without privileges, without LLVM in memory."""
     message = os.memfd_create("handover", 0)
     os.write(message, json.dumps(asdict(handover)).encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.probe.handover import Handover, check_reach, unprivileged_user
+from shadowwatch.probe.handover import Handover, User, check_reach, unprivileged_user
 from tests.unit.story import FACTS
 
 
@@ -34,8 +35,9 @@ def test_the_user_is_one_without_privileges() -> None:
     """Root is refused, an unknown name is said, and without a name nobody is found at the latest."""
     if os.geteuid() != 0:
         pytest.skip("root is missing, to become somebody else")
-    assert unprivileged_user(None).pw_uid != 0
-    assert unprivileged_user("nobody").pw_name == "nobody"
+    assert unprivileged_user(None).uid != 0
+    assert unprivileged_user("nobody") == User("nobody", 65534, pwd.getpwnam("nobody").pw_gid)
+    assert (os.geteuid(), os.getegid()) == (0, 0)
     with pytest.raises(ShadowwatchError, match="--user root is root; name a user without privileges"):
         unprivileged_user("root")
     with pytest.raises(ShadowwatchError, match="there is no user no-such-user to run as; name another with --user"):
@@ -49,7 +51,7 @@ def test_who_is_not_root_stays_who_it_is() -> None:
     code = (
         "import os\nfrom shadowwatch.probe.handover import unprivileged_user, ShadowwatchError\n"
         "os.setuid(65534)\n"
-        "print(unprivileged_user(None).pw_name, unprivileged_user('nobody').pw_name)\n"
+        "print(unprivileged_user(None).name, unprivileged_user('nobody').name)\n"
         "try: unprivileged_user('daemon')\n"
         "except ShadowwatchError as error: print(error)"
     )
@@ -57,14 +59,42 @@ def test_who_is_not_root_stays_who_it_is() -> None:
     assert said == "nobody nobody\nonly root may run as --user daemon; leave that out, or run it with sudo\n"
 
 
+def test_who_is_not_root_needs_no_name() -> None:
+    """As in a container that is started with a number: the socket's group is the one that the process has."""
+    if os.geteuid() != 0:
+        pytest.skip("root is missing, to become somebody else")
+    code = "from shadowwatch.probe.handover import unprivileged_user as user; print(user(None), user('4242'))"
+    who = ["setpriv", "--reuid=4242", "--regid=4343", "--clear-groups"]
+    said = subprocess.run([*who, sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert said.splitlines() == [f"{User('4242', 4242, 4343)} {User('4242', 4242, 4343)}"]
+
+
+@pytest.mark.parametrize("lacks", ["setuid", "setgid"])
+def test_root_who_may_not_become_another_says_so_in_one_sentence(lacks: str) -> None:
+    """As in a container that is given only what probes take; it is still root, and heard it before it attached."""
+    if os.geteuid() != 0:
+        pytest.skip("root is missing, to be one with less")
+    code = (
+        "import os\nfrom shadowwatch.probe.handover import unprivileged_user, ShadowwatchError\n"
+        "try: unprivileged_user('nobody')\n"
+        "except ShadowwatchError as error: print(error, os.geteuid(), os.getegid())"
+    )
+    who = ["setpriv", f"--bounding-set=-{lacks}"]
+    said = subprocess.run([*who, sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert said == (
+        "root may not become user nobody here: Operation not permitted; allow it CAP_SETUID and CAP_SETGID,"
+        " or start it as that user with the capabilities of shadowwatch.service 0 0\n"
+    )
+
+
 def test_capabilities_of_a_user_other_than_root_are_given_up() -> None:
     """Such as systemd's AmbientCapabilities=, with which a process begins again at each exec."""
     if os.geteuid() != 0:
         pytest.skip("root is missing, to give some away")
     code = (
-        "import os, pwd\nfrom shadowwatch.probe.handover import _drop_privileges\n"
+        "import os\nfrom shadowwatch.probe.handover import _drop_privileges, unprivileged_user\n"
         "path = '/proc/self/status'\nprint(open(path).read())\n"
-        "_drop_privileges(pwd.getpwuid(os.getuid()))\nos.execv('/bin/cat', ['cat', path])"
+        "_drop_privileges(unprivileged_user(None))\nos.execv('/bin/cat', ['cat', path])"
     )
     some = "-all,+chown,+kill"
     user = ("--reuid=65534", "--regid=65534", "--clear-groups")
