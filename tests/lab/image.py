@@ -22,6 +22,7 @@ PACKAGES = (
     *("systemd-sysv", "kmod", "procps", "iproute2", "openssh-server"),
     *("python3-bpfcc", "python3-prometheus-client", "python3-psutil", "python3-rich"),
     "qemu-system-x86",
+    *("curl", "python3-hatchling", "python3-pip"),  # docs/install.md asks for them
 )
 MODULES = ("autofs4", "kvm_amd", "overlay")
 # No terminal, no second boot and no clock-driven work: each would only make the boot longer.
