@@ -34,9 +34,10 @@ def test_pip_installs_the_sources_beside_the_systems_packages(tmp_path: Path) ->
 
 
 def test_debians_package_has_the_programs_version() -> None:
-    """Its changelog says it once more."""
+    """Its changelog says it once more, and so does the document that shows an upgrade to it."""
     newest = (CHECKOUT / "debian/changelog").read_text().splitlines()[0]
     assert re.match(r"shadowwatch \((.*)\) ", newest)[1] == __version__  # type: ignore[index]
+    assert f"\nshadowwatch {__version__}\n" in (CHECKOUT / "docs/install.md").read_text()
 
 
 def test_debians_package_brings_what_the_doctor_would_ask_for() -> None:
@@ -47,3 +48,14 @@ def test_debians_package_brings_what_the_doctor_would_ask_for() -> None:
     (depends,) = re.findall(r"^Depends:\n((?: .*\n)+)", control, re.MULTILINE)
     assert cures <= set(re.findall(r"[\w-]+", depends))
     assert "\nRecommends: linux-headers-amd64" in control
+
+
+def test_debians_package_knows_every_package_that_a_message_asks_for() -> None:
+    """What only some need is suggested: YAML and bcrypt for a web.config file, matplotlib to plot, Graphviz for SVG."""
+    sources = "".join(path.read_text() for path in (CHECKOUT / "shadowwatch").rglob("*.py"))
+    asked = set(re.findall(r"apt install ([\w-]+\w)", sources)) - {"linux-headers"}
+    control = (CHECKOUT / "debian/control").read_text()
+    (suggested,) = re.findall(r"^Suggests: (.*)", control, re.MULTILINE)
+    optional = {"python3-yaml", "python3-bcrypt", "python3-matplotlib", "graphviz"}
+    assert set(suggested.split(", ")) == optional < asked
+    assert asked <= set(re.findall(r"[\w-]+", control))
