@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shadowwatch.cli import parser
 from shadowwatch.metrics.declarations import DAEMON_METRICS, VM_METRICS
+from tests.lab.document import sections
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 MAKEFILE = (Path(__file__).parents[2] / "Makefile").read_text()
@@ -29,6 +30,15 @@ def test_every_command_is_shown() -> None:
     commands = next(action for action in parser()._actions if action.choices)
     assert commands.choices
     assert set(re.findall(r"^[#$] shadowwatch (\w+)", README, re.MULTILINE)) == set(commands.choices)
+
+
+def test_the_install_is_the_one_that_a_test_runs() -> None:
+    """README begins on a host as docs/install.md does."""
+    steps = sections(Path(__file__).parents[2] / "docs/install.md")["The package"]
+    shown = re.search(r"^On a KVM host of your own.*?```console\n(.*?)```", README, re.MULTILINE | re.DOTALL)
+    assert shown
+    lines = [re.split(r"  +#", line)[0] for line in shown[1].splitlines()]
+    assert lines[:3] == [f"# {step.command}" for step in steps[:3]]
 
 
 def test_every_make_target_that_is_named_exists() -> None:
