@@ -88,6 +88,25 @@ static __always_inline struct vm_state *vm_of(u64 kvm)
 	return vms.lookup(&kvm);
 }
 
+/*
+ * Of a VM that somebody asks for by its address, who may not have heard yet that it died: it must not get a state
+ * then, which nobody would take away. kvm_destroy_vm() takes it off vm_list before probe_destroy() takes its state,
+ * so one that is made too late is seen here.
+ */
+static __always_inline struct vm_state *vm_alive(u64 kvm)
+{
+	u64 link = kvm + KVM_VM_LIST;
+	struct vm_state *vm = vms.lookup(&kvm);
+
+	if (vm)
+		return vm;
+	vm = vm_of(kvm);
+	if (read64(read64(link) + sizeof(u64)) == link)
+		return vm;
+	vms.delete(&kvm);
+	return 0;
+}
+
 static __always_inline struct shadowwatch_event *reserve(u64 kvm, u32 pid, u8 kind)
 {
 	struct shadowwatch_event *event = events.ringbuf_reserve(sizeof(*event));
@@ -547,7 +566,7 @@ static __always_inline void list_vms(struct shadowwatch_request *request)
 static __always_inline void step_unlocked(struct shadowwatch_request *request)
 {
 	u64 kvm = request->kvm;
-	struct vm_state *vm = vm_of(kvm);
+	struct vm_state *vm = vm_alive(kvm);
 	struct shadowwatch_event *step;
 	u32 seq;
 
@@ -601,7 +620,7 @@ int probe_ask(struct pt_regs *ctx)
 		step_unlocked(request);
 	if (request->want == SHADOWWATCH_WALK_LOCKED) {
 		kvm = request->kvm;
-		vm = vm_of(kvm);
+		vm = vm_alive(kvm);
 		if (vm)
 			vm->wanted = request->walk;
 	}

@@ -46,7 +46,7 @@ class Point:
     by: str = ""
 
 
-_WALK = ("SP_PARENT_PTES", "DESC_MORE", "DESC_SPTES")
+_WALK = ("KVM_VM_LIST", "SP_PARENT_PTES", "DESC_MORE", "DESC_SPTES")
 
 #: The probe points. A probe for a new kernel is one more hook here, the best one first. Why
 #: kprobes where fentry would be cheaper: the verifier looks up the name that BTF has, which a
@@ -138,7 +138,7 @@ POINTS = (
     ),
     Point(
         "vms",
-        (Hook("symbol", "vm_list", "", needs=("KVM_VM_LIST",)),),
+        (Hook("symbol", "vm_list", ""),),
         "VMs that are idle since before the start",
         by="walk",
     ),

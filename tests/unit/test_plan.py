@@ -67,7 +67,7 @@ MEMBERS: dict[tuple[str, str], set[str] | None] = {
     ("kvm", "mmu_lock"): {"walk", "vms"},
     ("kvm", "stat"): {"mapped"},
     ("kvm", "userspace_pid"): None,
-    ("kvm", "vm_list"): {"vms"},
+    ("kvm", "vm_list"): {"walk", "vms"},
     ("kvm_arch", "n_used_mmu_pages"): None,
     ("kvm_arch", "n_max_mmu_pages"): None,
     ("kvm_arch", "active_mmu_pages"): None,
