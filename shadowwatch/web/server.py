@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from socket import socket
 from threading import Thread
+from traceback import clear_frames
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -141,8 +142,11 @@ class Server:
             async with asyncio.timeout(END_SECONDS):
                 writer.close()
                 await writer.wait_closed()
-        except (TimeoutError, OSError, asyncio.IncompleteReadError):
-            pass
+        except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
+            # The reader keeps the error, and its frames keep the reader and the answer: only the garbage collector
+            # would find them, and the daemon has it look once an hour.
+            clear_frames(error.__traceback__)
+            error.__traceback__ = None
         finally:
             if transport:
                 transport.abort()

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
+import struct
 import threading
 import time
 from contextlib import ExitStack, closing, suppress
 from http import HTTPStatus
 from pathlib import Path
+from weakref import ref
 
 import pytest
 
@@ -184,3 +187,39 @@ def test_those_who_never_read_cost_little_and_are_left(monkeypatch: pytest.Monke
         assert resident() - memory < 2 * LARGE + 50 * 4 * server.PIECE
         assert settles_at(before + 50)
     assert settles_at(before)
+
+
+def test_the_answer_of_those_who_hang_up_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those who reset and those who are late, without the garbage collector, which the daemon lets look hourly."""
+    monkeypatch.setattr(server, "ANSWER_SECONDS", 2.0)
+
+    class Body(list[bytes]):
+        """A list that can be referred to weakly."""
+
+    sent: list[ref[Body]] = []
+
+    def answer(path: str, gzip: bool) -> Answer:
+        body = Body([PIECE] * 4)
+        sent.append(ref(body))
+        return Answer(HTTPStatus.OK, "text/plain", body)
+
+    def kept() -> int:
+        return sum(body() is not None for body in sent)
+
+    served = Server(socket.create_server(("127.0.0.1", 0)), answer, Web())
+    gc.disable()
+    try:
+        with ExitStack() as open_now:
+            for number in range(16):
+                client = open_now.enter_context(connect(served))
+                client.sendall(GET)
+                assert client.recv(1) == b"H"
+                if number % 2:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    client.close()
+            deadline = time.monotonic() + 20
+            while kept() and time.monotonic() < deadline:
+                time.sleep(0.05)
+        assert (len(sent), kept()) == (16, 0)
+    finally:
+        gc.enable()
