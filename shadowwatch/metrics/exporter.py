@@ -23,7 +23,7 @@ from shadowwatch.mmu.snapshot import VmSnapshot
 from shadowwatch.source import Status
 from shadowwatch.watch import Watch
 from shadowwatch.web.config import Web
-from shadowwatch.web.server import Answer, Server
+from shadowwatch.web.server import PIECE, Answer, Server
 
 #: The event loop looks at the ring many times a second; longer than this and it is stuck.
 STUCK_SECONDS = 10
@@ -31,7 +31,7 @@ STUCK_SECONDS = 10
 #: Making the metrics takes no more than this share of a core: scrapes that come sooner get the last ones.
 SHARE = 0.1
 
-#: So many different ones are in memory at a time, for those who read slowly.
+#: So many different ones are in memory at a time; who still reads an older one is cut off.
 TEXTS = 4
 
 #: VMs on the page for people.
@@ -106,11 +106,15 @@ class _Metrics:
     def text(self) -> _Text:
         """As they are now, or were a short while ago."""
         begun, used = time.monotonic(), time.thread_time()
-        self._alive = [text for text in self._alive if text() is not None]
-        if begun < self._due or len(self._alive) >= TEXTS:
+        if begun < self._due:
             return self._text
-        self._text = _Text([*self._exposition.pieces(), generate_latest(self._process)])
-        self._alive.append(ref(self._text))
+        pieces = (*self._exposition.pieces(), generate_latest(self._process))
+        # In small pieces, since one of them stays with whoever is cut off at it.
+        self._text = _Text(piece[start : start + PIECE] for piece in pieces for start in range(0, len(piece), PIECE))
+        alive = [text for text in (known() for known in self._alive) if text is not None]
+        for text in alive[: 1 - TEXTS]:
+            text.clear()
+        self._alive = [*map(ref, alive[1 - TEXTS :]), ref(self._text)]
         self._due = begun + (time.thread_time() - used) / SHARE
         return self._text
 
@@ -126,7 +130,8 @@ def _answers(watch: Watch, status: Callable[[], Status]) -> Callable[[str, bool]
             text = metrics.text()
             if gzip:
                 return Answer(HTTPStatus.OK, CONTENT_TYPE, text.compressed, {"Content-Encoding": "gzip"})
-            return Answer(HTTPStatus.OK, CONTENT_TYPE, text)
+            # Said here, where nobody clears it meanwhile: who gets less than this knows that it is not all.
+            return Answer(HTTPStatus.OK, CONTENT_TYPE, text, {"Content-Length": str(sum(map(len, text)))})
         if path == "/":
             return plain(_landing_page(watch, status()), type="text/html")
         if path == "/-/ready":

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import time
 import urllib.error
 import urllib.request
@@ -13,6 +14,7 @@ import pytest
 
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import Batch
+from shadowwatch.metrics import exporter
 from shadowwatch.metrics.exporter import serve, split_address
 from shadowwatch.metrics.text import exposition
 from shadowwatch.watch import Watch
@@ -108,6 +110,21 @@ def test_scrapes_in_parallel_all_get_the_same() -> None:
     ours = [[line for line in body.splitlines() if "shadowwatch_" in line] for body in bodies]
     assert all(lines == ours[0] for lines in ours)
     assert len(ours[0]) > 50
+
+
+def test_who_never_reads_keeps_no_figures_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each scrape has new ones, however many are still being sent; the oldest is cut off then, short of its length."""
+    monkeypatch.setattr(exporter, "SHARE", math.inf)
+    watch = watching()
+    answer = exporter._answers(watch, lambda: STATUS)
+    sent = []
+    for number in range(1, exporter.TEXTS + 2):
+        watch.take(Batch(time.monotonic_ns(), number, 0, b""))
+        sent.append(answer("/metrics", False))
+        assert f'shadowwatch_events_lost_total{{reason="ring_full"}} {number}\n'.encode() in b"".join(sent[-1].body)
+    whole = [sum(map(len, each.body)) == int(each.headers["Content-Length"]) for each in sent]
+    assert whole == [False] + [True] * exporter.TEXTS
+    assert not sent[0].body
 
 
 def test_a_taken_port_is_one_sentence() -> None:
