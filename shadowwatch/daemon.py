@@ -24,7 +24,7 @@ from shadowwatch.event.request import Requests
 from shadowwatch.event.ring import LOOK, Ring
 from shadowwatch.facts import PAGING, Facts
 from shadowwatch.log import Level, say
-from shadowwatch.metrics.exporter import serve
+from shadowwatch.metrics.exporter import listening, passed, serve
 from shadowwatch.metrics.text import exposition
 from shadowwatch.notify import Watchdog, notify
 from shadowwatch.probe.handover import RELOAD_SIGNAL, STOP_SIGNALS, Handover
@@ -207,9 +207,10 @@ def watch_until_told(handover: Handover) -> bool:
     if walks:
         walker.turn(time.monotonic_ns())
     server = None
-    if handover.listen:
+    if handover.listen or handover.listener >= 0:
         web = load(handover.settings["web_config_file"], from_texts(handover.web)) if handover.web else Web()
-        server = serve(watch, handover.listen, lambda: _status(watch.facts), web)
+        listener = passed(handover.listener) if handover.listener >= 0 else listening(handover.listen)
+        server = serve(watch, listener, lambda: _status(watch.facts), web)
     if handover.control >= 0:
         Control(watch, lambda: _status(watch.facts), collection.record).serve(socket(fileno=handover.control))
     say(_about(facts, server.address if server else ""))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What systemd is told (sd_notify(3))."""
+"""What systemd is told (sd_notify(3)), and what it passes (sd_listen_fds(3))."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ def notify(state: str) -> None:
         # It may be gone, or stuck; that is no reason to stop.
         with suppress(OSError):
             manager.send(state.encode())
+
+
+def passed_socket() -> int:
+    """The descriptor of the socket that systemd listens at for this process, or -1."""
+    return 3 if os.environ.get("LISTEN_PID") == str(os.getpid()) else -1
 
 
 class Watchdog:

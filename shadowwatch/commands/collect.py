@@ -51,6 +51,7 @@ def collect(
     from shadowwatch.control import listen
     from shadowwatch.facts import Facts
     from shadowwatch.log import Level, say
+    from shadowwatch.notify import passed_socket
     from shadowwatch.probe.attach import attach
     from shadowwatch.probe.checks import losses, paging, require
     from shadowwatch.probe.handover import Handover, execute, unprivileged_user
@@ -98,6 +99,7 @@ def collect(
         captures=files,
         capture_most=most,
         control=control,
+        listener=passed_socket(),
         metrics=metrics,
         seconds=getattr(arguments, "seconds", None),
     )

@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print or serve the metrics."""
     from shadowwatch.event.capture import reading
-    from shadowwatch.metrics.exporter import serve
+    from shadowwatch.metrics.exporter import listening, serve
     from shadowwatch.metrics.text import exposition
     from shadowwatch.source import Status
     from shadowwatch.watch import Watch
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         if reader.fault:
             print(f"shadowwatch: {reader.fault}", file=sys.stderr)
         status = Status(watch.facts, watch.facts.policy, None, None)
-        server = serve(watch, arguments.listen, lambda: status, Web())
+        server = serve(watch, listening(arguments.listen), lambda: status, Web())
         print(f"shadowwatch: http://{server.address}/, Ctrl-C ends it", flush=True)
         threading.Event().wait()
     sys.stdout.buffer.write(exposition(watch))

@@ -154,13 +154,26 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def serve(watch: Watch, address: str, status: Callable[[], Status], web: Web) -> Server:
-    """Serve the watch at HOST:PORT (port 0: any free one) from threads of its own."""
+def listening(address: str) -> socket.socket:
+    """Make a socket at HOST:PORT (port 0: any free one)."""
     host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family)
+        return socket.create_server((host, port), family=family)
     except OSError as error:
         why = str(error.strerror).partition(" (")[0]
         raise ShadowwatchError(f"cannot listen on {address}: {why}; choose another with --listen HOST:PORT") from None
+
+
+def passed(descriptor: int) -> socket.socket:
+    """Take the socket that systemd passed."""
+    listener = socket.socket(fileno=descriptor)
+    if listener.family not in (socket.AF_INET, socket.AF_INET6) or listener.type != socket.SOCK_STREAM:
+        listener.close()
+        raise ShadowwatchError("shadowwatch.socket is not one for HTTP; give it one ListenStream=HOST:PORT")
+    return listener
+
+
+def serve(watch: Watch, listener: socket.socket, status: Callable[[], Status], web: Web) -> Server:
+    """Serve the watch at this socket from threads of its own."""
     return Server(listener, _answers(watch, status), web)

@@ -202,7 +202,10 @@ def test_it_goes_without_a_trace(host: Host) -> None:
 
 
 def test_it_runs_without_a_package(host: Host) -> None:
-    """From the checkout, with Debian's packages and no network; then the whole document was followed."""
+    """From the checkout, with Debian's packages and no network, begun by who asks at the port that systemd keeps.
+
+    Then the whole document was followed.
+    """
     host.lab.load_kvm("stock")
     with Vmm(host.lab, Workload("web1", accesses=2_000)) as vmm:
         vmm.finished()

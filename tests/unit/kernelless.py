@@ -18,6 +18,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from socket import socket
 from types import TracebackType
 from typing import Any, Self
 
@@ -34,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 class Kernelless:
     """A daemon that is ready: `address` serves its metrics, `said` are its lines so far."""
 
-    def __init__(self, config: Path | None = None, **settings: Any) -> None:
+    def __init__(self, config: Path | None = None, listener: socket | None = None, **settings: Any) -> None:
         ring, counters, requests = (os.memfd_create(name) for name in ("ring", "counters", "requests"))
         os.truncate(ring, 2 * mmap.PAGESIZE + SIZE)
         os.truncate(counters, mmap.PAGESIZE)
@@ -47,6 +48,7 @@ class Kernelless:
             ring=ring,
             ring_size=SIZE,
             counters=counters,
+            listener=listener.fileno() if listener else -1,
             requests=requests,
             facts=replace(FACTS, paging="nested").to_json(),
             listen=whole["listen"],
@@ -63,7 +65,7 @@ class Kernelless:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.unit.kernelless", str(message)],
             cwd=ROOT,
-            pass_fds=descriptors,
+            pass_fds=(*descriptors, listener.fileno()) if listener else descriptors,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+import socket
 import ssl
 import struct
 import time
@@ -177,3 +178,17 @@ def test_at_rest_the_daemon_takes_next_to_nothing() -> None:
         assert median(scrape_cost.shares(daemon, seconds=1.0, repetitions=3)) < 5
         looks = daemon.end()
     assert len(looks) > 40
+
+
+def test_a_port_that_systemd_keeps_outlives_the_daemon() -> None:
+    """Who asks between two of them waits for the second, which serves there and not where the settings say."""
+    with socket.create_server(("127.0.0.1", 0)) as kept:
+        address = "{}:{}".format(*kept.getsockname())
+        with Kernelless(listener=kept) as first:
+            assert first.address == address
+            first.end()
+        with socket.create_connection(kept.getsockname()) as asker:
+            asker.sendall(b"GET /-/ready HTTP/1.1\r\n\r\n")
+            with Kernelless(listener=kept) as second, asker.makefile() as answer:
+                assert second.address == address
+                assert answer.read().endswith("\n\nready\n")

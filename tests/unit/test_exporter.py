@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -15,7 +17,7 @@ import pytest
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import Batch
 from shadowwatch.metrics import exporter
-from shadowwatch.metrics.exporter import serve, split_address
+from shadowwatch.metrics.exporter import listening, passed, serve, split_address
 from shadowwatch.metrics.text import exposition
 from shadowwatch.watch import Watch
 from shadowwatch.web.config import Web
@@ -37,7 +39,7 @@ def watching(now_ns: int | None = None) -> Watch:
 
 def served(watch: Watch, address: str = "127.0.0.1:0") -> str:
     """Serve it without TLS, and return the address."""
-    return serve(watch, address, lambda: STATUS, Web()).address
+    return serve(watch, listening(address), lambda: STATUS, Web()).address
 
 
 def get(address: str, path: str) -> tuple[int, str, str]:
@@ -144,3 +146,12 @@ def test_a_bad_address_is_one_sentence(address: str) -> None:
 def test_ipv6_addresses_have_brackets() -> None:
     """As everywhere."""
     assert split_address("[::1]:9790") == ("::1", 9790)
+
+
+def test_a_socket_that_is_not_for_http_is_said_in_one_sentence() -> None:
+    """As one that a changed shadowwatch.socket makes."""
+    with (
+        socket.socket(socket.AF_UNIX) as other,
+        pytest.raises(ShadowwatchError, match=r"shadowwatch\.socket is not one"),
+    ):
+        passed(os.dup(other.fileno()))

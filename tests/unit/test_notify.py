@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shadowwatch import notify as module
-from shadowwatch.notify import Watchdog, notify
+from shadowwatch.notify import Watchdog, notify, passed_socket
 
 
 @pytest.fixture
@@ -56,3 +57,13 @@ def test_nobody_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     notify("READY=1")
     assert module._service_manager() is None
     module._service_manager.cache_clear()
+
+
+def test_a_socket_is_for_the_process_that_it_was_passed_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not for those that inherit the environment."""
+    monkeypatch.delenv("LISTEN_PID", raising=False)
+    assert passed_socket() == -1
+    monkeypatch.setenv("LISTEN_PID", str(os.getppid()))
+    assert passed_socket() == -1
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    assert passed_socket() == 3
