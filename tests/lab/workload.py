@@ -68,6 +68,16 @@ class Reading:
     counters: Mapping[str, int]
 
 
+def reading_of(process: subprocess.Popen[str], name: str) -> Reading:
+    """Wait for the next line that a VMM says of itself."""
+    line = line_within(LINE_SECONDS, process, process.stdout)
+    try:
+        return Reading(**json.loads(line))
+    except ValueError:
+        said = line.strip() or "nothing"
+        raise LabError(f"workload {name} ended in the lab, and said: {said}") from None
+
+
 class Vmm(Ending):
     """A workload that runs in the lab; quit() or the end of a `with` statement ends it."""
 
@@ -77,12 +87,7 @@ class Vmm(Ending):
 
     def finished(self) -> Reading:
         """Wait until the rounds that it was started with are done."""
-        line = line_within(LINE_SECONDS, self._process, self._process.stdout)
-        try:
-            return Reading(**json.loads(line))
-        except ValueError:
-            said = line.strip() or "nothing"
-            raise LabError(f"workload {self.workload.name} ended in the lab, and said: {said}") from None
+        return reading_of(self._process, self.workload.name)
 
     def again(self) -> Reading:
         """Touch the whole list once more and wait for the end of it."""
