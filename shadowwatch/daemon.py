@@ -150,8 +150,12 @@ class Audits:
     def turn(self, now_ns: int) -> bool:
         """Do what is due; false when the last audit is over."""
         if self._recent and self._watch.difference:
-            self._recent.keep(self._watch.names())
-            self._recent = None
+            recent, self._recent = self._recent, None
+            try:
+                recent.keep(self._watch.names())
+            except ShadowwatchError as error:
+                # The figures go on, whatever became of the file.
+                say(str(error), Level.WARNING)
         if self._seconds is None or self._walker.auditing or now_ns < self._due_ns:
             return True
         if self._due_ns and self._rounds:

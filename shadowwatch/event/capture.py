@@ -199,7 +199,7 @@ class Reader:
     def _cut(self) -> ShadowwatchError:
         return ShadowwatchError(
             f"{self.path} is cut off after {self._records} events; the figures cover those,"
-            " end the recording with SIGINT or SIGTERM to have it whole"
+            " end the recording with SIGINT or SIGTERM, before its disk is full, to have it whole"
         )
 
     def _frame(self) -> tuple[bytes, bytes, Batch]:

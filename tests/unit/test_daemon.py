@@ -16,12 +16,19 @@ from pathlib import Path
 from statistics import median
 from urllib.request import urlopen
 
-from shadowwatch.daemon import PERIOD_SECONDS, Collection
-from shadowwatch.event.abi import RECORD
+import pytest
+
+from shadowwatch.daemon import PERIOD_SECONDS, Audits, Collection
+from shadowwatch.event.abi import RECORD, Batch
+from shadowwatch.event.capture import Recent, pack
 from shadowwatch.event.ring import Ring
+from shadowwatch.probe.handover import Handover
+from shadowwatch.walker import Walker
 from shadowwatch.watch import Watch
 from tests.bench import scrape_cost
 from tests.unit.certificates import Authority
+from tests.unit.heard import KVM, grown, spt
+from tests.unit.kernel import Kernel, facts
 from tests.unit.kernelless import Kernelless
 from tests.unit.story import FACTS, Story
 
@@ -192,3 +199,29 @@ def test_a_port_that_systemd_keeps_outlives_the_daemon() -> None:
             with Kernelless(listener=kept) as second, asker.makefile() as answer:
                 assert second.address == address
                 assert answer.read().endswith("\n\nready\n")
+
+
+def test_a_full_disk_costs_what_led_to_a_difference_and_no_more(capsys: pytest.CaptureFixture[str]) -> None:
+    """An audit's difference cannot be written down: that is said once, and the daemon goes on."""
+    kernel = Kernel()
+    vm = kernel.add(KVM)
+    watch = Watch(facts(), str)
+    recent = Recent(os.open("/dev/full", os.O_WRONLY), "/dev/full", facts())
+
+    def hear() -> None:
+        batch = Batch(time.monotonic_ns(), 0, 0, kernel.ring.take())
+        watch.take(batch)
+        recent.write(pack(batch))
+
+    grown(vm)
+    hear()
+    del vm.edges[spt(1)]
+    kernel.walk(KVM, 1, True)
+    hear()
+    assert watch.difference
+    handover = Handover(ring=-1, ring_size=0, counters=-1, requests=-1, facts="", listen="")
+    audits = Audits(Walker(kernel, watch, 1000, hear), watch, handover, recent)
+    assert audits.turn(1)
+    assert audits.turn(2)
+    why = "No space left on device; make room, or record to another place"
+    assert "".join(capsys.readouterr()) == f"shadowwatch: cannot go on writing /dev/full: {why}\n"
