@@ -40,7 +40,7 @@ PROGRESS_SECONDS = 1.0
 def listen(path: str, group: int | None) -> socket.socket:
     """Bind the socket, for root and the members of a group; ShadowwatchError when another daemon has it."""
     folder = os.path.dirname(path)
-    if _answers(path):
+    if answers(path):
         raise ShadowwatchError(
             f"another shadowwatch answers at {path}; end that one, or give this one another place with --socket"
         )
@@ -69,7 +69,8 @@ def listen(path: str, group: int | None) -> socket.socket:
     return listener
 
 
-def _answers(path: str) -> bool:
+def answers(path: str) -> bool:
+    """Whether a daemon listens there, and lets this user ask."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(path)

@@ -17,9 +17,10 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print it; 1 when `run` cannot work here."""
+    from shadowwatch.control import SOCKET, answers
     from shadowwatch.probe.host import gather
     from shadowwatch.probe.plan import make_plan
     from shadowwatch.view.doctor import show
 
     host = gather()
-    return 0 if show(host, make_plan(host), sys.stdout) else 1
+    return 0 if show(host, make_plan(host), answers(SOCKET), sys.stdout) else 1

@@ -57,8 +57,8 @@ def _points(plan: Plan, host: Host) -> Table:
     return table
 
 
-def show(host: Host, plan: Plan, out: TextIO) -> bool:
-    """Print the screen; true when `shadowwatch run` can work here."""
+def show(host: Host, plan: Plan, runs: bool, out: TextIO) -> bool:
+    """Print the screen, `runs` is whether a daemon does already; true when `shadowwatch run` can work here."""
     console = Console(file=out, highlight=False, soft_wrap=False)
     console.print(f"Linux {host.release}", style="bold", markup=False)
     console.print(_checks(host))
@@ -74,7 +74,7 @@ def show(host: Host, plan: Plan, out: TextIO) -> bool:
     console.print()
     ready = all(check.holds(host) for check in CHECKS) and not plan.lacks
     if ready:
-        console.print("Ready: sudo shadowwatch run", style="green")
+        console.print("Ready, and it runs: shadowwatch top" if runs else "Ready: sudo shadowwatch run", style="green")
     else:
         console.print("Not ready: mend the lines marked “no”, from the top.", style="red")
     return ready

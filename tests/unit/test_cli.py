@@ -108,9 +108,16 @@ def test_doctor_fits_one_screen(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     )
     host = {"patched": PATCHED, "stock": STOCK, "bare": bare}[name]
     out = io.StringIO()
-    assert show(host, make_plan(host), out) == (name != "bare")
+    assert show(host, make_plan(host), False, out) == (name != "bare")
     text = "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
     if name != "bare":
         assert len(text.splitlines()) <= 32
     assert max(map(len, text.splitlines())) <= 80
     matches(f"doctor-{name}.txt", text)
+
+
+def test_doctor_says_that_a_daemon_runs_already() -> None:
+    """Then there is nothing to begin: who installed the package goes on with `top`."""
+    out = io.StringIO()
+    assert show(STOCK, make_plan(STOCK), True, out)
+    assert out.getvalue().endswith("\nReady, and it runs: shadowwatch top\n")
