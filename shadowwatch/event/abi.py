@@ -68,6 +68,11 @@ class Flags(IntFlag):
     MANY = 8
 
 
+def of_a_walk_in_vain(kind: int, flags: int) -> bool:
+    """Whether an event of a VM that nobody knows is no sign of one: its list was asked for just as it ended."""
+    return (kind == Kind.STEP and bool(flags & Flags.VOID)) or kind in (Kind.PAGE, Kind.PARENT)
+
+
 class Counter(IntEnum):
     """Words of the counters map (enum shadowwatch_counter)."""
 

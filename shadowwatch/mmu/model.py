@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from shadowwatch.event.abi import RECORD, SEQ_MASK, Flags, Kind, decode
+from shadowwatch.event.abi import RECORD, SEQ_MASK, Flags, Kind, decode, of_a_walk_in_vain
 from shadowwatch.mmu.audit import Audited, Difference
 from shadowwatch.mmu.cause import CauseTables, Function
 from shadowwatch.mmu.role import RoleLayout
@@ -91,8 +91,12 @@ class Model:
                     self._about_no_vm(kvm, ns, kind, flags, walk, used)
                     current, vm = NO_KVM, self._nobody
                     continue
+                known = vms.get(kvm)
+                if known is None and of_a_walk_in_vain(kind, flags):
+                    current, vm = NO_KVM, self._nobody
+                    continue
                 current = kvm
-                vm = vms.get(kvm) or self._new_vm(kvm, pid, seq if kind <= DESTROY else 0)
+                vm = known or self._new_vm(kvm, pid, seq if kind <= DESTROY else 0)
                 taker = takers[kvm]
                 vm.frozen = None
                 last = vm.seq

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from shadowwatch.event.abi import SEQ_MASK, Flags, Kind, decode
+from shadowwatch.event.abi import SEQ_MASK, Flags, Kind, decode, of_a_walk_in_vain
 from shadowwatch.facts import Facts
 from shadowwatch.mmu.cause import CauseTables
 from shadowwatch.mmu.role import RoleLayout
@@ -49,9 +49,13 @@ class Simulator:
                     vm.seq = last
                 current, vm = kvm, None
                 if kvm:
-                    vm = self._vms.get(kvm) or self._new(kvm, pid, seq if kind <= destroy else 0)
+                    vm = self._vms.get(kvm)
+                    if vm is None and not of_a_walk_in_vain(kind, flags):
+                        vm = self._new(kvm, pid, seq if kind <= destroy else 0)
+                if vm is not None:
                     last = vm.seq
             if vm is None:
+                current = _NO_KVM
                 continue
             if kind <= destroy and seq != last + 1:
                 if (seq - last - 1) & SEQ_MASK > SEQ_MASK >> 1:

@@ -6,8 +6,10 @@ from __future__ import annotations
 import pytest
 
 from shadowwatch.event.abi import Event, Flags, Kind, encode
+from shadowwatch.simulate.simulator import Simulator
 from tests.unit.heard import KVM, Heard, spt
 from tests.unit.kernel import PAGE_SIZE, role_of
+from tests.unit.story import FACTS, Story
 
 
 @pytest.mark.parametrize("patched", [False, True])
@@ -210,3 +212,25 @@ def test_what_an_inexact_model_does_not_know_is_not_strange() -> None:
     (vm,) = heard.model.snapshot()
     assert not vm.exact
     assert vm.strangers == {}
+
+
+def test_a_walk_over_what_has_just_ended_makes_no_vm() -> None:
+    """It was asked for before the end was heard; who has the address next is a VM as any other."""
+    heard = Heard()
+    heard.kernel.end(KVM)
+    heard.hear()
+    step = Event(kvm=KVM, ns=1, seq=heard.vm.seq, kind=Kind.STEP, walk=9, used=2, flags=Flags.FIRST | Flags.VOID)
+    page = Event(kvm=KVM, ns=1, spt=spt(1), gfn=1, role=role_of(3), kind=Kind.PAGE, walk=9)
+    parent = Event(kvm=KVM, ns=1, spt=spt(1), parent_pte=spt(2), kind=Kind.PARENT, walk=9)
+    records = b"".join(map(encode, (step, page, parent)))
+    heard.model.feed(records)
+    assert heard.model.progress() == {}
+    simulator = Simulator(FACTS, "stock")
+    simulator.feed(records)
+    assert simulator.estimates() == {}
+    story = Story(kvm=KVM)
+    story.alloc(1)
+    heard.model.feed(records + story.records())
+    assert heard.model.vm(KVM).exact
+    simulator.feed(records + story.records())
+    assert len(simulator.estimates()) == 1
