@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -119,8 +120,10 @@ class Host:
 @pytest.fixture(scope="module")
 def host() -> Iterator[Host]:
     """A host without shadowwatch, and with a user; its packages are made meanwhile."""
+    # As one makes them by hand: a make below another one, as this may be, says more.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     with (
-        subprocess.Popen(MAKE.split(), cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as making,
+        subprocess.Popen(MAKE.split(), cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, text=True) as making,
         Lab.boot(kvm="stock", progress=say) as lab,
     ):
         made, _ = making.communicate()
