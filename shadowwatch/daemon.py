@@ -105,12 +105,15 @@ class Notices:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._newest_first: set[str] = set()
+        self._received = 0
         self._lost = False
         self._difference = False
 
     def look(self) -> None:
         """Say what is new."""
-        for vm in self._watch.newest_first():
+        # A thousand VMs that rest need not be looked at each time.
+        received, self._received = self._received, self._watch.received
+        for vm in self._watch.newest_first() if received != self._received else ():
             if vm not in self._newest_first and len(self._newest_first) < MOST_TOLD:
                 self._newest_first.add(vm)
                 say(

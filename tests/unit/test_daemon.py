@@ -18,7 +18,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from shadowwatch.daemon import PERIOD_SECONDS, Audits, Collection
+from shadowwatch.daemon import PERIOD_SECONDS, Audits, Collection, Notices
 from shadowwatch.event.abi import RECORD, Batch
 from shadowwatch.event.capture import Recent, pack
 from shadowwatch.event.ring import Ring
@@ -225,3 +225,24 @@ def test_a_full_disk_costs_what_led_to_a_difference_and_no_more(capsys: pytest.C
     assert audits.turn(2)
     why = "No space left on device; make room, or record to another place"
     assert "".join(capsys.readouterr()) == f"shadowwatch: cannot go on writing /dev/full: {why}\n"
+
+
+def test_reclaim_of_the_newest_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """When it shows, and neither before nor at later looks, with events or without."""
+    watch, story = Watch(FACTS, str), Story()
+    notices = Notices(watch)
+    said = []
+    for number in range(4):
+        if number < 3:
+            for page in range(1, 200):
+                story.alloc(page)
+            story.reclaim()
+            # The oldest first at first, then the newest.
+            for page in range(1, 200) if number == 0 else range(199, 0, -1):
+                story.zap(page)
+            watch.take(Batch(story.ns, 0, 0, story.records()))
+            story.events.clear()
+        notices.look()
+        said.append("".join(capsys.readouterr()))
+    assert [bool(words) for words in said] == [False, True, False, False]
+    assert "VM 4711: reclaim takes the newest pages instead of the oldest" in said[1]
