@@ -1,35 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of one run, which goes with it: at its end, or when another run finds that its owner is dead."""
+"""The folder of one run, which goes when the run ends, by whatever it ends: kill -9 of it, too."""
 
-import fcntl
-import shutil
+import subprocess
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 PREFIX = "shadowwatch-lab-"
+#: It reads until the pipe's other end is closed, which the kernel does for a process that was killed. What that process
+#: had started ends as well, and may write until then.
+REMOVE = 'read -r _; until rm -rf -- "$0"; do sleep 0.1; done'
 
 
 class RunFolder:
-    """A temporary folder that is this process's for as long as it holds the lock in it."""
+    """A temporary folder for as long as this process lives, or until remove()."""
 
     def __init__(self) -> None:
-        _remove_abandoned()
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
-        lock = self.path / "lock"
-        self._owner = lock.open("w")
-        fcntl.flock(self._owner, fcntl.LOCK_EX)
-        lock.rename(self.path / "owner")  # nobody finds it before it is locked
+        self._remover = subprocess.Popen(
+            ["sh", "-c", REMOVE, str(self.path)],
+            cwd="/",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # an interrupt from the keyboard is not for it
+        )
 
     def remove(self) -> None:
         """Remove the folder with all that is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        self._owner.close()
-
-
-def _remove_abandoned() -> None:
-    """Remove what runs that were killed have left."""
-    for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/owner"):
-        with suppress(OSError), lock.open() as owner:  # it is in use, or another user's, or gone meanwhile
-            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock.parent)
+        self._remover.communicate()
