@@ -24,7 +24,13 @@ class Tmux:
     """A terminal with a command in it."""
 
     def __init__(self, folder: Path, command: Sequence[str], width: int = 100, height: int = 30) -> None:
-        self._tmux = ["tmux", "-S", str(folder / "tmux"), "-f", "/dev/null"]
+        socket = folder / "tmux"
+        self._tmux = ["tmux", "-S", str(socket), "-f", "/dev/null"]
+        # Not a daemon, so that the kernel ends it with the tests, by whatever these end.
+        self._server = subprocess.Popen(["setpriv", "--pdeathsig=KILL", *self._tmux, "-D"], stdin=subprocess.DEVNULL)
+        while not socket.exists():
+            assert self._server.poll() is None, "tmux did not start"
+            time.sleep(0.01)
         size = ["-x", str(width), "-y", str(height)]
         self._run("new-session", "-d", *size, f"{shlex.join(command)}; echo ended with $?; read wait")
 
@@ -88,3 +94,4 @@ class Tmux:
     def close(self) -> None:
         """End it."""
         subprocess.run([*self._tmux, "kill-server"], capture_output=True, check=False)
+        self._server.wait()
