@@ -13,8 +13,8 @@ from tests.lab.command import output, require
 from tests.lab.kernel import Kernel, decompressed, dependencies
 
 INIT = Path(__file__).parent / "initramfs" / "init"
-# The disk, the network, the shares, and the root file system's type.
-MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "9p", "9pnet_virtio", "ext4")
+# The disk, the network, the shares, the root file system's type, and what keeps its changes in memory.
+MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "9p", "9pnet_virtio", "ext4", "overlay")
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,13 @@ Host lab
   UserKnownHostsFile "{known_hosts}"
   StrictHostKeyChecking yes
   ControlPath "{socket}"
+  ServerAliveInterval {alive_seconds}
+  ServerAliveCountMax {alive_most}
   LogLevel ERROR
 """
+
+#: A machine that does not answer so many times in a row hangs.
+ALIVE_SECONDS, ALIVE_MOST = 10, 5
 
 Command = str | Sequence[str]
 
@@ -37,7 +42,16 @@ class Connection:
         require("ssh")
         config = run / "ssh_config"
         socket_path = run / "ssh"
-        config.write_text(CONFIG.format(port=port, key=image.key, known_hosts=image.known_hosts, socket=socket_path))
+        config.write_text(
+            CONFIG.format(
+                port=port,
+                key=image.key,
+                known_hosts=image.known_hosts,
+                socket=socket_path,
+                alive_seconds=ALIVE_SECONDS,
+                alive_most=ALIVE_MOST,
+            )
+        )
         log = run / "ssh.log"
         self.arguments = ["ssh", "-F", str(config)]
         self._started: list[subprocess.Popen[str]] = []
@@ -53,6 +67,10 @@ class Connection:
         if not (self._master.stdout and self._master.stdout.readline()):
             self.close()
             raise LabError(f"ssh did not get into the lab: {log.read_text().strip()}")
+
+    def alive(self) -> bool:
+        """Return whether the machine still answers."""
+        return self._master.poll() is None
 
     def run(self, command: Command, stdin: str | None, timeout: float) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The emulated machine: one QEMU process without hardware acceleration."""
+"""The emulated machine: one QEMU process without hardware acceleration, which may go on from a saved state."""
 
 import os
 import re
+import shlex
 import subprocess
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab import qmp
 from tests.lab.boot import Boot
-from tests.lab.command import require
+from tests.lab.command import output, require
 from tests.lab.errors import LabError
 
 KERNEL_ARGUMENTS = (
@@ -19,6 +21,11 @@ KERNEL_ARGUMENTS = (
     *("panic=-1", "systemd.getty_auto=no", "systemd.show_status=no"),
 )
 REASON = re.compile("panic|BUG:|Oops|Out of memory|qemu-system")
+#: To read or write a state, which takes a second or two on an idle machine.
+STATE_SECONDS = 120.0
+MONITOR_SECONDS = 5.0
+LOOK_SECONDS = 0.5
+UNLIMITED = 1 << 40  # bytes a second: a migration to elsewhere would leave room for others
 
 
 @dataclass(frozen=True)
@@ -29,11 +36,25 @@ class Hardware:
     icount: bool = False
 
 
+def version() -> str:
+    """Return what QEMU says that it is: a state is for the one that wrote it."""
+    return output(["qemu-system-x86_64", "--version"])
+
+
 class Emulator:
     """A running QEMU; nothing of it is left after close(), or when this process dies."""
 
-    def __init__(self, run: Path, hardware: Hardware, boot: Boot, disk: Path, shares: dict[str, Path]) -> None:
-        require("qemu-system-x86_64", "setpriv")
+    def __init__(
+        self,
+        run: Path,
+        hardware: Hardware,
+        boot: Boot,
+        disk: Path,
+        shares: dict[str, Path],
+        state: Path | None = None,
+    ) -> None:
+        """Start the machine, or go on from a state that save() wrote of one with the same hardware, boot and disk."""
+        require("qemu-system-x86_64", "setpriv", "zstd")
         self._console = run / "console.log"
         self._errors = run / "qemu.log"
         icount = ["-icount", "shift=0"] if hardware.icount else []
@@ -47,14 +68,16 @@ class Emulator:
             *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", *qmp.ARGUMENTS),
             *("-serial", f"file:{self._console}"),
             *("-kernel", str(boot.vmlinux), "-initrd", str(boot.initramfs), "-append", " ".join(KERNEL_ARGUMENTS)),
-            # Writes go to a file that has no name any more, so every boot begins with the image as it was made.
-            *("-drive", f"file={disk},format=raw,if=virtio,snapshot=on,cache=unsafe"),
+            # What the machine writes stays in its memory (initramfs/init), so a state of that is all there is of it.
+            *("-drive", f"file={disk},format=raw,if=virtio,readonly=on"),
             *("-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"),
             *("-device", "virtio-net-pci,netdev=net,romfile="),
         ]
         for tag, path in shares.items():
             access = "" if tag == "out" else ",readonly=on"
             command += ["-virtfs", f"local,path={path},mount_tag={tag},security_model=none,multidevs=remap{access}"]
+        if state:
+            command += ["-incoming", f"exec:zstd -q -dc {shlex.quote(str(state))}"]
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(
                 command,
@@ -68,6 +91,9 @@ class Emulator:
         try:
             self._qmp = qmp.Qmp(self._process)
             self.ssh_port = self._forwarded()
+            if state:
+                self._until("query-status", "paused", "inmigrate")
+                self._qmp.command("cont")
         except BaseException as error:
             self.close()
             if isinstance(error, LabError):
@@ -86,6 +112,28 @@ class Emulator:
             return False
         return True
 
+    def doing(self) -> str:
+        """Return what the machine does at this moment, for one who finds that it does not answer."""
+        if not self.running():
+            return "QEMU has ended"
+        try:
+            status = self._qmp.command("query-status", seconds=MONITOR_SECONDS)["status"]
+            registers = self._qmp.monitor("info registers", MONITOR_SECONDS)
+        except LabError:
+            return "QEMU's monitor does not answer"
+        begun = self._processor_seconds()
+        time.sleep(LOOK_SECONDS)
+        busy = (self._processor_seconds() - begun) / LOOK_SECONDS
+        place = " ".join(re.findall(r"\b(?:RIP|CPL|HLT)=\w+", registers))
+        return f"QEMU's status is {status}, it takes {busy:.0%} of a core, and its processor is at {place}"
+
+    def save(self, state: Path) -> None:
+        """Write the state of the machine to a file; it stands still from then on. No share may be mounted in it."""
+        self._qmp.command("stop")
+        self._qmp.command("migrate-set-parameters", **{"max-bandwidth": UNLIMITED})
+        self._qmp.command("migrate", uri=f"exec:zstd -1 -q -f -o {shlex.quote(str(state))}")
+        self._until("query-migrate", "completed", "setup", "active", "device")
+
     def last_words(self) -> str:
         """Return what QEMU and the machine's console said last, and first of all what looks like the reason."""
         said = [path.read_text(errors="replace") for path in (self._errors, self._console) if path.exists()]
@@ -101,6 +149,19 @@ class Emulator:
             if pipe:
                 with suppress(OSError):  # what was still to be written finds nobody
                     pipe.close()
+
+    def _processor_seconds(self) -> float:
+        """Return the processor time that QEMU has had."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime
+
+    def _until(self, question: str, wanted: str, *before: str) -> None:
+        """Ask for a status until it is the wanted one, after those before."""
+        deadline = time.monotonic() + STATE_SECONDS
+        while (found := self._qmp.command(question)["status"]) != wanted:
+            if found not in before or time.monotonic() > deadline:
+                raise LabError(f"QEMU's {question} says {found} where {wanted} was awaited: {self.last_words()}")
+            time.sleep(0.02)
 
     def _forwarded(self) -> int:
         """Return the port of this machine that QEMU chose for the lab's ssh."""

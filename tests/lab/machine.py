@@ -36,9 +36,10 @@ MODES: Mapping[Mode, Mapping[str, Mapping[str, str]]] = {
 }
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-BOOT_SECONDS = 300.0
+BOOT_SECONDS = 60.0
 SSH_LOST = 255  # ssh's own exit status when the connection is gone
 UNIT = "shadowwatch.service"
+SHARES = ("shadowwatch", "lab", "out")
 
 
 def quiet(_: str) -> None:
@@ -82,7 +83,8 @@ def build(host: str = DEFAULT, kvm: Kvm = "patched", progress: Progress = quiet)
 class Lab:
     """A running lab; boot() makes one, and a `with` statement ends it."""
 
-    def __init__(self, parts: Parts, hardware: Hardware, progress: Progress = quiet) -> None:
+    def __init__(self, parts: Parts, hardware: Hardware, progress: Progress = quiet, state: Path | None = None) -> None:
+        """Boot these parts, or go on from a state that save() wrote of them."""
         self.host = parts.kernel.host
         self.release = parts.kernel.release
         self._begun = time.monotonic()
@@ -99,15 +101,18 @@ class Lab:
             shutil.copytree(parts.guests, run / "lab")
             if parts.patched:
                 shutil.copytree(parts.patched, run / "lab" / "kvm")
-            shares = {"shadowwatch": CHECKOUT, "lab": run / "lab", "out": self.out}
-            self._emulator = Emulator(run, hardware, parts.boot, parts.image.disk, shares)
+            shares = dict(zip(SHARES, (CHECKOUT, run / "lab", self.out), strict=True))
+            self._emulator = Emulator(run, hardware, parts.boot, parts.image.disk, shares, state)
             if not wait_for_server(self._emulator.ssh_port, self._emulator.running, BOOT_SECONDS):
-                raise LabError(f"the lab did not come up: {self._emulator.last_words()}")
+                raise LabError(f"the lab did not come up in {BOOT_SECONDS:.0f} s: {self._trouble()}")
             self._connection = Connection(run, self._emulator.ssh_port, parts.image)
+            # Who goes on from a state finds the time of when it was saved.
+            mount = " && ".join(f"mount /srv/{share}" for share in SHARES)
+            self.run(f"date -s @{time.time():.3f} && {mount}")
         except BaseException:
             self.close()
             raise
-        self._say("up")
+        self._say("back" if state else "up")
 
     @classmethod
     def boot(
@@ -148,12 +153,14 @@ class Lab:
         try:
             done = self._connected().run(command, stdin, timeout)
         except subprocess.TimeoutExpired:
-            error = self._failure(f"`{shown}` had not ended after {timeout:.0f} s in the lab, which is ended for that")
+            what = f"`{shown}` had not ended after {timeout:.0f} s in the lab, which is ended for that"
+            what = f"{what}: {self._trouble()}"
             self.close()  # whoever asks it next need not wait as long
-            raise error from None
+            raise LabError(what) from None
+        if done.returncode == SSH_LOST and (trouble := self.trouble()):
+            raise LabError(f"`{shown}` had not ended when {trouble}")
         if check and done.returncode:
-            what = f"`{shown}` exited {done.returncode} in the lab: {tail(done.stderr + done.stdout, 20)}"
-            raise self._failure(what, lost=done.returncode == SSH_LOST)
+            raise LabError(f"`{shown}` exited {done.returncode} in the lab: {tail(done.stderr + done.stdout, 20)}")
         return done
 
     def popen(self, command: Command, *, stderr: int | None = None) -> subprocess.Popen[str]:
@@ -218,6 +225,26 @@ class Lab:
             raise LabError(f"the daemon did not start: {tail(journal, 8)}")
         self._say("daemon ready")
 
+    def save(self, state: Path) -> None:
+        """Write the machine's state to a file, which ends the lab: another with the same parts can go on from there."""
+        self.run(["umount", *(f"/srv/{share}" for share in SHARES)])
+        if self._connection:
+            self._connection.close()
+        if self._emulator:
+            self._emulator.save(state)
+        self.close()
+
+    def trouble(self) -> str:
+        """Return what became of a lab that has ended or does not answer any more; nothing of one that is well."""
+        if not self._emulator or not self._connection:
+            return "the lab was closed"
+        if self._connection.alive() and self._emulator.running():
+            return ""
+        ended = self._emulator.ended_within(5)  # as it does soon after a panic
+        what = f"the lab {'ended' if ended else 'stopped answering'}: {self._trouble()}"
+        self.close()
+        return what
+
     def close(self) -> None:
         """End the lab; only what the caller took out of `out` is left."""
         atexit.unregister(self.close)
@@ -233,11 +260,9 @@ class Lab:
             raise LabError("this lab is closed: boot another")
         return self._connection
 
-    def _failure(self, what: str, *, lost: bool = False) -> LabError:
-        """Return the error of a command; a lab that has ended, as one soon does after a panic, says its last words."""
-        if self._emulator and self._emulator.ended_within(5 if lost else 0):
-            what += f"; the lab itself has ended: {self._emulator.last_words()}"
-        return LabError(what)
+    def _trouble(self) -> str:
+        """Return what the machine does, and what it said last."""
+        return f"{self._emulator.doing()}; {self._emulator.last_words()}" if self._emulator else "it was closed"
 
     def _say(self, what: str) -> None:
         self._progress(f"lab: {what}, {time.monotonic() - self._begun:.1f} s after its start")

@@ -21,22 +21,22 @@ class Qmp:
         self._receive("QMP")
         self.command("qmp_capabilities")
 
-    def command(self, name: str, **arguments: object) -> Any:
-        """Run one command and return its answer."""
+    def command(self, name: str, *, seconds: float = ANSWER_SECONDS, **arguments: object) -> Any:
+        """Run one command and return its answer; QEMU is ended when it gives none in this time."""
         message = json.dumps({"execute": name, "arguments": arguments})
         try:
             print(message, file=self._process.stdin, flush=True)
         except BrokenPipeError:
             raise LabError(f"QEMU had ended before {name!r}; its console's last lines say why") from None
-        return self._receive("return")
+        return self._receive("return", seconds)
 
-    def monitor(self, line: str) -> str:
+    def monitor(self, line: str, seconds: float = ANSWER_SECONDS) -> str:
         """Return what the human monitor prints for a line."""
-        return str(self.command("human-monitor-command", **{"command-line": line}))
+        return str(self.command("human-monitor-command", seconds=seconds, **{"command-line": line}))
 
-    def _receive(self, key: str) -> Any:
+    def _receive(self, key: str, seconds: float = ANSWER_SECONDS) -> Any:
         """Return the next message of this kind: events come in between."""
-        while line := line_within(ANSWER_SECONDS, self._process, self._process.stdout):
+        while line := line_within(seconds, self._process, self._process.stdout):
             message = json.loads(line)
             if "error" in message:
                 raise LabError(f"QEMU refused: {message['error']['desc']}")

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labs that are ready at once: booted, KVM loaded and the daemon attached one time, and from then on gone on with.
+
+To boot takes an emulated machine 10 seconds, and the daemon another 20, most of it for compiling BPF.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.lab import image, machine
+from tests.lab.cache import Cache, Input, Progress, default_root
+from tests.lab.emulator import Hardware, version
+from tests.lab.hosts import DEFAULT
+from tests.lab.machine import CHECKOUT, Kvm, Lab, Parts, build, quiet
+
+#: What becomes part of the daemon that runs in the lab, or of how it is started.
+DAEMON = (("shadowwatch", "*.py"), ("bpf", "*"), ("systemd", "*"))
+
+
+def ready(
+    name: str,
+    *,
+    host: str = DEFAULT,
+    kvm: Kvm = "patched",
+    daemon: str | None = None,
+    progress: Progress = quiet,
+) -> Lab:
+    """Return a lab with this KVM loaded, and the daemon running in it unless its arguments are None.
+
+    It goes on from a state that is kept by this name, and is made when there is none of these parts.
+    """
+    parts, hardware = build(host, kvm, progress), Hardware()
+
+    def make(folder: Path) -> None:
+        progress(f"state: a lab for {name}, once")
+        lab = Lab(parts, hardware, progress)
+        try:
+            lab.load_kvm(kvm)
+            if daemon is not None:
+                lab.start_daemon(daemon)
+            lab.save(folder / "state.zst")
+        finally:
+            lab.close()
+
+    inputs: list[Input] = [kvm, *_parts(parts), version(), Path(machine.__file__), Path(image.__file__)]
+    if daemon is not None:
+        inputs += [daemon, *_daemon()]
+    state = Cache(default_root(), progress).artifact(f"state-{host}-{name}", inputs, make)
+    return Lab(parts, hardware, progress, state / "state.zst")
+
+
+def _parts(parts: Parts) -> list[str]:
+    """Return the names of all that the machine is made of: each tells what it was made from."""
+    folders = [parts.boot.vmlinux.parent, parts.image.disk.parent]
+    return [folder.name for folder in [*folders, *([parts.patched] if parts.patched else [])]]
+
+
+def _daemon() -> list[Input]:
+    """Return the daemon's files, each after its name."""
+    found = (path for folder, pattern in DAEMON for path in sorted((CHECKOUT / folder).rglob(pattern)))
+    return [given for path in found if path.is_file() for given in (str(path.relative_to(CHECKOUT)), path)]
