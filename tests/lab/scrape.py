@@ -16,13 +16,16 @@ from tests.lab.errors import LabError
 
 #: Where the daemon listens when nothing else is said.
 PORT = split_address(LISTEN.default)[1]
+#: Characters of an error, which is read by people.
+MESSAGE = 2000
 
 
 class Metrics:
-    """One scrape."""
+    """One scrape, which knows what it was asked."""
 
     def __init__(self, text: str) -> None:
         self.text = text
+        self.asked: dict[str, object] = {}
         self._samples = [
             (sample.name, sample.labels, sample.value)
             for family in text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
@@ -31,13 +34,16 @@ class Metrics:
 
     def sum(self, name: str, **labels: str) -> float:
         """Add up the samples of `shadowwatch_<name>` that have these labels."""
-        return sum(value for _, value in self._chosen(name, labels))
+        total = sum(value for _, value in self._chosen(name, labels))
+        self.asked[_shown(name, labels)] = total
+        return total
 
     def by(self, label: str, name: str, **labels: str) -> dict[str, float]:
         """Add up the same samples, apart for each value of one label."""
         sums: dict[str, float] = {}
         for found, value in self._chosen(name, labels):
             sums[found[label]] = sums.get(found[label], 0) + value
+        self.asked[f"{_shown(name, labels)} by {label}"] = sums
         return sums
 
     def _chosen(self, name: str, wanted: Mapping[str, str]) -> list[tuple[Mapping[str, str], float]]:
@@ -52,6 +58,11 @@ class Metrics:
         return [line for line in self.text.splitlines() if "shadowwatch_" in line]
 
 
+def _shown(name: str, labels: Mapping[str, str]) -> str:
+    wanted = ",".join(f'{label}="{value}"' for label, value in labels.items())
+    return f"{name}{{{wanted}}}" if wanted else name
+
+
 def scrape(port: int) -> Metrics:
     """Read the metrics that are published on this port of this machine's loopback."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
@@ -64,7 +75,7 @@ def settled(port: int, vm: str, allocations: int) -> Metrics:
 
 
 def scrape_until(port: int, holds: Callable[[Metrics], bool], seconds: float = 30) -> Metrics:
-    """Scrape until this holds, and return that scrape; LabError with what there was when it never does."""
+    """Scrape until this holds, and return that scrape; LabError with what it asked when it never does."""
     deadline = time.monotonic() + seconds
     said = "nobody listens"
     while time.monotonic() < deadline:
@@ -72,6 +83,6 @@ def scrape_until(port: int, holds: Callable[[Metrics], bool], seconds: float = 3
             metrics = scrape(port)
             if holds(metrics):
                 return metrics
-            said = "; ".join(line for line in metrics.ours() if "_total" in line and "#" not in line)
+            said = "; ".join(f"{question} is {answer}" for question, answer in metrics.asked.items())
         time.sleep(0.1)
-    raise LabError(f"the metrics did not come to what was awaited in {seconds:.0f} s: {said}")
+    raise LabError(f"the metrics did not come to what was awaited in {seconds:.0f} s: {said[:MESSAGE]}")
