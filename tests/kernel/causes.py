@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from tests.kernel.witness import Stack
 from tests.lab.errors import LabError
 from tests.lab.machine import Lab
-from tests.lab.witness import Stack
 from tests.lab.workload import Vmm, Workload
 
 PARAMETERS = "/sys/module/kvm/parameters"

@@ -1,62 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One lab for the patched KVM and one for Debian's own, each with the daemon as a service."""
+"""Labs for each file of tests: one with the patched KVM, one with Debian's own, the daemon as a service in both."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
-from tests.lab.machine import Lab, say
-from tests.lab.scrape import PORT, Metrics, scrape, scrape_until, settled
-
-#: The daemon looks into the kernel's own lists all the time.
-AUDITS = "--audit-interval 0.3 --difference /var/lib/shadowwatch/difference.capture"
+from tests.kernel.watched import AUDITS, Watched
+from tests.lab.machine import Kvm, Lab, say
+from tests.lab.snapshot import ready
 
 
-class Watched:
-    """A lab in which the daemon runs."""
-
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
-        lab.start_daemon(AUDITS)
-        self.port = lab.forward(PORT)
-
-    def metrics(self) -> Metrics:
-        """Scrape now."""
-        return scrape(self.port)
-
-    def settled(self, vm: str, allocations: int) -> Metrics:
-        """Scrape once the daemon has heard of as many allocations as the kernel counts."""
-        return settled(self.port, vm, allocations)
-
-
-def audited(watched: Watched, vm: str) -> Metrics:
-    """The metrics after one more whole audit of this VM; it found no difference."""
-    before = watched.metrics().sum("vm_audits_total", vm=vm)
-    metrics = scrape_until(watched.port, lambda metrics: metrics.sum("vm_audits_total", vm=vm) >= before + 2)
-    assert metrics.sum("vm_audit_entries_total", vm=vm, result="differing") == 0
-    assert metrics.sum("vm_audit_entries_total", vm=vm, result="same") > 0
-    assert metrics.sum("vm_exact", vm=vm) == 1
-    return metrics
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def patched() -> Iterator[Watched]:
     """The patched KVM, which serves all orders."""
-    with Lab.boot(kvm="patched", progress=say) as lab:
-        yield Watched(lab)
+    yield from watched("patched")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stock() -> Iterator[Watched]:
     """Debian's own KVM."""
-    with Lab.boot(kvm="stock", progress=say) as lab:
+    yield from watched("stock")
+
+
+def watched(kvm: Kvm) -> Iterator[Watched]:
+    """A lab that goes on from where the daemon had just become ready."""
+    with ready(kvm, kvm=kvm, daemon=AUDITS, progress=say) as lab:
         yield Watched(lab)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests here need the lab."""
-    for item in items:
-        if "tests/lab/" in item.path.as_posix():
-            item.add_marker("lab")
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Of each lab that a failed test used, say what became of it."""
+    report = yield
+    if call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception):
+        for name, used in getattr(item, "funcargs", {}).items():
+            lab = used.lab if isinstance(used, Watched) else used
+            if isinstance(lab, Lab) and (trouble := lab.trouble()):
+                report.sections.append((name, trouble))
+    return report

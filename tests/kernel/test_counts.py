@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.lab.conftest import Watched
+from tests.kernel.watched import Watched
 from tests.lab.guest import RealGuest
 from tests.lab.machine import Policy
 from tests.lab.scrape import Metrics

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.lab.conftest import Watched
+from tests.kernel.watched import Watched
 from tests.lab.effect import measure
 from tests.lab.workload import WORKLOADS, Vmm, Workload
 

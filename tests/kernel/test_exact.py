@@ -11,10 +11,10 @@ import pytest
 
 from shadowwatch.event.abi import RECORD, STEP_RECORDS, Event, Flags, Kind, decode
 from shadowwatch.event.capture import Reader
-from tests.lab.causes import TRIGGERS, Trigger
-from tests.lab.conftest import AUDITS, Watched, audited
+from tests.kernel.causes import TRIGGERS, Trigger
+from tests.kernel.watched import AUDITS, Watched, audited
+from tests.kernel.witness import ZapStacks, by_cause, recursive
 from tests.lab.scrape import Metrics, scrape_until
-from tests.lab.witness import ZapStacks, by_cause, recursive
 from tests.lab.workload import Vmm, Workload
 
 #: What a walk can do in one hit of a probe: SHADOWWATCH_STEP_MOST in bpf/event.h.

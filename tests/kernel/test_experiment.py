@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.experiment.__main__ import POLICIES, judge, watched
 from tests.experiment.cases import CASES
 from tests.experiment.claims import Figures
-from tests.lab.conftest import AUDITS, Watched
+from tests.kernel.watched import AUDITS, Watched
 from tests.lab.workload import Vmm, Workload
 
 CASE = replace(CASES["zipf"], limits=(64,), seeds=(1,))

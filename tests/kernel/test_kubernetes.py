@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.conftest import AUDITS, Watched
+from tests.kernel.watched import AUDITS, Watched
 from tests.lab.workload import Vmm, Workload
 from tests.unit.test_fleet import daemonset_pod
 

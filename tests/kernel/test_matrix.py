@@ -7,20 +7,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.causes import TRIGGERS, Trigger
-from tests.lab.conftest import Watched
+from tests.kernel.causes import TRIGGERS, Trigger
+from tests.kernel.test_exact import filed_as_the_stack_says
+from tests.kernel.watched import AUDITS, Watched
 from tests.lab.hosts import DEFAULT
 from tests.lab.machine import Lab, say
 from tests.lab.matrix import Cell, cells, watch
 from tests.lab.scrape import PORT, scrape_until
-from tests.lab.test_exact import filed_as_the_stack_says
+from tests.lab.snapshot import ready
 from tests.lab.workload import Vmm, Workload
 
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """A lab to load one KVM after another in."""
-    with Lab.boot(kvm="patched", progress=say) as lab:
+    with ready("any", kvm="patched", progress=say) as lab:
         yield lab
 
 
@@ -56,4 +57,5 @@ def test_what_goes_with_its_parent_has_the_parents_cause(lab: Lab, trigger: Trig
     """A nested guest's tables are zapped with the last that pointed to them, and that has a cause of its own."""
     lab.run("systemctl stop shadowwatch", check=False)
     lab.load_kvm("stock", "nested")
+    lab.start_daemon(AUDITS)
     filed_as_the_stack_says(Watched(lab), trigger)

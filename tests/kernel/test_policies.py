@@ -24,10 +24,10 @@ import pytest
 from shadowwatch.event.abi import Event, Kind, decode
 from shadowwatch.event.capture import Reader
 from shadowwatch.mmu.page import SPT_MASK
-from tests.lab.conftest import AUDITS, Watched, audited
+from tests.kernel.watched import AUDITS, Watched, audited
 from tests.lab.guest import RealGuest
 from tests.lab.machine import Policy
-from tests.lab.scrape import scrape_until
+from tests.lab.scrape import Metrics, scrape_until
 from tests.lab.workload import Vmm, Workload
 
 POLICIES: Sequence[Policy] = get_args(Policy)
@@ -240,6 +240,7 @@ def test_no_policy_harms_the_kernel(patched: Watched) -> None:
     restless = Workload("restless", accesses=2_000, touched=16, unrest=True)
     large = Workload("large", "uniform", 40, 20, 10_000, pages=600)
     killed = [replace(restless, name=f"killed-{number}") for number in range(2)]
+    killed_pids = set()
     with ExitStack() as open_now:
         for workload in (restless, large):
             open_now.enter_context(Vmm(lab, workload, rounds=0))
@@ -247,13 +248,23 @@ def test_no_policy_harms_the_kernel(patched: Watched) -> None:
         switching = lab.popen(SWITCHING.format(turns=8, policies=" ".join(POLICIES)), stderr=subprocess.STDOUT)
         for workload in killed:
             with Vmm(lab, workload, rounds=0) as vmm:
-                lab.run(["kill", "-KILL", str(vmm.do("stats").pid)])
+                pid = str(vmm.do("stats").pid)
+                lab.run(["kill", "-KILL", pid])
+                killed_pids.add(pid)
         said, _ = switching.communicate(timeout=120)
         assert switching.returncode == 0, said
         for vm in ("restless", "large", "linux"):
             audited(patched, vm)
-    ended = {"restless", "large", "linux", *(workload.name for workload in killed)}
-    metrics = scrape_until(patched.port, lambda metrics: ended <= metrics.by("vm", "vm_info", state="ended").keys())
+    named = {"restless", "large", "linux"}
+
+    def all_ended(metrics: Metrics) -> bool:
+        # Who is killed so early may be gone before its name was read.
+        return (
+            named <= metrics.by("vm", "vm_info", state="ended").keys()
+            and killed_pids <= metrics.by("pid", "vm_info", state="ended").keys()
+        )
+
+    metrics = scrape_until(patched.port, all_ended)
     for name in ("events_lost_total", "events_undecodable_total", "vm_events_lost_total", "vm_unknown_pages_total"):
         assert metrics.sum(name) == 0, name
     assert metrics.sum("vm_audit_entries_total", result="differing") == 0

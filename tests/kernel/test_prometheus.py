@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.conftest import AUDITS, Watched
+from tests.kernel.watched import AUDITS, Watched
 from tests.lab.prometheus import Prometheus, hastened
 from tests.lab.workload import Vmm, Workload
 from tests.queries import panel_queries

@@ -20,7 +20,7 @@ from shadowwatch.event.capture import reading
 from shadowwatch.mmu.model import KEEP_MOST
 from shadowwatch.watch import Watch
 from shadowwatch.web.server import HEAD
-from tests.lab.conftest import AUDITS, Watched, audited
+from tests.kernel.watched import AUDITS, Watched, audited
 from tests.lab.ending import Ending
 from tests.lab.machine import Lab
 from tests.lab.scrape import PORT, scrape_until
