@@ -8,9 +8,10 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.lab.archive import PART, Index, index
 from tests.lab.cache import Cache, Progress
 from tests.lab.command import PATH, output, require, tail
 from tests.lab.errors import LabError
@@ -48,10 +49,16 @@ class Apt:
         found = re.search(rf"^{field}: (.*)", output(command, env=self._environment), re.MULTILINE)
         return found[1] if found else ""
 
-    def unpack(self, folder: Path, version: str, names: Sequence[str]) -> None:
-        """Unpack this version of these packages into a folder, as a system with a merged /usr has them."""
+    def kernels(self) -> Index:
+        """Return all versions of all packages that kernels and their sources consist of."""
+        names = output(["apt-cache", "pkgnames", "linux-"], env=self._environment).split()
+        wanted = [name for name in names if PART.fullmatch(name) or name.startswith("linux-source-")]
+        return index(output(["apt-cache", "show", *wanted], env=self._environment)) if wanted else {}
+
+    def unpack(self, folder: Path, packages: Mapping[str, str]) -> None:
+        """Unpack packages, of each its name and version, into a folder, as a system with a merged /usr has them."""
         folder.mkdir(exist_ok=True)
-        command = ["apt-get", "download", *(f"{name}={version}" for name in names)]
+        command = ["apt-get", "download", *(f"{name}={version}" for name, version in packages.items())]
         output(command, cwd=folder, env=self._environment, cure=f"after rm -r {self._folder} apt asks the mirror anew")
         for package in folder.glob("*.deb"):
             output(["dpkg-deb", "-x", package, folder])

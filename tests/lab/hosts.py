@@ -26,6 +26,11 @@ class Host:
     sources: Sources | None = None
 
     @property
+    def series(self) -> str:
+        """What the releases of its kernel begin with."""
+        return f"{self.name.removesuffix('.x')}."
+
+    @property
     def patches(self) -> list[Path]:
         """The project's patches for its KVM, in their order."""
         return sorted((PATCHES / f"linux-{self.name}").glob("000[1-9]-*.patch"))

@@ -57,7 +57,8 @@ def prepare(cache: Cache, kernel: Kernel, boot: Boot) -> Image:
         _bootstrap(cache, folder, additions, kernel.host)
         additions.unlink()
 
-    inputs: list[Input] = [kernel.version, *kernel.host.userland, FILES, Path(__file__), Path(debian.__file__)]
+    parts = sorted({**kernel.packages.image, **kernel.packages.headers}.items())
+    inputs: list[Input] = [repr(parts), *kernel.host.userland, FILES, Path(__file__), Path(debian.__file__)]
     folder = cache.artifact(f"image-{kernel.host.name}", inputs, make)
     return Image(disk=folder / "root.ext4", key=folder / "client", known_hosts=folder / "known_hosts")
 

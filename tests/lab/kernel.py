@@ -2,23 +2,19 @@
 """Debian's kernel for a host, as its packages have it."""
 
 import lzma
-import re
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab import debian
+from tests.lab.archive import FLAVOUR, KernelSet, kernels
 from tests.lab.cache import Cache
 from tests.lab.command import output, require
 from tests.lab.errors import LabError
 from tests.lab.hosts import Host
 
-FLAVOUR = "amd64"
-# What a kernel consists of: of other packages that these ask for, nothing is needed here.
-PARTS = re.compile(r"\blinux-(?:image|binary|modules|base|headers|kbuild)-\d[\w.+~-]*")
 XZ, ZSTD = b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"
 
 
@@ -27,44 +23,61 @@ class Kernel:
     """One kernel release, as the lab boots it."""
 
     host: Host
-    release: str
-    version: str  # of Debian's packages
+    packages: KernelSet
     vmlinuz: Path
     modules: Path  # lib/modules/<release> of the stock image, with modules.dep
     headers: Path  # to copy into a root file system as it is: what bcc compiles against
 
+    @property
+    def release(self) -> str:
+        """The release, as uname has it."""
+        return self.packages.release
+
+    @property
+    def version(self) -> str:
+        """The version of Debian's image."""
+        return self.packages.version
+
 
 def prepare(cache: Cache, host: Host) -> Kernel:
-    """Return the host's current kernel, unpacked when it is not in the cache."""
+    """Return the host's newest kernel that can be had, unpacked when it is not in the cache."""
     apt = packages(cache, host)
-    version = apt.show(f"linux-image-{FLAVOUR}", "Version")
-    image = re.search(rf"\blinux-image-(\d\S+-{FLAVOUR})\b", apt.show(f"linux-image-{FLAVOUR}", "Depends"))
-    if not version or not image:
-        raise LabError(f"the mirror has no kernel for {FLAVOUR} in {' or '.join(host.kernel)}; use one that has")
-    release = image[1]
+    chosen = _choose(cache, apt, host)
+    release = chosen.release
 
     def unpack(folder: Path) -> None:
         require("modprobe")
         cache.progress(f"kernel: the packages of {release}")
-        image = set(_parts(apt, f"linux-image-{FLAVOUR}", version))
-        headers = set(_parts(apt, f"linux-headers-{FLAVOUR}", version))
-        apt.unpack(folder / "image", version, sorted(image))
-        apt.unpack(folder / "headers", version, sorted(headers - image))
+        apt.unpack(folder / "image", chosen.image)
+        apt.unpack(folder / "headers", chosen.headers)
         shutil.rmtree(folder / "headers/usr/share")
         output(["depmod", "-b", folder / "image", release])
 
-    folder = cache.artifact(f"kernel-{host.name}", [version, Path(__file__), Path(debian.__file__)], unpack)
+    inputs = [*sorted({**chosen.image, **chosen.headers}.items())]
+    folder = cache.artifact(f"kernel-{host.name}", [repr(inputs), Path(__file__), Path(debian.__file__)], unpack)
     image_folder = folder / "image"
     modules = image_folder / "lib/modules" / release
     places = (image_folder / f"boot/vmlinuz-{release}", modules / "vmlinuz")
     return Kernel(
         host=host,
-        release=release,
-        version=version,
+        packages=chosen,
         vmlinuz=next(place for place in places if place.exists()),
         modules=modules,
         headers=folder / "headers",
     )
+
+
+def _choose(cache: Cache, apt: debian.Apt, host: Host) -> KernelSet:
+    """Return the newest kernel for which all is in the archive."""
+    lacks: list[str] = []
+    for found in kernels(apt.kernels(), host.series, host.sources.package if host.sources else ""):
+        if isinstance(found, KernelSet):
+            if lacks:
+                cache.progress(f"kernel: {found.release}, since the archive has no {lacks[0]}, which newer ones need")
+            return found
+        lacks.append(str(found))
+    what = f"no {lacks[0]}" if lacks else f"no kernel {host.series}* for {FLAVOUR}"
+    raise LabError(f"the mirror has {what} in {' or '.join(host.kernel)}; use one that has")
 
 
 def packages(cache: Cache, host: Host) -> debian.Apt:
@@ -97,10 +110,3 @@ def dependencies(kernel: Kernel, names: tuple[str, ...]) -> list[Path]:
         lines = (line.split() for line in shown.splitlines())
         found.update((Path(words[1]), None) for words in lines if words[0] == "insmod")
     return list(found)
-
-
-def _parts(apt: debian.Apt, package: str, version: str) -> Iterator[str]:
-    """Yield the parts of a kernel that a package of it asks for, and that these ask for."""
-    for part in PARTS.findall(apt.show(f"{package}={version}", "Depends")):
-        yield part
-        yield from _parts(apt, part, version)

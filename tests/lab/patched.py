@@ -2,8 +2,10 @@
 """KVM with the project's patches, for a host's kernel as Debian has built it.
 
 Only the modules of KVM are rebuilt. Their tree gets the distribution's own configuration, symbol versions and type
-information (BTF), so they load into the distribution's kernel. The compiler is that of the host's Debian release:
-this machine's own, if it runs the same release, and else one that is installed for the time of the build.
+information (BTF), so they load into the distribution's kernel. The source may be that of another Debian revision of the
+same upstream version, when the image's own is not to be had: what KVM shares with the kernel, the layout of structures
+above all, is in the headers, and these are the image's own. The compiler is that of the host's Debian release: this
+machine's own, if it runs the same release, and else one that is installed for the time of the build.
 """
 
 import platform
@@ -13,6 +15,7 @@ from os import sched_getaffinity
 from pathlib import Path
 
 from tests.lab import debian
+from tests.lab.archive import FLAVOUR
 from tests.lab.cache import Cache
 from tests.lab.command import PATH, output
 from tests.lab.errors import LabError
@@ -24,7 +27,7 @@ MODULES = ("kvm.ko", "kvm-amd.ko", "kvm-intel.ko")
 # What modules_prepare, KVM and the patches read of the kernel's source: less than a tenth of it.
 FILES = """
     Documentation/admin-guide/kernel-parameters.txt Documentation/virt/kvm Kbuild Makefile */Kconfig* arch/x86 certs
-    include kernel/bounds.c kernel/time/timeconst.bc rust scripts security tools/Makefile tools/arch tools/bpf
+    kernel/bounds.c kernel/time/timeconst.bc rust scripts security tools/Makefile tools/arch tools/bpf
     tools/build tools/include tools/lib tools/objtool tools/scripts usr virt
 """
 
@@ -79,17 +82,22 @@ def prepare(cache: Cache, kernel: Kernel) -> Path:
     def unpack(folder: Path) -> None:
         cache.progress(f"patched KVM: {sources.package}")
         source = folder.with_name(f"{folder.name}.source")
-        packages(cache, host).unpack(source, kernel.version, [sources.package])
+        packages(cache, host).unpack(source, kernel.packages.source)
         members = [name if name.startswith("*") else f"{sources.package}/{name}" for name in FILES.split()]
         archive = source / f"usr/src/{sources.package}.tar.xz"
         output(["tar", "-xf", archive, "-C", folder, "--strip-components=1", "--wildcards", *members])
         shutil.rmtree(source)
+        headers = kernel.headers / f"usr/src/linux-headers-{kernel.release}"
+        common = headers.with_name(headers.name.replace(f"-{FLAVOUR}", "-common"))
+        for name in ("include", "arch/x86/include"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+            shutil.copytree(common / name, folder / name, symlinks=True)
         for name in (".config", "Module.symvers"):
-            shutil.copy(kernel.headers / f"usr/src/linux-headers-{kernel.release}" / name, folder)
+            shutil.copy(headers / name, folder)
         # The modules' BTF builds upon that of the running kernel.
         (folder / "vmlinux").write_bytes(decompressed(kernel.vmlinuz))
 
-    tree = cache.artifact(f"source-{host.name}", [kernel.version, Path(__file__)], unpack)
+    tree = cache.artifact(f"source-{host.name}", [*kernel.packages.everything, Path(__file__)], unpack)
 
     def build(folder: Path) -> None:
         cache.progress(f"patched KVM: {len(patches)} patches")

@@ -41,7 +41,7 @@ def prepare() -> Path:
     cache = Cache(default_root(), quiet)
     apt = packages(cache, HOSTS[DEFAULT])
     version = apt.show(PACKAGE, "Version")
-    folder = cache.artifact(PACKAGE, [version], lambda folder: apt.unpack(folder, version, [PACKAGE]))
+    folder = cache.artifact(PACKAGE, [version], lambda folder: apt.unpack(folder, {PACKAGE: version}))
     return folder / "usr/bin"
 
 
