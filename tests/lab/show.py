@@ -21,6 +21,7 @@ from tests.lab.errors import LabError
 from tests.lab.guest import RealGuest
 from tests.lab.machine import Lab, Policy
 from tests.lab.scrape import PORT, Metrics, scrape, scrape_until
+from tests.lab.snapshot import ready
 from tests.lab.workload import Vmm, Workload
 
 #: The RFC's case: a limit of 64 shadow pages, and a guest that wants more.
@@ -66,13 +67,12 @@ class NextPolicy:
 
 
 def run(progress: Progress) -> int:
-    """Boot, watch, publish, show; until the person ends it, or SIGINT or SIGTERM comes."""
+    """Watch, publish, show; until the person ends it, or SIGINT or SIGTERM comes."""
     with ExitStack() as open_now:
         if top.has_terminal(sys.stdout):
             open_now.enter_context(unwinding())
-        lab = open_now.enter_context(Lab.boot(kvm="patched", progress=progress))
+        lab = open_now.enter_context(ready("run", daemon="", progress=progress))
         next_policy = NextPolicy(lab)
-        lab.start_daemon()
         try:
             port = lab.forward(PORT, PORT)
         except LabError:
