@@ -29,6 +29,8 @@ Dir::Etc::preferences "/dev/null";
 Dir::Etc::preferencesparts "/dev/null";
 APT::Sandbox::User "root";
 """
+# What apt says of each package that it would install.
+INSTALLED = re.compile(r"^Inst (\S+) \((\S+)", re.MULTILINE)
 # No documentation, and no translation: nobody reads them in a lab.
 EXCLUDED = ("doc", "info", "locale", "man", "icons", "iso-codes", "bash-completion", "zsh")
 
@@ -54,6 +56,11 @@ class Apt:
         names = output(["apt-cache", "pkgnames", "linux-"], env=self._environment).split()
         wanted = [name for name in names if PART.fullmatch(name) or name.startswith("linux-source-")]
         return index(output(["apt-cache", "show", *wanted], env=self._environment)) if wanted else {}
+
+    def resolved(self, package: str) -> dict[str, str]:
+        """Return a package and all that it depends on, of each its name and version, as apt would install them."""
+        command = ["apt-get", "install", "--simulate", "--no-install-recommends", package]
+        return dict(INSTALLED.findall(output(command, env=self._environment)))
 
     def unpack(self, folder: Path, packages: Mapping[str, str]) -> None:
         """Unpack packages, of each its name and version, into a folder, as a system with a merged /usr has them."""

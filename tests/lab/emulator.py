@@ -12,8 +12,9 @@ from pathlib import Path
 
 from tests.lab import qmp
 from tests.lab.boot import Boot
-from tests.lab.command import output, require
+from tests.lab.command import require
 from tests.lab.errors import LabError
+from tests.lab.qemu import Program
 
 KERNEL_ARGUMENTS = (
     *("console=ttyS0", "quiet", "loglevel=4", "net.ifnames=0", "mitigations=off"),
@@ -36,16 +37,12 @@ class Hardware:
     icount: bool = False
 
 
-def version() -> str:
-    """Return what QEMU says that it is: a state is for the one that wrote it."""
-    return output(["qemu-system-x86_64", "--version"])
-
-
 class Emulator:
     """A running QEMU; nothing of it is left after close(), or when this process dies."""
 
     def __init__(
         self,
+        program: Program,
         run: Path,
         hardware: Hardware,
         boot: Boot,
@@ -54,16 +51,16 @@ class Emulator:
         state: Path | None = None,
     ) -> None:
         """Start the machine, or go on from a state that save() wrote of one with the same hardware, boot and disk."""
-        require("qemu-system-x86_64", "setpriv", "zstd")
+        require("setpriv", "zstd")
         self._console = run / "console.log"
         self._errors = run / "qemu.log"
         icount = ["-icount", "shift=0"] if hardware.icount else []
         command = [
             # The kernel ends QEMU with the thread that started it, however that comes to its end.
-            *("setpriv", "--pdeathsig=KILL", "qemu-system-x86_64", "-name", "shadowwatch-lab"),
+            *("setpriv", "--pdeathsig=KILL", *program.words, "-name", "shadowwatch-lab,process=qemu-lab"),
             *("-accel", "tcg", *icount),
             # One processor: QEMU before 8.1 (deba78709ae8) may keep a translation of code that another processor is
-            # changing, as the kernel does for each probe, and both hang then. Under 10.0 a guest's firmware hangs.
+            # changing, as the kernel does for each probe, and both hang then.
             *("-cpu", "max,+svm", "-smp", "1", "-m", hardware.memory),
             *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", *qmp.ARGUMENTS),
             *("-serial", f"file:{self._console}"),

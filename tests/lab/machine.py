@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from shadowwatch.control import SOCKET
-from tests.lab import boot, image, kernel, patched, programs
+from tests.lab import boot, image, kernel, patched, programs, qemu
 from tests.lab.cache import Cache, Progress, default_root
 from tests.lab.command import tail
 from tests.lab.connection import Command, Connection, wait_for_server
@@ -55,6 +55,7 @@ def say(what: str) -> None:
 class Parts:
     """What a lab is made of."""
 
+    emulator: qemu.Program
     kernel: kernel.Kernel
     boot: boot.Boot
     image: image.Image
@@ -72,6 +73,7 @@ def build(host: str = DEFAULT, kvm: Kvm = "patched", progress: Progress = quiet)
     stock = kernel.prepare(cache, HOSTS[host])
     start = boot.prepare(cache, stock)
     return Parts(
+        emulator=qemu.prepare(cache),
         kernel=stock,
         boot=start,
         image=image.prepare(cache, stock, start),
@@ -102,7 +104,7 @@ class Lab:
             if parts.patched:
                 shutil.copytree(parts.patched, run / "lab" / "kvm")
             shares = dict(zip(SHARES, (CHECKOUT, run / "lab", self.out), strict=True))
-            self._emulator = Emulator(run, hardware, parts.boot, parts.image.disk, shares, state)
+            self._emulator = Emulator(parts.emulator, run, hardware, parts.boot, parts.image.disk, shares, state)
             if not wait_for_server(self._emulator.ssh_port, self._emulator.running, BOOT_SECONDS):
                 raise LabError(f"the lab did not come up in {BOOT_SECONDS:.0f} s: {self._trouble()}")
             self._connection = Connection(run, self._emulator.ssh_port, parts.image)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.lab import image, machine
 from tests.lab.cache import Cache, Input, Progress, default_root
-from tests.lab.emulator import Hardware, version
+from tests.lab.emulator import Hardware
 from tests.lab.hosts import DEFAULT
 from tests.lab.machine import CHECKOUT, Kvm, Lab, Parts, build, quiet
 
@@ -43,7 +43,7 @@ def ready(
         finally:
             lab.close()
 
-    inputs: list[Input] = [kvm, *_parts(parts), version(), Path(machine.__file__), Path(image.__file__)]
+    inputs: list[Input] = [kvm, *_parts(parts), parts.emulator.version, Path(machine.__file__), Path(image.__file__)]
     if daemon is not None:
         inputs += [daemon, *_daemon()]
     state = Cache(default_root(), progress).artifact(f"state-{host}-{name}", inputs, make)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QEMU for the lab itself: Debian 12's, whatever this machine runs.
+
+Under the QEMU of later releases a real Linux does not leave its firmware as a guest of the lab. It comes into the cache
+with its own libraries and dynamic linker, so it needs neither root nor anything of this machine.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab import debian
+from tests.lab.cache import Cache
+from tests.lab.hosts import HOSTS
+
+HOST = HOSTS["6.1"]  # its Debian release is 12
+PACKAGE = "qemu-system-x86"
+LIBRARIES = "usr/lib/x86_64-linux-gnu"
+FIRMWARE = ("usr/share/qemu", "usr/share/seabios")
+
+
+@dataclass(frozen=True)
+class Program:
+    """A QEMU that can be started."""
+
+    words: tuple[str, ...]  # its command, still without arguments
+    version: str  # of Debian's package
+
+
+def prepare(cache: Cache) -> Program:
+    """Return the lab's QEMU, unpacked when it is not in the cache; what is there stays, whatever fixes Debian makes."""
+
+    def unpack(folder: Path) -> None:
+        apt = debian.Apt(cache, HOST.name, HOST.userland)
+        packages = apt.resolved(PACKAGE)
+        version = packages[PACKAGE]
+        cache.progress(f"emulator: QEMU {version} of Debian {HOST.userland[0]}")
+        whole = folder / "whole"
+        apt.unpack(whole, packages)
+        for part in ("usr/bin/qemu-system-x86_64", LIBRARIES, *FIRMWARE):
+            (folder / part).parent.mkdir(parents=True, exist_ok=True)
+            (whole / part).rename(folder / part)
+        shutil.rmtree(whole)
+        (folder / "version").write_text(version)
+
+    root = cache.artifact("qemu", [Path(__file__), Path(debian.__file__)], unpack)
+    libraries = root / LIBRARIES
+    words = [
+        *("env", f"QEMU_MODULE_DIR={libraries}/qemu", f"{libraries}/ld-linux-x86-64.so.2"),
+        *("--library-path", str(libraries), f"{root}/usr/bin/qemu-system-x86_64"),
+    ]
+    for folder in FIRMWARE:
+        words += ["-L", f"{root}/{folder}"]
+    return Program(tuple(words), (root / "version").read_text())
