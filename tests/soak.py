@@ -48,9 +48,10 @@ class Soak:
         items[:] = left
         reporter = config.pluginmanager.get_plugin("terminalreporter")
         if reporter:
-            before = len(chosen) - len(left)
-            again = f", {before} of which have passed before; rm {self._journal.path} to do these again" if before else ""
-            reporter.write_line(f"soak: {len(chosen)} tests{again}")
+            line = f"soak: {len(left)} of {len(chosen)} tests"
+            if len(left) < len(chosen):
+                line += f", the others have passed before; to do these again: rm {self._journal.path}"
+            reporter.write_line(line)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Write down a test that passed from its setup to its teardown."""

@@ -24,6 +24,19 @@ def stock() -> Iterator[Watched]:
     yield from watched("stock")
 
 
+@pytest.fixture
+def fresh() -> Iterator[Watched]:
+    """Debian's own KVM, in a lab for one test that ends the daemon or takes KVM away."""
+    yield from watched("stock")
+
+
+@pytest.fixture
+def bare() -> Iterator[Lab]:
+    """Debian's own KVM without the daemon, in a lab for one test."""
+    with ready("bare", kvm="stock", progress=say) as lab:
+        yield lab
+
+
 def watched(kvm: Kvm) -> Iterator[Watched]:
     """A lab that goes on from where the daemon had just become ready."""
     with ready(kvm, kvm=kvm, daemon=AUDITS, progress=say) as lab:

@@ -14,7 +14,8 @@ from shadowwatch.event.capture import Reader
 from tests.kernel.causes import TRIGGERS, Trigger
 from tests.kernel.watched import AUDITS, Watched, audited
 from tests.kernel.witness import ZapStacks, by_cause, recursive
-from tests.lab.scrape import Metrics, scrape_until
+from tests.lab.machine import Lab
+from tests.lab.scrape import PORT, Metrics, scrape_until
 from tests.lab.workload import Vmm, Workload
 
 #: What a walk can do in one hit of a probe: SHADOWWATCH_STEP_MOST in bpf/event.h.
@@ -83,37 +84,35 @@ def test_recently_parented_counts_reclaim_only(stock: Watched) -> None:
         assert recent == before.sum("recently_parented_zaps_total", vm="slots")
 
 
-def test_vms_that_run_already_are_there_at_once(stock: Watched) -> None:
+def test_vms_that_run_already_are_there_at_once(bare: Lab) -> None:
     """An idle VM and a busy one, whole and in order, at the first scrape; the first audits find no difference."""
-    stock.lab.run("systemctl stop shadowwatch")
-    with Vmm(stock.lab, Workload("idle", accesses=3_000)) as idle, Vmm(stock.lab, BUSY, rounds=0):
+    with Vmm(bare, Workload("idle", accesses=3_000)) as idle, Vmm(bare, BUSY, rounds=0):
         counters = idle.finished().counters
-        stock.lab.start_daemon(AUDITS)
-        metrics = stock.metrics()
+        bare.start_daemon(AUDITS)
+        watched = Watched(bare)
+        metrics = watched.metrics()
         assert metrics.sum("vm_exact", vm="idle") == 1
         assert metrics.sum("vm_exact", vm="busy") == 1
         assert metrics.sum("pages", vm="idle") == counters["mmu_cache_miss"] - counters["mmu_shadow_zapped"]
         assert metrics.sum("pages", vm="busy") > STEP_RECORDS
-        audited(stock, "idle")
-        audited(stock, "busy")
-        assert stock.metrics().sum("events_lost_total") == 0
+        audited(watched, "idle")
+        audited(watched, "busy")
+        assert watched.metrics().sum("events_lost_total") == 0
 
 
-def test_losses_are_seen_and_repaired_within_a_second(stock: Watched, tmp_path: Path) -> None:
+def test_losses_are_seen_and_repaired_within_a_second(bare: Lab, tmp_path: Path) -> None:
     """A ring of 64 KiB under a storm: when it ends the model is soon exact again, by the kernel's clock."""
-    lab = stock.lab
-    lab.run("systemctl stop shadowwatch")
-    recorder = lab.popen("exec shadowwatch record /srv/out/storm.capture --ring-mib 0.0625 --audit-interval 0.2")
+    recorder = bare.popen("exec shadowwatch record /srv/out/storm.capture --ring-mib 0.0625 --audit-interval 0.2")
     assert recorder.stdout
     assert "probes on Linux" in recorder.stdout.readline()
-    with Vmm(lab, Workload("storm", BUSY.pattern, 40, 20, 60_000, pages=600)) as vmm:
+    with Vmm(bare, Workload("storm", BUSY.pattern, 40, 20, 60_000, pages=600)) as vmm:
         vmm.finished()
-        audited(stock, "storm")
-        metrics = stock.metrics()
-        lab.run("pkill -INT -f shadowwatch.daemon")
+        watched = Watched(bare)
+        audited(watched, "storm")
+        metrics = watched.metrics()
+        bare.run("pkill -INT -f shadowwatch.daemon")
         recorder.communicate(timeout=60)
-    shutil.copy(lab.out / "storm.capture", tmp_path)
-    lab.start_daemon(AUDITS)
+    shutil.copy(bare.out / "storm.capture", tmp_path)
     assert metrics.sum("vm_events_lost_total", vm="storm") > 0
     assert metrics.sum("vm_resyncs_total", vm="storm") > 0
 
@@ -132,14 +131,11 @@ def test_losses_are_seen_and_repaired_within_a_second(stock: Watched, tmp_path: 
     pytest.fail("the capture has no two walks after the storm")
 
 
-def test_a_walk_is_bounded_in_each_hit(stock: Watched, tmp_path: Path) -> None:
+def test_a_walk_is_bounded_in_each_hit(bare: Lab, tmp_path: Path) -> None:
     """No step has more records than the bound, also when it is made under mmu_lock in a busy VM."""
-    lab = stock.lab
-    lab.run("systemctl stop shadowwatch")
-    with Vmm(lab, BUSY, rounds=0):
-        lab.run("shadowwatch record /srv/out/walks.capture --audit-interval 0.1 --seconds 6")
-    shutil.copy(lab.out / "walks.capture", tmp_path)
-    lab.start_daemon(AUDITS)
+    with Vmm(bare, BUSY, rounds=0):
+        bare.run("shadowwatch record /srv/out/walks.capture --audit-interval 0.1 --seconds 6")
+    shutil.copy(bare.out / "walks.capture", tmp_path)
     steps, longest = 0, 0
     with (tmp_path / "walks.capture").open("rb") as file:
         for batch in Reader(file, "walks.capture").batches():
@@ -166,16 +162,16 @@ def test_a_vm_at_the_address_of_another_is_another(stock: Watched) -> None:
         scrape_until(stock.port, lambda metrics, name=name: metrics.sum("vm_info", vm=name, state="ended") == 1)  # type: ignore[misc]
 
 
-def test_two_vms_of_one_process_are_two(stock: Watched) -> None:
+def test_two_vms_of_one_process_are_two(bare: Lab) -> None:
     """They have one pid, and a name each."""
-    lab = stock.lab
-    process = lab.popen(["python3", "-c", TWINS])
+    process = bare.popen(["python3", "-c", TWINS])
     assert process.stdout
     pid = process.stdout.readline().strip()
-    lab.run("systemctl restart shadowwatch")
-    metrics = scrape_until(stock.port, lambda metrics: metrics.sum("vm_info", pid=pid, state="running") == 2)
+    bare.start_daemon(AUDITS)
+    port = bare.forward(PORT)
+    metrics = scrape_until(port, lambda metrics: metrics.sum("vm_info", pid=pid, state="running") == 2)
     assert set(metrics.by("vm", "vm_info", pid=pid)) == {pid, f"{pid}-{pid}"}
-    lab.run(["kill", pid])
+    bare.run(["kill", pid])
     process.communicate(timeout=30)
 
 
@@ -215,14 +211,11 @@ def test_the_newest_first_bug_is_named(patched: Watched) -> None:
     assert "VM oldest" not in said
 
 
-def test_audit_on_the_command_line(stock: Watched) -> None:
+def test_audit_on_the_command_line(bare: Lab) -> None:
     """A table with a line for each VM, and exit status 0 when there is no difference."""
-    lab = stock.lab
-    lab.run("systemctl stop shadowwatch")
-    with Vmm(lab, Workload("looked-at", accesses=3_000)) as vmm:
+    with Vmm(bare, Workload("looked-at", accesses=3_000)) as vmm:
         counters = vmm.finished().counters
-        done = lab.run("shadowwatch audit --rounds 2 --audit-interval 0.2")
-    lab.start_daemon(AUDITS)
+        done = bare.run("shadowwatch audit --rounds 2 --audit-interval 0.2")
     pages = counters["mmu_cache_miss"] - counters["mmu_shadow_zapped"]
     (line,) = (line.split() for line in done.stdout.splitlines() if line.startswith("looked-at"))
     assert line == ["looked-at", str(pages), "2", str(2 * pages), "0", "0", "0"]

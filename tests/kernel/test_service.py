@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shadowwatch.event.capture import reading
 from shadowwatch.watch import Watch
-from tests.kernel.watched import AUDITS, Watched, unexpected
+from tests.kernel.watched import Watched, unexpected
 from tests.lab.machine import Lab
 from tests.lab.scrape import PORT, scrape_until
 from tests.lab.workload import Vmm, Workload
@@ -56,10 +56,10 @@ def test_the_long_running_half_has_no_privilege(patched: Watched) -> None:
     assert now["NoNewPrivs"] == "1"
 
 
-def test_run_by_root_it_leaves_no_capability_either(stock: Watched) -> None:
+def test_run_by_root_it_leaves_no_capability_either(bare: Lab) -> None:
     """Without systemd: another user, no group, the bounding set empty, too, and the filter its own."""
-    lab = stock.lab
-    lab.run("systemctl stop shadowwatch")
+    lab = bare
+    lab.make_user()
     recorder = lab.popen("exec shadowwatch record /srv/out/root.capture", stderr=subprocess.STDOUT)
     assert recorder.stdout
     assert "probes on Linux" in recorder.stdout.readline()
@@ -75,7 +75,6 @@ def test_run_by_root_it_leaves_no_capability_either(stock: Watched) -> None:
     for capabilities in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert int(now[capabilities], 16) == 0, capabilities
     assert now["NoNewPrivs"] == "1"
-    lab.start_daemon(AUDITS)
 
 
 def test_who_gets_into_the_long_running_half_gets_no_further(patched: Watched) -> None:
@@ -117,10 +116,9 @@ def test_an_ended_vm_is_said_to_have_ended(patched: Watched) -> None:
     assert metrics.sum("zaps_total", vm="ending") == metrics.sum("allocations_total", vm="ending")
 
 
-def test_replay_of_a_recording_gives_the_live_runs_metrics(stock: Watched, tmp_path: Path) -> None:
+def test_replay_of_a_recording_gives_the_live_runs_metrics(bare: Lab, tmp_path: Path) -> None:
     """Byte for byte: the file written at the end, the last scrape, and the replay on another machine."""
-    lab = stock.lab
-    lab.run("systemctl stop shadowwatch")
+    lab = bare
     recorder = lab.popen(
         "exec shadowwatch record /srv/out/live.capture --metrics /srv/out/live.prom", stderr=subprocess.STDOUT
     )
@@ -128,8 +126,9 @@ def test_replay_of_a_recording_gives_the_live_runs_metrics(stock: Watched, tmp_p
     assert f"http://127.0.0.1:{PORT}/" in recorder.stdout.readline()
     with Vmm(lab, Workload("recorded", accesses=5_000)) as vmm:
         counters = vmm.finished().counters
-        scraped = stock.settled("recorded", counters["mmu_cache_miss"])
-        scraped = scrape_until(stock.port, lambda metrics: metrics.sum("events_behind_seconds") == 0)
+        watched = Watched(lab)
+        watched.settled("recorded", counters["mmu_cache_miss"])
+        scraped = scrape_until(watched.port, lambda metrics: metrics.sum("events_behind_seconds") == 0)
         lab.run("pkill -INT -f shadowwatch.daemon")
         recorder.communicate(timeout=60)
     assert recorder.returncode == 0
@@ -142,7 +141,6 @@ def test_replay_of_a_recording_gives_the_live_runs_metrics(stock: Watched, tmp_p
     assert replay.stdout == live
     assert scraped.ours() == [line for line in live.decode().splitlines() if "shadowwatch_" in line]
     assert scraped.sum("allocations_total", vm="recorded") == counters["mmu_cache_miss"]
-    lab.start_daemon(AUDITS)
 
 
 def test_a_recording_through_the_running_daemon_begins_in_mid_run(stock: Watched, tmp_path: Path) -> None:
@@ -170,13 +168,13 @@ def test_a_recording_through_the_running_daemon_begins_in_mid_run(stock: Watched
     assert stock.metrics().sum("events_lost_total") == 0
 
 
-def test_top_and_tree_show_what_the_kernel_counts(stock: Watched) -> None:
+def test_top_and_tree_show_what_the_kernel_counts(fresh: Watched) -> None:
     """Through the running daemon's socket, and by a daemon of top's own, of which nothing is left."""
-    lab = stock.lab
+    lab = fresh.lab
     top = "shadowwatch top --json --interval 0.3 --columns name,pages,limit,state --filter shown"
     with Vmm(lab, Workload("shown", accesses=2_000)) as vmm:
         counters = vmm.finished().counters
-        stock.settled("shown", counters["mmu_cache_miss"])
+        fresh.settled("shown", counters["mmu_cache_miss"])
         pages = counters["mmu_cache_miss"] - counters["mmu_shadow_zapped"]
         row = {"name": "shown", "pages": pages, "limit": 64, "state": "exact"}
         assert json.loads(lab.run(top).stdout) == [row]
@@ -189,7 +187,6 @@ def test_top_and_tree_show_what_the_kernel_counts(stock: Watched) -> None:
         assert done.stderr.startswith("shadowwatch: no daemon answers at /run/shadowwatch/control; start it with")
         assert json.loads(lab.run(f"{top} --standalone").stdout) == [row]
         assert lab.run("pgrep -f shadowwatch.daemon", check=False).stdout == ""
-    lab.start_daemon(AUDITS)
 
 
 def test_a_reload_keeps_the_model_and_the_journal_says_so_with_fields(stock: Watched) -> None:
@@ -237,9 +234,9 @@ def test_members_of_the_daemons_group_need_no_root(stock: Watched) -> None:
         assert lab.run(f"{member} tree asked").stdout.startswith("asked, pid")
 
 
-def test_without_root_or_kvm_it_says_so_in_one_sentence(stock: Watched) -> None:
+def test_without_root_or_kvm_it_says_so_in_one_sentence(fresh: Watched) -> None:
     """On a real host, with nothing faked; doctor agrees by its exit code."""
-    lab = stock.lab
+    lab = fresh.lab
     done = lab.run("setpriv --reuid nobody shadowwatch run", check=False)
     assert (done.returncode, done.stderr) == (1, "shadowwatch: shadowwatch is not root; run it with sudo\n")
     assert lab.run("shadowwatch doctor", check=False).returncode == 0
@@ -252,8 +249,6 @@ def test_without_root_or_kvm_it_says_so_in_one_sentence(stock: Watched) -> None:
         " if that fails, switch virtualization on in the firmware\n"
     )
     assert lab.run("shadowwatch doctor", check=False).returncode == 1
-    lab.load_kvm("stock")
-    lab.start_daemon(AUDITS)
 
 
 def test_it_stayed_small_and_silent(patched: Watched) -> None:

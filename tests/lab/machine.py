@@ -210,6 +210,10 @@ class Lab:
             raise LabError("the KVM in this lab has only the stock policy: load the patched one")
         self.run(["tee", "/sys/module/kvm/parameters/reclaim_policy"], stdin=policy)
 
+    def make_user(self) -> None:
+        """Make the user that the daemon runs as."""
+        self.run("systemd-sysusers /srv/shadowwatch/systemd/shadowwatch.sysusers")
+
     def start_daemon(self, args: str = "") -> None:
         """Install the checkout's unit, with these arguments added to its command, and wait until it is ready."""
         unit = CHECKOUT / "systemd" / UNIT
@@ -218,7 +222,7 @@ class Lab:
         # A test may start it as often as it likes.
         override = f"[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=\n{command} {args}\n"
         folder = f"/etc/systemd/system/{UNIT}.d"
-        self.run("systemd-sysusers /srv/shadowwatch/systemd/shadowwatch.sysusers")
+        self.make_user()
         self.run(f"cp /srv/shadowwatch/systemd/{UNIT} /etc/systemd/system && mkdir -p {folder}")
         self.run(f"cat >{folder}/arguments.conf", stdin=override)
         self.run("systemctl daemon-reload")

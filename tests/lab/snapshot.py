@@ -6,6 +6,7 @@ To boot takes an emulated machine 10 seconds, and the daemon another 20, most of
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from tests.lab import image, machine
@@ -14,6 +15,7 @@ from tests.lab.emulator import Hardware
 from tests.lab.hosts import DEFAULT
 from tests.lab.machine import CHECKOUT, Kvm, Lab, Parts, build, quiet
 
+HARDWARE = Hardware()
 #: What becomes part of the daemon that runs in the lab, or of how it is started.
 DAEMON = (("shadowwatch", "*.py"), ("bpf", "*"), ("systemd", "*"))
 
@@ -30,11 +32,18 @@ def ready(
 
     It goes on from a state that is kept by this name, and is made when there is none of these parts.
     """
-    parts, hardware = build(host, kvm, progress), Hardware()
+    parts, state = _prepared(name, host, kvm, daemon, progress)
+    return Lab(parts, HARDWARE, progress, state)
+
+
+@cache
+def _prepared(name: str, host: str, kvm: Kvm, daemon: str | None, progress: Progress) -> tuple[Parts, Path]:
+    """Return what the lab is made of, and the state that it goes on from: the same for all labs of a process."""
+    parts = build(host, kvm, progress)
 
     def make(folder: Path) -> None:
         progress(f"state: a lab for {name}, once")
-        lab = Lab(parts, hardware, progress)
+        lab = Lab(parts, HARDWARE, progress)
         try:
             lab.load_kvm(kvm)
             if daemon is not None:
@@ -46,8 +55,8 @@ def ready(
     inputs: list[Input] = [kvm, *_parts(parts), parts.emulator.version, Path(machine.__file__), Path(image.__file__)]
     if daemon is not None:
         inputs += [daemon, *_daemon()]
-    state = Cache(default_root(), progress).artifact(f"state-{host}-{name}", inputs, make)
-    return Lab(parts, hardware, progress, state / "state.zst")
+    folder = Cache(default_root(), progress).artifact(f"state-{host}-{name}", inputs, make)
+    return parts, folder / "state.zst"
 
 
 def _parts(parts: Parts) -> list[str]:
