@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from shadowwatch import __version__
 from shadowwatch.commands import audit, doctor, info, plot, record, replay, run, simulate, top, tree
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.log import Level, say
+from shadowwatch.service.log import Level, say
 
 #: In the order of help.
 COMMANDS = (doctor, run, top, tree, record, info, replay, plot, simulate, audit)

@@ -16,7 +16,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from shadowwatch.control import SOCKET
+from shadowwatch.control.server import SOCKET
 from shadowwatch.errors import ShadowwatchError
 
 DEFAULT = Path("/etc/shadowwatch.toml")

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Protocol
 
+from shadowwatch.capture.format import Place, Reader
 from shadowwatch.event.abi import RECORD, Batch, Event, decode
-from shadowwatch.event.capture import Place, Reader
-from shadowwatch.facts import Facts
+from shadowwatch.event.facts import Facts
 from shadowwatch.mmu.snapshot import Snapshot, VmDetail
 from shadowwatch.watch import Watch
 

@@ -10,8 +10,7 @@ from dataclasses import replace
 from threading import Lock
 
 from shadowwatch.event.abi import RECORD, Batch, Event
-from shadowwatch.event.capture import Name
-from shadowwatch.facts import Facts
+from shadowwatch.event.facts import Facts, Name
 from shadowwatch.mmu.audit import Difference
 from shadowwatch.mmu.model import Model, Progress
 from shadowwatch.mmu.role import RoleLayout

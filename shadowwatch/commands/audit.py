@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 
 from shadowwatch.commands.arguments import Commands, add_flags, whole
-from shadowwatch.commands.collect import collect
 from shadowwatch.config import COLLECTING
+from shadowwatch.start.launch import collect
 
 
 def add(commands: Commands) -> None:

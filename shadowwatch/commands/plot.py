@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw, and say how deep the saw-tooth is."""
-    from shadowwatch.series import read
+    from shadowwatch.capture.series import read
     from shadowwatch.view.plot import check_suffix, plot, require_matplotlib, saw_tooth
 
     check_suffix(arguments.output)

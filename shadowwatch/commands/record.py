@@ -7,9 +7,9 @@ import argparse
 import sys
 
 from shadowwatch.commands.arguments import Commands, add_flags, files
-from shadowwatch.commands.collect import collect
 from shadowwatch.config import COLLECTING, CONTROL, LISTEN, POSITIVE
 from shadowwatch.errors import ShadowwatchError
+from shadowwatch.start.launch import collect
 
 
 def add(commands: Commands) -> None:
@@ -33,8 +33,8 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Through the daemon when one answers, else with probes of its own."""
-    from shadowwatch import record
-    from shadowwatch.live import NoDaemonError, connect
+    from shadowwatch.control import record
+    from shadowwatch.control.client import NoDaemonError, connect
     from shadowwatch.progress import ProgressLine
 
     most = None if arguments.max_mib is None else int(arguments.max_mib * (1 << 20))

@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print or serve the metrics."""
-    from shadowwatch.event.capture import reading
+    from shadowwatch.capture.format import reading
     from shadowwatch.metrics.exporter import listening, serve
     from shadowwatch.metrics.text import exposition
     from shadowwatch.source import Status

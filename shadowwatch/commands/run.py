@@ -8,8 +8,8 @@ import os
 import signal
 
 from shadowwatch.commands.arguments import Commands, add_settings
-from shadowwatch.commands.collect import collect, wait_for_kvm
 from shadowwatch.config import DEFAULT, TABLES, fill
+from shadowwatch.start.launch import collect, wait_for_kvm
 
 
 def add(commands: Commands) -> None:

@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Simulate and print; 1 when the capture is cut or damaged."""
-    from shadowwatch.event.capture import reading
+    from shadowwatch.capture.format import reading
     from shadowwatch.simulate.policies import choose
     from shadowwatch.view import simulate as view
 

@@ -33,10 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
     from contextlib import ExitStack
     from dataclasses import replace
 
-    from shadowwatch import live
-    from shadowwatch.ending import unwinding
-    from shadowwatch.event.capture import reading
-    from shadowwatch.pick import pick
+    from shadowwatch.capture.format import reading
+    from shadowwatch.commands.ending import unwinding
+    from shadowwatch.control import client as live
+    from shadowwatch.mmu.pick import pick
     from shadowwatch.source import Replay, Source
     from shadowwatch.view import columns, top
     from shadowwatch.view.state import State

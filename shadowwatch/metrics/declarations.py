@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from shadowwatch import __version__
 from shadowwatch.event.abi import Kind
-from shadowwatch.facts import PAGING, Facts
+from shadowwatch.event.facts import PAGING, Facts
 from shadowwatch.mmu.cause import CAUSES, Cause
 from shadowwatch.mmu.histogram import Distribution
 from shadowwatch.mmu.snapshot import Estimate, Snapshot, VmSnapshot

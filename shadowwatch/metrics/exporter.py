@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 
 from shadowwatch import __version__
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.facts import PAGING
+from shadowwatch.event.facts import PAGING
 from shadowwatch.metrics.text import CONTENT_TYPE, Exposition
 from shadowwatch.mmu.cause import RECLAIM
 from shadowwatch.mmu.snapshot import VmSnapshot

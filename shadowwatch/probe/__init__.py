@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The privileged half: host facts → plan → attached probes → exec of the other half."""
+"""What this host offers, which hooks serve which probe point, and the attached probes."""

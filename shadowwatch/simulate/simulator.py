@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from shadowwatch.event.abi import SEQ_MASK, Flags, Kind, decode, of_a_walk_in_vain
-from shadowwatch.facts import Facts
+from shadowwatch.event.facts import Facts
 from shadowwatch.mmu.cause import CauseTables
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.snapshot import Estimate

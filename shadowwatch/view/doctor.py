@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shadowwatch.facts import PAGING
+from shadowwatch.event.facts import PAGING
 from shadowwatch.probe.checks import CHECKS, paging
 from shadowwatch.probe.host import Host
 from shadowwatch.probe.plan import Plan, unknown_clones

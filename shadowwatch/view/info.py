@@ -10,9 +10,9 @@ from typing import TextIO
 from rich.console import Console
 from rich.table import Table
 
+from shadowwatch.capture.format import reading
 from shadowwatch.event.abi import RECORD, Event, Kind, decode
-from shadowwatch.event.capture import reading
-from shadowwatch.facts import PAGING
+from shadowwatch.event.facts import PAGING
 from shadowwatch.mmu.cause import RECLAIM
 from shadowwatch.watch import Watch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shadowwatch.facts import PAGING
+from shadowwatch.event.facts import PAGING
 from shadowwatch.mmu.snapshot import VmSnapshot
 from shadowwatch.source import Status
 from shadowwatch.view.columns import Row, recently_parented, reclaimed, reclaimed_directories

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import Any, NamedTuple
 
+from shadowwatch.capture.series import Series
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.mmu.cause import Cause
-from shadowwatch.series import Series
 
 FORMATS = (".svg", ".png")
 

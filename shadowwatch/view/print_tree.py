@@ -8,12 +8,12 @@ import subprocess
 import sys
 from contextlib import closing
 
+from shadowwatch.capture.format import reading
+from shadowwatch.control.client import connect
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.event.capture import reading
-from shadowwatch.live import connect
+from shadowwatch.mmu.pick import pick
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.snapshot import VmDetail
-from shadowwatch.pick import pick
 from shadowwatch.source import Replay
 from shadowwatch.view.tree import dot, text, tree
 

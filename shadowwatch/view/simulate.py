@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from shadowwatch.capture.format import Reader
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD
-from shadowwatch.event.capture import Reader
-from shadowwatch.facts import Facts
+from shadowwatch.event.facts import Facts
 from shadowwatch.mmu.snapshot import Estimate
 from shadowwatch.simulate.policies import POLICIES
 from shadowwatch.simulate.simulator import Simulator

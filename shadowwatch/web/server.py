@@ -17,7 +17,7 @@ from traceback import clear_frames
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from shadowwatch.log import Level, say
+from shadowwatch.service.log import Level, say
 from shadowwatch.web.config import Web
 
 #: Connections at once; those that come then wait in the kernel for their turn, this many of them.

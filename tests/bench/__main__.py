@@ -11,8 +11,8 @@ import tracemalloc
 from collections.abc import Callable
 from statistics import median
 
+from shadowwatch.capture.format import Reader
 from shadowwatch.event.abi import RECORD, Batch, decode
-from shadowwatch.event.capture import Reader
 from shadowwatch.metrics.text import exposition
 from shadowwatch.mmu.model import Model
 from shadowwatch.simulate.simulator import Simulator

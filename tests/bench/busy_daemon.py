@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 import time
 
-from shadowwatch.control import Control, listen
+from shadowwatch.control.server import Control, listen
 from shadowwatch.event.abi import Batch
 from shadowwatch.source import Status
 from shadowwatch.watch import Watch

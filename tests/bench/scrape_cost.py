@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from shadowwatch.daemon import PERIOD_SECONDS
+from shadowwatch.daemon.loop import PERIOD_SECONDS
 from shadowwatch.event.abi import Batch
 from shadowwatch.metrics.exporter import SHARE
 from shadowwatch.watch import Watch

@@ -19,7 +19,7 @@ from threading import Thread
 
 import psutil
 
-from shadowwatch.live import connect
+from shadowwatch.control.client import connect
 from tests.bench.figure import Figure
 
 VMS, RATE, INTERVAL = 100, 50_000, 0.25

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shadowwatch.capture.format import reading
+from shadowwatch.capture.series import SawTooth
 from shadowwatch.event.abi import UNCOUNTED, Event, Kind, decode
-from shadowwatch.event.capture import reading
 from shadowwatch.mmu.cause import RECLAIM
 from shadowwatch.mmu.page import SPT_MASK
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.snapshot import Estimate, VmSnapshot
-from shadowwatch.series import SawTooth
 from shadowwatch.simulate.policies import POLICIES
 from shadowwatch.watch import Watch
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from shadowwatch.capture.format import Reader
 from shadowwatch.event.abi import RECORD, STEP_RECORDS, Event, Flags, Kind, decode
-from shadowwatch.event.capture import Reader
 from tests.kernel.causes import TRIGGERS, Trigger
 from tests.kernel.watched import AUDITS, Watched, audited
 from tests.kernel.witness import ZapStacks, by_cause, recursive

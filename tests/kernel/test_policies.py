@@ -21,8 +21,8 @@ from typing import get_args
 
 import pytest
 
+from shadowwatch.capture.format import Reader
 from shadowwatch.event.abi import Event, Kind, decode
-from shadowwatch.event.capture import Reader
 from shadowwatch.mmu.page import SPT_MASK
 from tests.kernel.watched import AUDITS, Watched, audited
 from tests.lab.guest import RealGuest

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shadowwatch.event.capture import reading
+from shadowwatch.capture.format import reading
 from shadowwatch.watch import Watch
 from tests.kernel.watched import Watched, unexpected
 from tests.lab.machine import Lab

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import pytest
 
-from shadowwatch.event.capture import reading
+from shadowwatch.capture.format import reading
 from shadowwatch.mmu.model import KEEP_MOST
 from shadowwatch.watch import Watch
 from shadowwatch.web.server import HEAD

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from shadowwatch.control import SOCKET
+from shadowwatch.control.server import SOCKET
 from tests.lab import boot, image, kernel, patched, programs, qemu
 from tests.lab.cache import Cache, Progress, default_root
 from tests.lab.command import tail

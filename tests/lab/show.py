@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from itertools import cycle
 from typing import get_args
 
-from shadowwatch.ending import unwinding
-from shadowwatch.live import connect
+from shadowwatch.commands.ending import unwinding
+from shadowwatch.control.client import connect
 from shadowwatch.view import top
 from shadowwatch.view.columns import DEFAULT, choose
 from shadowwatch.view.state import State

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shadowwatch.live import Live, connect
+from shadowwatch.control.client import Live, connect
 from tests.unit.daemon import Daemon
 
 

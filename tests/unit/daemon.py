@@ -6,10 +6,10 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from shadowwatch.control import Control, listen
+from shadowwatch.capture.format import pack
+from shadowwatch.capture.recording import Recording
+from shadowwatch.control.server import Control, listen
 from shadowwatch.event.abi import Batch
-from shadowwatch.event.capture import pack
-from shadowwatch.event.recording import Recording
 from shadowwatch.source import Status
 from shadowwatch.watch import Watch
 from tests.unit.story import FACTS, Story

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from shadowwatch.event.abi import Event, Flags, Kind, encode
+from shadowwatch.event.facts import Facts
 from shadowwatch.event.request import Requests
-from shadowwatch.facts import Facts
 from tests.unit.story import FACTS, GUEST_WRITE, RECLAIM, within
 
 #: The links of a list: spts, and this for its head.

@@ -22,9 +22,9 @@ from socket import socket
 from types import TracebackType
 from typing import Any, Self
 
-from shadowwatch import daemon
 from shadowwatch.config import settle
-from shadowwatch.probe.handover import RELOAD_SIGNAL, STOP_SIGNALS, Handover
+from shadowwatch.daemon import loop as daemon
+from shadowwatch.start.handover import RELOAD_SIGNAL, STOP_SIGNALS, Handover
 from shadowwatch.web.config import texts
 from tests.unit.story import FACTS
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from shadowwatch.capture.format import Writer, pack
 from shadowwatch.event.abi import Batch
-from shadowwatch.event.capture import Writer, pack
-from shadowwatch.facts import Facts
+from shadowwatch.event.facts import Facts
 from shadowwatch.mmu.snapshot import Snapshot, VmDetail
 from shadowwatch.source import Status
 from shadowwatch.view.frames import Frames

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from shadowwatch.event.abi import Event, Kind, encode
-from shadowwatch.facts import Facts
+from shadowwatch.event.facts import Facts
 from shadowwatch.mmu.cause import CALLERS, CauseTables, Function
 from shadowwatch.mmu.role import RoleLayout
 

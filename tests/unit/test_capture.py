@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from shadowwatch.capture.format import MAGIC, Reader, Writer, pack
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Batch
-from shadowwatch.event.capture import MAGIC, Reader, Writer, pack
 from shadowwatch.metrics.text import exposition
 from shadowwatch.watch import Watch
 from tests.unit.story import FACTS, Story

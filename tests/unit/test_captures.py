@@ -7,8 +7,8 @@ import json
 
 import pytest
 
+from shadowwatch.capture.format import Reader
 from shadowwatch.event.abi import RECORD, Event, Kind, decode
-from shadowwatch.event.capture import Reader
 from shadowwatch.metrics.text import exposition
 from shadowwatch.mmu.cause import RECLAIM
 from shadowwatch.mmu.model import Model

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.facts import PAGING
+from shadowwatch.event.facts import PAGING
 from shadowwatch.probe.checks import losses, paging, require, require_all_but_kvm
 from tests.unit.hosts import PATCHED, STOCK
 

@@ -74,7 +74,7 @@ def test_without_root_one_line_says_so() -> None:
     # The checkout may not be readable for another user, so the import happens before the change.
     code = "import os, sys; from shadowwatch.cli import main; import shadowwatch.probe.attach, shadowwatch.probe.checks"
     code += (
-        "\nimport shadowwatch.metrics.exporter, shadowwatch.probe.handover; os.setuid(65534); sys.exit(main(['run']))"
+        "\nimport shadowwatch.metrics.exporter, shadowwatch.start.handover; os.setuid(65534); sys.exit(main(['run']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stderr == "shadowwatch: shadowwatch is not root; run it with sudo\n"

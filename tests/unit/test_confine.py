@@ -38,7 +38,7 @@ REFUSED = {
 
 SCRIPT = """
 import ctypes, errno, os, socket, sys, threading
-from shadowwatch.confine import confine
+from shadowwatch.daemon.confine import confine
 path, attempts = sys.argv[1], dict(zip(sys.argv[2::2], sys.argv[3::2]))
 local = socket.socket(socket.AF_UNIX)
 listener = socket.create_server(("127.0.0.1", 0))
@@ -109,7 +109,7 @@ def test_without_the_library_one_line_says_so() -> None:
     import ctypes
     def missing(name): raise OSError(f"{name}: cannot open shared object file")
     ctypes.CDLL = missing
-    from shadowwatch.confine import confine
+    from shadowwatch.daemon.confine import confine
     confine()"""
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert done.stderr.endswith(

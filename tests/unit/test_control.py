@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from shadowwatch.control import CONNECTIONS, LONGEST, listen
+from shadowwatch.capture.format import reading
+from shadowwatch.capture.recording import Progress
+from shadowwatch.control.client import Live, connect
+from shadowwatch.control.server import CONNECTIONS, LONGEST, listen
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD
-from shadowwatch.event.capture import reading
-from shadowwatch.event.recording import Progress
-from shadowwatch.live import Live, connect
 from shadowwatch.watch import Watch
 from tests.unit.daemon import STATUS, Daemon, looking
 

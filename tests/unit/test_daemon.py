@@ -18,12 +18,12 @@ from urllib.request import urlopen
 
 import pytest
 
-from shadowwatch.daemon import PERIOD_SECONDS, Audits, Collection, Notices
+from shadowwatch.capture.format import Recent, pack
+from shadowwatch.daemon.loop import PERIOD_SECONDS, Audits, Collection, Notices
+from shadowwatch.daemon.walker import Walker
 from shadowwatch.event.abi import RECORD, Batch
-from shadowwatch.event.capture import Recent, pack
 from shadowwatch.event.ring import Ring
-from shadowwatch.probe.handover import Handover
-from shadowwatch.walker import Walker
+from shadowwatch.start.handover import Handover
 from shadowwatch.watch import Watch
 from tests.bench import scrape_cost
 from tests.unit.certificates import Authority

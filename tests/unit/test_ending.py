@@ -11,7 +11,7 @@ import pytest
 
 PROGRAM = """
 import os, signal, sys
-from shadowwatch.ending import unwinding
+from shadowwatch.commands.ending import unwinding
 number = int(sys.argv[1])
 with unwinding():
     try:

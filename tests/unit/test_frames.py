@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shadowwatch.capture.format import Writer, pack, reading
 from shadowwatch.event.abi import Batch
-from shadowwatch.event.capture import Writer, pack, reading
 from shadowwatch.source import Replay
 from shadowwatch.view.columns import COLUMNS, SPARK, choose
 from shadowwatch.view.frames import Frames

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.probe.handover import Handover, User, check_reach, unprivileged_user
+from shadowwatch.start.handover import Handover, User, check_reach, unprivileged_user
 from tests.unit.story import FACTS
 
 
@@ -49,7 +49,7 @@ def test_who_is_not_root_stays_who_it_is() -> None:
     if os.geteuid() != 0:
         pytest.skip("root is missing, to become somebody else")
     code = (
-        "import os\nfrom shadowwatch.probe.handover import unprivileged_user, ShadowwatchError\n"
+        "import os\nfrom shadowwatch.start.handover import unprivileged_user, ShadowwatchError\n"
         "os.setuid(65534)\n"
         "print(unprivileged_user(None).name, unprivileged_user('nobody').name)\n"
         "try: unprivileged_user('daemon')\n"
@@ -63,7 +63,7 @@ def test_who_is_not_root_needs_no_name() -> None:
     """As in a container that is started with a number: the socket's group is the one that the process has."""
     if os.geteuid() != 0:
         pytest.skip("root is missing, to become somebody else")
-    code = "from shadowwatch.probe.handover import unprivileged_user as user; print(user(None), user('4242'))"
+    code = "from shadowwatch.start.handover import unprivileged_user as user; print(user(None), user('4242'))"
     who = ["setpriv", "--reuid=4242", "--regid=4343", "--clear-groups"]
     said = subprocess.run([*who, sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert said.splitlines() == [f"{User('4242', 4242, 4343)} {User('4242', 4242, 4343)}"]
@@ -75,7 +75,7 @@ def test_root_who_may_not_become_another_says_so_in_one_sentence(lacks: str) -> 
     if os.geteuid() != 0:
         pytest.skip("root is missing, to be one with less")
     code = (
-        "import os\nfrom shadowwatch.probe.handover import unprivileged_user, ShadowwatchError\n"
+        "import os\nfrom shadowwatch.start.handover import unprivileged_user, ShadowwatchError\n"
         "try: unprivileged_user('nobody')\n"
         "except ShadowwatchError as error: print(error, os.geteuid(), os.getegid())"
     )
@@ -92,7 +92,7 @@ def test_capabilities_of_a_user_other_than_root_are_given_up() -> None:
     if os.geteuid() != 0:
         pytest.skip("root is missing, to give some away")
     code = (
-        "import os\nfrom shadowwatch.probe.handover import _drop_privileges, unprivileged_user\n"
+        "import os\nfrom shadowwatch.start.handover import _drop_privileges, unprivileged_user\n"
         "path = '/proc/self/status'\nprint(open(path).read())\n"
         "_drop_privileges(unprivileged_user(None))\nos.execv('/bin/cat', ['cat', path])"
     )
@@ -113,7 +113,7 @@ def test_an_installation_that_the_user_may_not_read_is_one_sentence(tmp_path: Pa
     hidden.mkdir(mode=0o700)
     (hidden / "module.py").touch()
     code = (
-        "import os, sys; from shadowwatch.probe.handover import check_reach, ShadowwatchError\n"
+        "import os, sys; from shadowwatch.start.handover import check_reach, ShadowwatchError\n"
         "os.setuid(65534)\n"
         "try: check_reach(sys.argv[1], sys.argv[2])\n"
         "except ShadowwatchError as error: print(error)"

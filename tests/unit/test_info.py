@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from shadowwatch.capture.format import Writer, pack
 from shadowwatch.event.abi import Batch
-from shadowwatch.event.capture import Writer, pack
 from shadowwatch.watch import Watch
 from tests.captures import CAPTURES
 from tests.golden import matches

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from shadowwatch.facts import PAGING
+from shadowwatch.event.facts import PAGING
 from shadowwatch.mmu.cause import Cause
 from shadowwatch.mmu.snapshot import Estimate
 from shadowwatch.source import Status

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from shadowwatch.control import listen
+from shadowwatch.control.client import Live, connect
+from shadowwatch.control.server import listen
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.live import Live, connect
 from tests.unit.daemon import STATUS, Daemon
 
 NOBODY = 65534

@@ -9,11 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shadowwatch.log import BURST, SECONDS, Level, Limit
+from shadowwatch.service.log import BURST, SECONDS, Level, Limit
 
 SAY = """
 import sys
-from shadowwatch import log
+from shadowwatch.service import log
 log.JOURNAL = sys.argv[1]
 log.say("all is well", vm="web\\n1")
 log.say("all is not", log.Level.ERROR)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shadowwatch import notify as module
-from shadowwatch.notify import Watchdog, notify, passed_socket
+from shadowwatch.service import notify as module
+from shadowwatch.service.notify import Watchdog, notify, passed_socket
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from shadowwatch.capture.format import MAGIC
+from shadowwatch.capture.series import read
 from shadowwatch.event.abi import UNCOUNTED
-from shadowwatch.event.capture import MAGIC
-from shadowwatch.series import read
 from shadowwatch.view.plot import plot, saw_tooth
 from tests import pictures
 from tests.captures import CAPTURES

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from shadowwatch.capture.format import Reader, Recent, pack
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Batch, Event, Kind, encode
-from shadowwatch.event.capture import Reader, Recent, pack
 from shadowwatch.metrics.text import exposition
 from shadowwatch.watch import Watch
 from tests.unit.kernel import Kernel, facts, role_of

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from shadowwatch.capture.format import reading
+from shadowwatch.control.client import Live
+from shadowwatch.control.record import create, paths, record
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.event.capture import reading
-from shadowwatch.live import Live
 from shadowwatch.progress import ProgressLine
-from shadowwatch.record import create, paths, record
 from tests.unit.daemon import Daemon, looking
 
 SILENT = ProgressLine(io.StringIO())

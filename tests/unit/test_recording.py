@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from shadowwatch.capture.format import pack, reading
+from shadowwatch.capture.recording import Recording
 from shadowwatch.event.abi import Batch
-from shadowwatch.event.capture import pack, reading
-from shadowwatch.event.recording import Recording
 from shadowwatch.mmu.snapshot import VmSnapshot
 from shadowwatch.watch import Watch
 from tests.unit.kernel import Kernel, facts, role_of

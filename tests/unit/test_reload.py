@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from shadowwatch.config import settle
+from shadowwatch.daemon.reload import Reload
 from shadowwatch.event.abi import Batch
-from shadowwatch.reload import Reload
 from shadowwatch.watch import Watch
 from tests.unit.story import FACTS, Story
 

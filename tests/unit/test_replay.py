@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shadowwatch.capture.format import Writer, pack, reading
 from shadowwatch.event.abi import RECORD, Batch, Event, decode
-from shadowwatch.event.capture import Writer, pack, reading
 from shadowwatch.mmu.snapshot import Snapshot
 from shadowwatch.source import Replay
 from shadowwatch.watch import Watch

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from shadowwatch.event.capture import reading
+from shadowwatch.capture.format import reading
 from shadowwatch.source import Replay
 from shadowwatch.view.columns import COLUMNS, DEFAULT, Units, choose
 from shadowwatch.view.frames import Frames

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from shadowwatch.capture.format import Writer, pack, reading
+from shadowwatch.capture.series import SawTooth, read
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import UNCOUNTED, Batch, Event, Kind, encode
-from shadowwatch.event.capture import Writer, pack, reading
-from shadowwatch.facts import Facts
+from shadowwatch.event.facts import Facts
 from shadowwatch.mmu.cause import RECLAIM
 from shadowwatch.mmu.snapshot import VmSnapshot
-from shadowwatch.series import SawTooth, read
 from shadowwatch.watch import Watch
 from tests.captures import CAPTURES
 from tests.unit import lively

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shadowwatch.event.capture import reading
+from shadowwatch.capture.format import reading
 from shadowwatch.mmu.snapshot import Estimate
 from shadowwatch.simulate.policies import POLICIES
 from shadowwatch.simulate.simulator import Simulator

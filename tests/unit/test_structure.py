@@ -10,44 +10,12 @@ import shadowwatch
 
 PACKAGE = Path(shadowwatch.__file__).parent
 
-ROOMS = {"bcc": "probe/attach.py", "prometheus_client": "metrics/", "rich": "view/", "psutil": "vmname.py"}
+ROOMS = {"bcc": "probe/attach.py", "prometheus_client": "metrics/", "rich": "view/", "psutil": "daemon/vmname.py"}
 ROOMS |= {"matplotlib": "view/plot.py", "yaml": "web/config.py", "bcrypt": "web/users.py"}
 
-#: kernel → probe → event → decoder → model → snapshot → exporter, views: no room imports one to its right.
-ORDER = [
-    "errors",
-    "log",
-    "facts",
-    "notify",
-    "confine",
-    "progress",
-    "ending",
-    "event",
-    "mmu",
-    "simulate",
-    "watch",
-    "source",
-    "wire",
-    "control",
-    "walker",
-]
-ORDER += [
-    "probe",
-    "web",
-    "metrics",
-    "vmname",
-    "live",
-    "record",
-    "pick",
-    "series",
-    "view",
-    "config",
-    "reload",
-    "daemon",
-    "commands",
-    "cli",
-    "__main__",
-]
+#: No room imports one to its right.
+ORDER = ["errors", "progress", "service", "event", "mmu", "simulate", "watch", "capture", "source"]
+ORDER += ["control", "web", "metrics", "probe", "view", "config", "start", "daemon", "commands", "cli", "__main__"]
 
 
 def imports() -> list[tuple[str, str]]:

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shadowwatch.errors import ShadowwatchError
+from shadowwatch.mmu.pick import only, pick
 from shadowwatch.mmu.snapshot import PageSnapshot, VmDetail
-from shadowwatch.pick import only, pick
 from shadowwatch.view.tree import dot, text, tree
 from tests.golden import matches
 from tests.unit.story import ROLES, Story

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shadowwatch.event.capture import reading
+from shadowwatch.capture.format import reading
 from shadowwatch.simulate.policies import POLICIES, SENSIBLE
 from shadowwatch.view import simulate as view
 from tests.captures import CAPTURES

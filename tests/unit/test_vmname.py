@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from shadowwatch.vmname import name_in, name_of
+from shadowwatch.daemon.vmname import name_in, name_of
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
+from shadowwatch.daemon.walker import PATIENCE_NS, TRIES, TURN_NS, Walker
 from shadowwatch.event.abi import Batch, Flags
-from shadowwatch.walker import PATIENCE_NS, TRIES, TURN_NS, Walker
 from shadowwatch.watch import Watch
 from tests.unit.kernel import Kernel, KernelVm, facts, role_of
 from tests.unit.story import Story

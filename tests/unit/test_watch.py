@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 
+from shadowwatch.control.wire import dumps, loads
 from shadowwatch.event.abi import Batch
 from shadowwatch.mmu.snapshot import Snapshot
 from shadowwatch.watch import Watch
-from shadowwatch.wire import dumps, loads
 from tests.unit.story import FACTS, Story
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from shadowwatch.event.recording import Progress
+from shadowwatch.capture.recording import Progress
+from shadowwatch.control.wire import dumps, loads
 from shadowwatch.mmu.snapshot import Snapshot, VmDetail
 from shadowwatch.source import Status
 from shadowwatch.watch import Watch
-from shadowwatch.wire import dumps, loads
 from tests.unit.story import FACTS
 from tests.unit.test_captures import replayed
 from tests.unit.test_text import a_bit_of_everything

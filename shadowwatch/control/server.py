@@ -19,11 +19,11 @@ from socketserver import BaseRequestHandler, ThreadingMixIn, UnixStreamServer
 from threading import BoundedSemaphore, Thread
 from typing import Any
 
+from shadowwatch.capture.recording import Recording
+from shadowwatch.control.wire import dumps
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.event.recording import Recording
 from shadowwatch.source import Status
 from shadowwatch.watch import Watch
-from shadowwatch.wire import dumps
 
 #: In /run: systemd makes the folder (RuntimeDirectory=), and root may.
 SOCKET = "/run/shadowwatch/control"

@@ -9,9 +9,9 @@ from dataclasses import replace
 from threading import Event as Flag
 from typing import NamedTuple
 
+from shadowwatch.capture.format import Packed, Writer
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.event.capture import Name, Packed, Writer
-from shadowwatch.facts import Facts
+from shadowwatch.event.facts import Facts, Name
 
 
 class Progress(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 
 from shadowwatch.config import DEFAULT, TABLES, read, settle
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.log import Level, say
+from shadowwatch.service.log import Level, say
 
 
 class Reload:

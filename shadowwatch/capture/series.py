@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from shadowwatch.capture.format import reading
 from shadowwatch.event.abi import RECORD, UNCOUNTED, Batch, Event, Kind, decode
-from shadowwatch.event.capture import reading
-from shadowwatch.facts import Facts
+from shadowwatch.event.facts import Facts
 from shadowwatch.mmu.cause import RECLAIM
+from shadowwatch.mmu.pick import only, pick
 from shadowwatch.mmu.snapshot import VmSnapshot
-from shadowwatch.pick import only, pick
 from shadowwatch.watch import Watch
 
 #: So many bins a capture has: a panel of a printed page can hardly show more, and files stay small.

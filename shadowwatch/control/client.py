@@ -15,12 +15,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shadowwatch.control import PATIENCE_SECONDS, SOCKET
+from shadowwatch.capture.recording import Progress
+from shadowwatch.control.server import PATIENCE_SECONDS, SOCKET
+from shadowwatch.control.wire import loads
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.event.recording import Progress
 from shadowwatch.mmu.snapshot import Snapshot, VmDetail
 from shadowwatch.source import Status
-from shadowwatch.wire import loads
 
 T = TypeVar("T")
 

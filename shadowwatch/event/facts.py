@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Self
 
+#: The process of a VM, and the name that it gave it.
+Name = tuple[int, str]
+
 #: Which MMU a host's guests use -> what that means here.
 PAGING: Mapping[str, str] = {
     "shadow": "shadow paging: every guest's page tables are shadowed",

@@ -14,25 +14,25 @@ from queue import SimpleQueue
 from socket import socket
 from typing import Any
 
-from shadowwatch.confine import confine
-from shadowwatch.control import Control
+from shadowwatch.capture.format import Recent, pack
+from shadowwatch.capture.recording import Recording
+from shadowwatch.control.server import Control
+from shadowwatch.daemon.confine import confine
+from shadowwatch.daemon.reload import Reload
+from shadowwatch.daemon.vmname import name_of
+from shadowwatch.daemon.walker import Walker
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Batch
-from shadowwatch.event.capture import Name, Recent, pack
-from shadowwatch.event.recording import Recording
+from shadowwatch.event.facts import PAGING, Facts, Name
 from shadowwatch.event.request import Requests
 from shadowwatch.event.ring import LOOK, Ring
-from shadowwatch.facts import PAGING, Facts
-from shadowwatch.log import Level, say
 from shadowwatch.metrics.exporter import listening, passed, serve
 from shadowwatch.metrics.text import exposition
-from shadowwatch.notify import Watchdog, notify
-from shadowwatch.probe.handover import RELOAD_SIGNAL, STOP_SIGNALS, Handover
 from shadowwatch.probe.host import kvm_is_loaded, reclaim_policy
-from shadowwatch.reload import Reload
+from shadowwatch.service.log import Level, say
+from shadowwatch.service.notify import Watchdog, notify
 from shadowwatch.source import Status
-from shadowwatch.vmname import name_of
-from shadowwatch.walker import Walker
+from shadowwatch.start.handover import RELOAD_SIGNAL, STOP_SIGNALS, Handover
 from shadowwatch.watch import Watch
 from shadowwatch.web.config import Web, from_texts, load
 
@@ -289,7 +289,3 @@ def main() -> int:
     except ShadowwatchError as error:
         say(str(error), Level.ERROR)
         return 1
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -17,10 +17,10 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 def wait_for_kvm() -> None:
     """Return when the kvm module is loaded; who starts before it need not start again."""
-    from shadowwatch.log import say
-    from shadowwatch.notify import Watchdog, notify
     from shadowwatch.probe.checks import require_all_but_kvm
     from shadowwatch.probe.host import gather, kvm_is_loaded
+    from shadowwatch.service.log import say
+    from shadowwatch.service.notify import Watchdog, notify
 
     if kvm_is_loaded():
         return
@@ -48,15 +48,15 @@ def collect(
     settings: Mapping[str, Any] | None = None,
 ) -> int:
     """Attach, then exec: returns only by an error. `settings` are what a reload may change."""
-    from shadowwatch.control import listen
-    from shadowwatch.facts import Facts
-    from shadowwatch.log import Level, say
-    from shadowwatch.notify import passed_socket
+    from shadowwatch.control.record import create
+    from shadowwatch.control.server import listen
+    from shadowwatch.event.facts import Facts
     from shadowwatch.probe.attach import attach
     from shadowwatch.probe.checks import losses, paging, require
-    from shadowwatch.probe.handover import Handover, execute, unprivileged_user
     from shadowwatch.probe.host import gather
-    from shadowwatch.record import create
+    from shadowwatch.service.log import Level, say
+    from shadowwatch.service.notify import passed_socket
+    from shadowwatch.start.handover import Handover, execute, unprivileged_user
     from shadowwatch.web.config import texts
 
     web = texts(arguments.web_config_file) if settings and arguments.web_config_file else {}

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from shadowwatch.capture.recording import Progress
+from shadowwatch.control.client import Live
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.event.recording import Progress
-from shadowwatch.live import Live
 from shadowwatch.progress import ProgressLine
 
 

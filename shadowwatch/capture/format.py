@@ -23,7 +23,7 @@ from typing import BinaryIO, NamedTuple
 
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Batch
-from shadowwatch.facts import Facts
+from shadowwatch.event.facts import Facts, Name
 
 MAGIC = b"\x89shadowwatch\r\n\x1a"
 VERSION = 2
@@ -31,9 +31,6 @@ VERSION = 2
 _PREAMBLE = struct.Struct(f"<{len(MAGIC)}sI")
 _FRAME = struct.Struct("<4sIQQQI")
 _FACT, _NAME, _DATA, _LAST = b"FACT", b"NAME", b"DATA", b"LAST"
-
-#: The process of a VM, and the name that it gave it.
-Name = tuple[int, str]
 
 #: Where a reader is: the offset in the file, the records before, and the names so far.
 Place = tuple[int, int, dict[int, str]]

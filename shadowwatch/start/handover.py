@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn, Self
 
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.facts import Facts
+from shadowwatch.event.facts import Facts
 
 #: include/uapi/linux/prctl.h and capability.h
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _CAPABILITY_VERSION_3 = 24, 38, 0x20080522
