@@ -36,6 +36,9 @@ PATIENCE_SECONDS = 10.0
 
 PROGRESS_SECONDS = 1.0
 
+#: Nothing is to be seen but who connects, and for that nobody has to wake up.
+POLL_SECONDS = 86_400.0
+
 
 def listen(path: str, group: int | None) -> socket.socket:
     """Bind the socket, for root and the members of a group; ShadowwatchError when another daemon has it."""
@@ -103,7 +106,7 @@ class Control:
     def serve(self, listener: socket.socket) -> UnixStreamServer:
         """Begin to answer what comes to this socket; returns what can end that."""
         server = _Server(listener, self)
-        Thread(target=server.serve_forever, daemon=True, name="control").start()
+        Thread(target=server.serve_forever, args=(POLL_SECONDS,), daemon=True, name="control").start()
         return server
 
     def answer(self, request: dict[str, Any]) -> str:
@@ -154,6 +157,11 @@ class _Server(ThreadingMixIn, UnixStreamServer):
         self.socket = listener
         self.control = control
         self.room = BoundedSemaphore(CONNECTIONS)
+
+    def shutdown(self) -> None:
+        """End at once: its thread waits for who connects, and hears of the end only when it need not wait any more."""
+        self.socket.shutdown(socket.SHUT_RDWR)
+        super().shutdown()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread, while there are not too many."""

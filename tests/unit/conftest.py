@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from shadowwatch.control import server
 from shadowwatch.control.client import Live, connect
 from tests.unit.daemon import Daemon
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    """A daemon that has seen three pages."""
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    """A daemon that has seen three pages, and says twenty times a second how far a recording is."""
+    monkeypatch.setattr(server, "PROGRESS_SECONDS", 0.05)
     daemon = Daemon(tmp_path / "run" / "control")
     yield daemon
     daemon.server.shutdown()
