@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import subprocess
@@ -36,6 +37,7 @@ Labels = Mapping[str, str]
 T = TypeVar("T")
 
 
+@functools.cache
 def prepare() -> Path:
     """Return a folder with the programs prometheus and promtool, made when it is not in the cache."""
     cache = Cache(default_root(), quiet)

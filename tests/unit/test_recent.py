@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import zlib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,7 @@ def test_what_came_before_the_last_audit_is_not_kept(tmp_path: Path) -> None:
     assert records[1] < 1.5 * records[0]
 
 
+@cache
 def noise(seed: int) -> Batch:
     """A batch that does not get smaller."""
     source = random.Random(seed)  # noqa: S311
