@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shadowwatch.capture.format import Writer, pack, reading
@@ -87,7 +87,6 @@ def test_ticks_are_the_last_looks(replay: Replay) -> None:
     assert [tick.now_ns for tick in row.ticks] == [10**9 + number * 5 * 10**8 for number in range(20 - SPARK, 20)]
 
 
-@settings(deadline=None, max_examples=30)
 @given(
     there=st.floats(0, 10),
     ways=st.lists(st.floats(0, 10), min_size=1, max_size=4),

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shadowwatch.event.abi import RECORD, Event, Kind, encode
@@ -85,7 +85,6 @@ class Reference:
         return sum(spt in self.ever_linked and spt not in self.edges.values() for spt in self.order)
 
 
-@settings(max_examples=400, deadline=None)
 @given(st.lists(STEPS, max_size=120), st.data())
 def test_model_equals_the_slow_reference(steps: list[tuple], data: st.DataObject) -> None:  # type: ignore[type-arg]
     """Order, tree, orphans, recently parented zaps and positions agree, however the events come and are cut."""
@@ -183,7 +182,6 @@ DAMAGED = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None)
 @given(st.lists(DAMAGED, max_size=60), st.binary(max_size=200))
 def test_no_events_whatever_break_the_model(events: list[Event], rest: bytes) -> None:
     """Whatever a damaged stream says, counts are taken, nothing is raised, and the tree stays a tree of two ends."""

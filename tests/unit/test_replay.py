@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shadowwatch.capture.format import Writer, pack, reading
@@ -51,7 +51,6 @@ PLACES = st.floats(-1, 12) | st.builds(
 )
 
 
-@settings(deadline=None, max_examples=30)
 @given(places=st.lists(PLACES, max_size=8), every=st.sampled_from([1, 500, 10**9]))
 def test_wherever_it_goes_it_is_as_if_played_there(
     places: list[float], every: int, tmp_path_factory: pytest.TempPathFactory

@@ -8,7 +8,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shadowwatch.capture.format import reading
@@ -48,7 +48,6 @@ def test_the_slow_kvm_has_every_policy() -> None:
 
 @pytest.mark.parametrize("policy", ALL)
 @given(addresses=ADDRESSES, limit=st.integers(30, 60))
-@settings(max_examples=25, deadline=None)
 def test_the_policy_in_force_makes_the_recorded_zaps_again(policy: str, addresses: list[Address], limit: int) -> None:
     """Each of them, in its reclaim and in its order, and nothing is left unseen."""
     vm = run(policy, addresses, limit)
@@ -62,7 +61,6 @@ def test_the_policy_in_force_makes_the_recorded_zaps_again(policy: str, addresse
 @pytest.mark.parametrize("policy", ALL)
 @pytest.mark.parametrize("recorded", ALL)
 @given(addresses=ADDRESSES, limit=st.integers(30, 60))
-@settings(max_examples=10, deadline=None)
 def test_of_a_guest_that_always_faults_nothing_is_estimated(
     recorded: str, policy: str, addresses: list[Address], limit: int
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shadowwatch.event.abi import Flags, Kind
@@ -138,7 +138,6 @@ def played(steps: list[Step], patched: bool) -> Play:
     return play
 
 
-@settings(max_examples=600, deadline=None)
 @given(BORN, st.lists(STEPS, max_size=60), st.booleans())
 def test_an_exact_model_is_the_kernels_list(born: list[Step], steps: list[Step], patched: bool) -> None:
     """At every moment: order, gfn, role, parents; no audit differs, and after one whole walk it is exact."""
@@ -170,7 +169,6 @@ def _walk_to_the_end(play: Play) -> None:
         play._walk(False)
 
 
-@settings(max_examples=600, deadline=None)
 @given(BORN, st.lists(STEPS, max_size=30), st.integers(1, 6), st.booleans())
 def test_events_between_the_steps_of_a_locked_walk_do_not_lead_it_astray(
     before: list[Step],
