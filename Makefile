@@ -12,13 +12,16 @@ PACKAGES := bc binutils bison busybox-static cpio dwarves e2fsprogs flex gcc gcc
 PACKAGES += debhelper dh-python lintian pybuild-plugin-pyproject python3-hatchling python3-shtab
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab matrix bench effect experiment pictures screens dashboards deb check format clean
+.PHONY: help run unit test lab matrix bench effect experiment pictures screens dashboards deb check format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
 
 run: .venv/ready ## boot the lab, watch shadow-paged guests in it, and publish the metrics here
 	@exec $(BIN)/python -m tests.lab run $(ARGS)
+
+unit: .venv/ready check ## lint, types, and all tests that need no kernel and measure no time: half a minute
+	@exec $(BIN)/pytest -q -n logical --dist worksteal -m "not soak" tests/unit $(ARGS)
 
 test: .venv/ready check ## run all tests, the lab's included
 	@exec $(BIN)/pytest $(ARGS)

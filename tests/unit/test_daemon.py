@@ -170,6 +170,7 @@ def test_scrapes_by_the_thousand_leave_nothing_behind() -> None:
         daemon.end()
 
 
+@pytest.mark.soak
 def test_a_scrape_of_a_thousand_vms_is_cheap_and_the_loop_goes_on() -> None:
     """Bounds for a loaded machine, the medians of five; `make bench` has the figures of a quiet one."""
     all_changed, a_tenth = scrape_cost.measured(vms=1000, turns=6, changed=(1000, 100), repetitions=5)
@@ -179,6 +180,7 @@ def test_a_scrape_of_a_thousand_vms_is_cheap_and_the_loop_goes_on() -> None:
         assert median(scrapes.late_ms) < 25
 
 
+@pytest.mark.soak
 def test_at_rest_the_daemon_takes_next_to_nothing() -> None:
     """Twenty looks a second at an empty ring; half a percent of a core is asked, five are a fault."""
     with Kernelless() as daemon:

@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from shadowwatch import __version__
 from tests.unit.test_checks import LACKS
 
 CHECKOUT = Path(__file__).parents[2]
 
 
+@pytest.mark.soak
 def test_pip_installs_the_sources_beside_the_systems_packages(tmp_path: Path) -> None:
     """The source archive has all that a wheel is made of, the wheel the BPF sources, and the command runs."""
 

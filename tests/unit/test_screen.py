@@ -148,6 +148,7 @@ def test_the_cursor_is_always_on_the_screen() -> None:
         assert under.plain.startswith(name)
 
 
+@pytest.mark.soak
 def test_a_thousand_vms_cost_little_more_than_fifty() -> None:
     """Only the rows on the screen are made: the time grows by sorting alone."""
     times = {}

@@ -159,6 +159,7 @@ def test_moving_parents_up_leaves_next_to_no_orphans() -> None:
     assert sum(parents.orphans) / len(parents.orphans) < 1
 
 
+@pytest.mark.soak
 def test_a_thousand_other_vms_cost_little(tmp_path: Path) -> None:
     """Only the VM that is asked for is frozen at the end of each bin: all of them take fifteen times as long."""
     seconds = {}

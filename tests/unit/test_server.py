@@ -146,6 +146,7 @@ def test_a_thousand_at_once_are_all_answered() -> None:
     assert threading.active_count() <= threads
 
 
+@pytest.mark.soak
 def test_those_who_never_ask_are_left_and_others_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     """More silent clients than there is room for, one of whom sends a byte now and then: a time limit for all of it."""
     monkeypatch.setattr(server, "ASK_SECONDS", 1.0)
@@ -170,6 +171,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
+@pytest.mark.soak
 def test_those_who_never_read_cost_little_and_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fifty of them, twenty MiB each: the text is there once, others get it whole, and time is up for the fifty."""
     monkeypatch.setattr(server, "ANSWER_SECONDS", 3.0)

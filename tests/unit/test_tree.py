@@ -162,6 +162,7 @@ def big(directories: int) -> VmDetail:
     return fed(story).detail(NOW_NS)
 
 
+@pytest.mark.soak
 def test_twenty_thousand_pages_take_linear_time() -> None:
     """Ten times the pages take some ten times as long, by the processor's clock; quadratic would be a hundred."""
 
