@@ -30,7 +30,7 @@ Host lab
 """
 
 #: A machine that does not answer so many times in a row hangs.
-ALIVE_SECONDS, ALIVE_MOST = 10, 5
+ALIVE_SECONDS, ALIVE_MOST = 8, 6
 
 Command = str | Sequence[str]
 
