@@ -12,7 +12,7 @@ PACKAGES := bc binutils bison busybox-static cpio dwarves e2fsprogs flex gcc gcc
 PACKAGES += debhelper dh-python lintian pybuild-plugin-pyproject python3-hatchling python3-shtab
 
 .DEFAULT_GOAL := help
-.PHONY: help run unit test lab matrix bench effect experiment pictures screens dashboards deb check format clean
+.PHONY: help run unit test soak lab matrix bench effect experiment pictures screens dashboards deb check format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -23,8 +23,11 @@ run: .venv/ready ## boot the lab, watch shadow-paged guests in it, and publish t
 unit: .venv/ready check ## lint, types, and all tests that need no kernel and measure no time: half a minute
 	@exec $(BIN)/pytest -q -n logical --dist worksteal -m "not soak" tests/unit $(ARGS)
 
-test: .venv/ready check ## run all tests, the lab's included
-	@exec $(BIN)/pytest $(ARGS)
+test: unit ## all of unit, and what a change must not break on a real kernel, in two labs side by side: some minutes
+	@exec $(BIN)/pytest -n 2 --dist loadfile -m "not soak" --durations 10 tests/kernel $(ARGS)
+
+soak: .venv/ready ## everything else, one test after another, for hours; goes on where it was stopped
+	@exec $(BIN)/pytest -p tests.soak --hypothesis-profile soak --verbose $(ARGS)
 
 lab: .venv/ready ## a root shell in the lab; ARGS="--kvm stock --workload zipf --pages 64 --policy parents"
 	@exec $(BIN)/python -m tests.lab shell $(ARGS)

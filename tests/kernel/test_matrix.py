@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linux 6.1's part of the matrix: every way in which a host comes to use the shadow MMU, stock and patched."""
+"""The matrix, Linux 6.1's part in each run: every way in which a host comes to use the shadow MMU, stock and patched."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.kernel.causes import TRIGGERS, Trigger
 from tests.kernel.test_exact import filed_as_the_stack_says
 from tests.kernel.watched import AUDITS, Watched
-from tests.lab.hosts import DEFAULT
+from tests.lab.hosts import DEFAULT, HOSTS
 from tests.lab.machine import Lab, say
 from tests.lab.matrix import Cell, cells, watch
 from tests.lab.scrape import PORT, scrape_until
@@ -32,6 +32,30 @@ def test_the_model_is_the_kernels_list(lab: Lab, cell: Cell) -> None:
         assert row.right, row.line()
         if row.cell.mode == "shadow" and row.workload != "linux":
             assert set(row.causes) == {"quota"}, row.line()
+
+
+OTHERS = list(cells([host for host in HOSTS if host != DEFAULT]))
+
+
+@pytest.fixture(scope="module")
+def other(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A lab with another Linux."""
+    host: str = request.param
+    with ready("any", host=host, kvm="patched" if HOSTS[host].sources else "stock", progress=say) as lab:
+        yield lab
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("other", "cell"),
+    [(cell.host, cell) for cell in OTHERS],
+    ids=[f"{cell.host}-{cell.kvm}-{cell.mode}" for cell in OTHERS],
+    indirect=["other"],
+)
+def test_the_model_is_the_list_of_every_kernel(other: Lab, cell: Cell) -> None:
+    """The rest of the matrix, with its own workloads."""
+    for row in watch(other, cell):
+        assert row.right, row.line()
 
 
 def test_a_host_with_the_tdp_mmu_is_told_so(lab: Lab) -> None:
