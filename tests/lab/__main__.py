@@ -97,7 +97,8 @@ def _stopwatch() -> Progress:
     begun = time.monotonic()
 
     def progress(what: str) -> None:
-        print(f"[{time.monotonic() - begun:3.0f} s] {what}", file=sys.stderr, flush=True)
+        # In one piece: a lab is built in two threads.
+        sys.stderr.write(f"[{time.monotonic() - begun:3.0f} s] {what}\n")
 
     return progress
 
