@@ -7,7 +7,7 @@ and takes those of an older one away while its image still stays.
 
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cmp_to_key
 
@@ -36,11 +36,9 @@ class KernelSet:
     source: Mapping[str, str] = field(default_factory=dict)  # empty where nobody asked for it
 
     @property
-    def everything(self) -> list[str]:
-        """NAME=VERSION of each package, sorted."""
-        return sorted(
-            f"{name}={version}" for part in (self.image, self.headers, self.source) for name, version in part.items()
-        )
+    def binaries(self) -> list[str]:
+        """NAME=VERSION of each package but the source, sorted."""
+        return sorted(f"{name}={version}" for name, version in {**self.image, **self.headers}.items())
 
 
 def index(records: str) -> Index:
@@ -79,7 +77,7 @@ def kernels(index: Index, series: str, source: str = "") -> Iterator[KernelSet |
             yield missing
 
 
-def newest_first(versions: Mapping[str, object]) -> list[str]:
+def newest_first(versions: Iterable[str]) -> list[str]:
     """Return Debian versions in their order."""
     return sorted(versions, key=cmp_to_key(lambda a, b: _holds(a, "<<", b) - _holds(b, "<<", a)))
 

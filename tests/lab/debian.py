@@ -4,21 +4,24 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from tests.lab.archive import PART, Index, index
 from tests.lab.cache import Cache, Progress
-from tests.lab.command import PATH, output, require, tail
-from tests.lab.errors import LabError
+from tests.lab.command import PATH, child, output, require, tail
+from tests.lab.errors import ArchiveError, LabError
 
+T = TypeVar("T")
+CURE = "see to the network, or have apt take another mirror"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 FRESH_SECONDS = 24 * 3600.0
-# apt's configuration besides the machine's own: state and sources of its own, and nothing installed.
+# apt's configuration besides the machine's own: state and sources of its own, and nothing installed. A person waits,
+# so an archive that is not there is given up soon, unless the machine's own configuration says otherwise.
 CONFIGURATION = """\
 Dir::State "{folder}/state";
 Dir::State::status "/dev/null";
@@ -28,6 +31,9 @@ Dir::Etc::sourceparts "/dev/null";
 Dir::Etc::preferences "/dev/null";
 Dir::Etc::preferencesparts "/dev/null";
 APT::Sandbox::User "root";
+Acquire::Retries "1";
+Acquire::http::Timeout "15";
+Acquire::https::Timeout "15";
 """
 # What apt says of each package that it would install.
 INSTALLED = re.compile(r"^Inst (\S+) \((\S+)", re.MULTILINE)
@@ -36,14 +42,59 @@ EXCLUDED = ("doc", "info", "locale", "man", "icons", "iso-codes", "bash-completi
 
 
 class Apt:
-    """The packages of some suites, whatever release this machine itself runs."""
+    """The packages that the lines of a sources.list lead to, whatever release this machine itself runs."""
 
-    def __init__(self, cache: Cache, name: str, suites: Sequence[str]) -> None:
+    def __init__(self, cache: Cache, name: str, lines: str) -> None:
         require("apt-get")
-        self._folder = cache.root.resolve() / f"apt-{name}"
+        self._cache = cache
+        self._name = f"apt-{name}"
+        self._folder = cache.root.resolve() / self._name
+        self._lines = lines
         self._environment = {"APT_CONFIG": str(self._folder / "apt.conf")}
-        with cache.locked(f"apt-{name}"):
-            self._refresh(cache.progress, sources(suites))
+        #: Why the archive could not be asked, so that what is known of it is old.
+        self.failure: ArchiveError | None = None
+        stamp = self._stamp
+        known = stamp.exists() and stamp.read_text() == lines
+        if known and time.time() - stamp.stat().st_mtime < FRESH_SECONDS:
+            return
+        try:
+            self.refresh()
+        except ArchiveError as error:
+            if not known:
+                raise
+            self.failure = error
+
+    @property
+    def places(self) -> str:
+        """Where the packages come from, for people."""
+        words = [re.sub(r"\[.*?\] ?", "", line).split() for line in self._lines.splitlines()]
+        return ", ".join(" ".join(line[1:3]) for line in words)
+
+    @property
+    def _stamp(self) -> Path:
+        return self._folder / "updated"
+
+    def refresh(self) -> None:
+        """Ask the archive what it has; it is asked once a day without that: a new kernel of Debian's is a new lab."""
+        with self._cache.locked(self._name):
+            for part in ("state/lists/partial", "cache/archives/partial"):
+                (self._folder / part).mkdir(parents=True, exist_ok=True)
+            (self._folder / "apt.conf").write_text(CONFIGURATION.format(folder=self._folder))
+            (self._folder / "sources.list").write_text(self._lines)
+            self._ask(["apt-get", "update", "--error-on=any"])
+            self._stamp.write_text(self._lines)
+
+    def fetch(self, get: Callable[[], T]) -> T:
+        """Return what `get` gets; if the archive fails it, what it gets when the archive has been asked again.
+
+        What is known of an archive may be a day old, and is old a minute after the archive has changed.
+        """
+        try:
+            return get()
+        except ArchiveError as error:
+            self._cache.progress(f"packages: asking the archive once more, since {error.what}")
+            self.refresh()
+        return get()
 
     def show(self, package: str, field: str) -> str:
         """Return one field of what is known of a package: of its newest version, or of NAME=VERSION."""
@@ -60,13 +111,17 @@ class Apt:
     def resolved(self, package: str) -> dict[str, str]:
         """Return a package and all that it depends on, of each its name and version, as apt would install them."""
         command = ["apt-get", "install", "--simulate", "--no-install-recommends", package]
-        return dict(INSTALLED.findall(output(command, env=self._environment)))
+        return dict(INSTALLED.findall(self._ask(command)))
+
+    def download(self, folder: Path, packages: Mapping[str, str]) -> None:
+        """Put packages, of each its name and version, into a folder."""
+        self._ask(["apt-get", "download", *(f"{name}={version}" for name, version in packages.items())], folder)
 
     def unpack(self, folder: Path, packages: Mapping[str, str]) -> None:
         """Unpack packages, of each its name and version, into a folder, as a system with a merged /usr has them."""
-        folder.mkdir(exist_ok=True)
-        command = ["apt-get", "download", *(f"{name}={version}" for name, version in packages.items())]
-        output(command, cwd=folder, env=self._environment, cure=f"after rm -r {self._folder} apt asks the mirror anew")
+        shutil.rmtree(folder, ignore_errors=True)  # what a download that failed has left
+        folder.mkdir()
+        self.download(folder, packages)
         for package in folder.glob("*.deb"):
             output(["dpkg-deb", "-x", package, folder])
             package.unlink()
@@ -75,24 +130,11 @@ class Apt:
             shutil.rmtree(folder / "lib")
         (folder / "lib").symlink_to("usr/lib")
 
-    def _refresh(self, progress: Progress, lines: str) -> None:
-        """Ask the mirror what it has, unless that was lately: a new kernel of Debian's is a new lab."""
-        stamp = self._folder / "updated"
-        known = stamp.exists() and stamp.read_text() == lines
-        if known and time.time() - stamp.stat().st_mtime < FRESH_SECONDS:
-            return
-        for part in ("state/lists/partial", "cache/archives/partial"):
-            (self._folder / part).mkdir(parents=True, exist_ok=True)
-        (self._folder / "apt.conf").write_text(CONFIGURATION.format(folder=self._folder))
-        (self._folder / "sources.list").write_text(lines)
+    def _ask(self, command: list[str], folder: Path | None = None) -> str:
         try:
-            output(["apt-get", "update", "--error-on=any"], env=self._environment)
+            return output(command, cwd=folder, env=self._environment)
         except LabError as error:
-            if not known:
-                raise
-            progress(f"packages: those of {time.ctime(stamp.stat().st_mtime)}, since {error}")
-        else:
-            stamp.write_text(lines)
+            raise ArchiveError(str(error), CURE) from None
 
 
 def sources(suites: Sequence[str]) -> str:
@@ -102,7 +144,7 @@ def sources(suites: Sequence[str]) -> str:
     known = [line.split() for line in shown.splitlines()]
     uris = {release.endswith("-security"): uri for release, uri in reversed(known)}
     if False not in uris:
-        raise LabError("apt on this machine knows no mirror of Debian: add its sources, then apt-get update")
+        raise ArchiveError("apt on this machine knows no mirror of Debian", "add its sources, then apt-get update")
     lines = []
     for suite in suites:
         # The security archive is beside the other wherever one does not know better.
@@ -129,6 +171,7 @@ def bootstrap(cache: Cache, what: str, suites: Sequence[str], packages: Sequence
             *("mmdebstrap", "--verbose", "--variant=apt", "--format=null", f"--include={','.join(packages)}"),
             *(f"--skip={part}" for part in [*mounts, "cleanup"]),
             *('--aptopt=APT::Install-Recommends "false"', f"--aptopt={options}"),
+            "--dpkgopt=force-unsafe-io",  # what a power cut leaves of it is made again anyway
             *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in EXCLUDED),
             *(f"--customize-hook={hook}" for hook in hooks),
             *(suites[0], "/dev/null", str(listing)),
@@ -139,19 +182,15 @@ def bootstrap(cache: Cache, what: str, suites: Sequence[str], packages: Sequence
 def _watched(progress: Progress, what: str, command: list[str], environment: dict[str, str]) -> None:
     """Run mmdebstrap and pass on how far it is; nothing of it goes on when this is interrupted."""
     said = []
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
-    ) as run:
-        try:
-            for line in run.stdout or ():
-                said.append(line)
-                if shown := _worth_saying(line):
-                    progress(f"{what}: {shown}")
-        except BaseException:
-            os.killpg(run.pid, signal.SIGKILL)
-            raise
+    with child(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as run:
+        for line in run.stdout or ():
+            said.append(line)
+            if shown := _worth_saying(line):
+                progress(f"{what}: {shown}")
     if run.returncode:
-        raise LabError(f"mmdebstrap exited {run.returncode}: {tail(''.join(said), 12)}")
+        unfetched = re.search(r"^(Err:|[EW]: Failed to fetch)", "".join(said), re.MULTILINE)
+        what = f"mmdebstrap exited {run.returncode}: {tail(''.join(said), 12)}"
+        raise ArchiveError(what, CURE) if unfetched else LabError(what)
 
 
 def _worth_saying(line: str) -> str:

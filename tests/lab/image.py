@@ -57,8 +57,13 @@ def prepare(cache: Cache, kernel: Kernel, boot: Boot) -> Image:
         _bootstrap(cache, folder, additions, kernel.host)
         additions.unlink()
 
-    parts = sorted({**kernel.packages.image, **kernel.packages.headers}.items())
-    inputs: list[Input] = [repr(parts), *kernel.host.userland, FILES, Path(__file__), Path(debian.__file__)]
+    inputs: list[Input] = [
+        *kernel.packages.binaries,
+        *kernel.host.userland,
+        FILES,
+        Path(__file__),
+        Path(debian.__file__),
+    ]
     folder = cache.artifact(f"image-{kernel.host.name}", inputs, make)
     return Image(disk=folder / "root.ext4", key=folder / "client", known_hosts=folder / "known_hosts")
 

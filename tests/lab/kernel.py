@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Debian's kernel for a host, as its packages have it."""
 
+import json
 import lzma
 import shutil
 import struct
 import subprocess
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.lab import debian
-from tests.lab.archive import FLAVOUR, KernelSet, kernels
-from tests.lab.cache import Cache
+from tests.lab.archive import KernelSet
+from tests.lab.cache import Cache, Input
 from tests.lab.command import output, require
 from tests.lab.errors import LabError
 from tests.lab.hosts import Host
 
+DESCRIPTION = "packages.json"  # beside what was unpacked
 XZ, ZSTD = b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"
 
 
@@ -39,50 +41,39 @@ class Kernel:
         return self.packages.version
 
 
-def prepare(cache: Cache, host: Host) -> Kernel:
-    """Return the host's newest kernel that can be had, unpacked when it is not in the cache."""
-    apt = packages(cache, host)
-    chosen = _choose(cache, apt, host)
-    release = chosen.release
+def kind(host: Host) -> str:
+    """Return the kind of artifact that the host's kernels are."""
+    return f"kernel-{host.name}"
+
+
+def prepare(cache: Cache, apt: debian.Apt, host: Host, packages: KernelSet) -> Kernel:
+    """Return the kernel of these packages, fetched and unpacked when it is not in the cache."""
 
     def unpack(folder: Path) -> None:
         require("modprobe")
-        cache.progress(f"kernel: the packages of {release}")
-        apt.unpack(folder / "image", chosen.image)
-        apt.unpack(folder / "headers", chosen.headers)
-        shutil.rmtree(folder / "headers/usr/share")
-        output(["depmod", "-b", folder / "image", release])
+        cache.progress(f"kernel: the packages of {packages.release}")
+        apt.unpack(folder / "image", packages.image)
+        apt.unpack(folder / "headers", packages.headers)
+        shutil.rmtree(folder / "headers/usr/share", ignore_errors=True)
+        output(["depmod", "-b", folder / "image", packages.release])
+        (folder / DESCRIPTION).write_text(json.dumps(asdict(packages), indent=2))
 
-    inputs = [*sorted({**chosen.image, **chosen.headers}.items())]
-    folder = cache.artifact(f"kernel-{host.name}", [repr(inputs), Path(__file__), Path(debian.__file__)], unpack)
-    image_folder = folder / "image"
-    modules = image_folder / "lib/modules" / release
-    places = (image_folder / f"boot/vmlinuz-{release}", modules / "vmlinuz")
+    inputs: list[Input] = [*packages.binaries, Path(__file__), Path(debian.__file__)]
+    return unpacked(host, cache.artifact(kind(host), inputs, unpack))
+
+
+def unpacked(host: Host, folder: Path) -> Kernel:
+    """Return the kernel that was unpacked in this folder."""
+    packages = KernelSet(**json.loads((folder / DESCRIPTION).read_text()))
+    modules = folder / "image/lib/modules" / packages.release
+    places = (folder / f"image/boot/vmlinuz-{packages.release}", modules / "vmlinuz")
     return Kernel(
         host=host,
-        packages=chosen,
+        packages=packages,
         vmlinuz=next(place for place in places if place.exists()),
         modules=modules,
         headers=folder / "headers",
     )
-
-
-def _choose(cache: Cache, apt: debian.Apt, host: Host) -> KernelSet:
-    """Return the newest kernel for which all is in the archive."""
-    lacks: list[str] = []
-    for found in kernels(apt.kernels(), host.series, host.sources.package if host.sources else ""):
-        if isinstance(found, KernelSet):
-            if lacks:
-                cache.progress(f"kernel: {found.release}, since the archive has no {lacks[0]}, which newer ones need")
-            return found
-        lacks.append(str(found))
-    what = f"no {lacks[0]}" if lacks else f"no kernel {host.series}* for {FLAVOUR}"
-    raise LabError(f"the mirror has {what} in {' or '.join(host.kernel)}; use one that has")
-
-
-def packages(cache: Cache, host: Host) -> debian.Apt:
-    """Return the packages of the suites that the host's kernel comes from."""
-    return debian.Apt(cache, host.name, host.kernel)
 
 
 def decompressed(vmlinuz: Path) -> bytes:

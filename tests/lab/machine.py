@@ -7,19 +7,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
 from shadowwatch.control.server import SOCKET
-from tests.lab import boot, image, kernel, patched, programs, qemu
+from tests.lab import patched
 from tests.lab.cache import Cache, Progress, default_root
 from tests.lab.command import tail
 from tests.lab.connection import Command, Connection, wait_for_server
 from tests.lab.emulator import Emulator, Hardware
 from tests.lab.errors import LabError
 from tests.lab.hosts import DEFAULT, HOSTS
+from tests.lab.parts import Parts, prepare
 from tests.lab.run_folder import RunFolder
 
 Kvm = Literal["patched", "stock"]
@@ -48,19 +48,7 @@ def quiet(_: str) -> None:
 
 def say(what: str) -> None:
     """Print progress where it is in nobody's way."""
-    print(what, file=sys.stderr, flush=True)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a lab is made of."""
-
-    emulator: qemu.Program
-    kernel: kernel.Kernel
-    boot: boot.Boot
-    image: image.Image
-    guests: Path  # their programs
-    patched: Path | None  # KVM's modules with the project's patches
+    sys.stderr.write(f"{what}\n")
 
 
 def build(host: str = DEFAULT, kvm: Kvm = "patched", progress: Progress = quiet) -> Parts:
@@ -69,17 +57,7 @@ def build(host: str = DEFAULT, kvm: Kvm = "patched", progress: Progress = quiet)
         raise LabError(f"there is no host {host}: take {', '.join(HOSTS)}")
     if kvm == "patched":
         patched.check(HOSTS[host])
-    cache = Cache(default_root(), progress)
-    stock = kernel.prepare(cache, HOSTS[host])
-    start = boot.prepare(cache, stock)
-    return Parts(
-        emulator=qemu.prepare(cache),
-        kernel=stock,
-        boot=start,
-        image=image.prepare(cache, stock, start),
-        guests=programs.prepare(cache, stock),
-        patched=patched.prepare(cache, stock) if kvm == "patched" else None,
-    )
+    return prepare(Cache(default_root(), progress), HOSTS[host], with_patches=kvm == "patched")
 
 
 class Lab:

@@ -15,12 +15,12 @@ from os import sched_getaffinity
 from pathlib import Path
 
 from tests.lab import debian
-from tests.lab.archive import FLAVOUR
-from tests.lab.cache import Cache
+from tests.lab.archive import FLAVOUR, KernelSet
+from tests.lab.cache import Cache, Input
 from tests.lab.command import PATH, output
 from tests.lab.errors import LabError
 from tests.lab.hosts import HOSTS, Host, Sources
-from tests.lab.kernel import Kernel, decompressed, packages
+from tests.lab.kernel import Kernel, decompressed
 
 MODULES = ("kvm.ko", "kvm-amd.ko", "kvm-intel.ko")
 
@@ -73,39 +73,52 @@ def check(host: Host) -> Sources:
     raise LabError(f"there are no patches for the KVM of host {host.name}: take its stock KVM, or host {others}")
 
 
-def prepare(cache: Cache, kernel: Kernel) -> Path:
-    """Return a folder with MODULES for this kernel, built when they are not in the cache."""
+def source_kind(host: Host) -> str:
+    """Return the kind of artifact that the sources of the host's kernels are."""
+    return f"source-{host.name}"
+
+
+def source(cache: Cache, apt: debian.Apt, host: Host, packages: KernelSet) -> Path:
+    """Return a folder with FILES of the kernel's source, fetched and unpacked when they are not in the cache."""
+    name = check(host).package
+
+    def unpack(folder: Path) -> None:
+        cache.progress(f"patched KVM: {name} {packages.source[name]}")
+        unpack_source(apt, folder, name, packages.source[name], FILES)
+
+    inputs: list[Input] = [name, packages.source[name], FILES, Path(debian.__file__)]
+    return cache.artifact(source_kind(host), inputs, unpack)
+
+
+def unpack_source(apt: debian.Apt, folder: Path, name: str, version: str, files: str) -> None:
+    """Unpack these files of a version of linux-source-… into an empty folder; they may be patterns."""
+    package = folder / "package"
+    apt.unpack(package, {name: version})
+    members = [member if member.startswith("*") else f"{name}/{member}" for member in files.split()]
+    archive = package / f"usr/src/{name}.tar.xz"
+    output(["tar", "-xf", archive, "-C", folder, "--strip-components=1", "--wildcards", *members])
+    shutil.rmtree(package)
+
+
+def apply(patches: list[Path], tree: Path, what: str) -> None:
+    """Apply patches to a tree of what is named; all of their context has to be there."""
+    for patch in patches:
+        cure = f"bring {patch.name} up to date with {what}"
+        output(["patch", "-p1", "-s", "-F0", "-d", tree, "-i", patch], cure=cure)
+
+
+def prepare(cache: Cache, kernel: Kernel, source: Path) -> Path:
+    """Return a folder with MODULES for this kernel, built from its source when they are not in the cache."""
     host = kernel.host
     sources = check(host)
     patches = host.patches
 
-    def unpack(folder: Path) -> None:
-        cache.progress(f"patched KVM: {sources.package}")
-        source = folder.with_name(f"{folder.name}.source")
-        packages(cache, host).unpack(source, kernel.packages.source)
-        members = [name if name.startswith("*") else f"{sources.package}/{name}" for name in FILES.split()]
-        archive = source / f"usr/src/{sources.package}.tar.xz"
-        output(["tar", "-xf", archive, "-C", folder, "--strip-components=1", "--wildcards", *members])
-        shutil.rmtree(source)
-        headers = kernel.headers / f"usr/src/linux-headers-{kernel.release}"
-        common = headers.with_name(headers.name.replace(f"-{FLAVOUR}", "-common"))
-        for name in ("include", "arch/x86/include"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-            shutil.copytree(common / name, folder / name, symlinks=True)
-        for name in (".config", "Module.symvers"):
-            shutil.copy(headers / name, folder)
-        # The modules' BTF builds upon that of the running kernel.
-        (folder / "vmlinux").write_bytes(decompressed(kernel.vmlinuz))
-
-    tree = cache.artifact(f"source-{host.name}", [*kernel.packages.everything, Path(__file__)], unpack)
-
     def build(folder: Path) -> None:
         cache.progress(f"patched KVM: {len(patches)} patches")
         work = folder / "tree"
-        shutil.copytree(tree, work, symlinks=True)
-        for patch in patches:
-            cure = f"bring {patch.name} up to date with {sources.package} {kernel.version}"
-            output(["patch", "-p1", "-s", "-F0", "-d", work, "-i", patch], cure=cure)
+        shutil.copytree(source, work, symlinks=True)
+        _adapt(work, kernel)
+        apply(patches, work, f"{sources.package} {kernel.packages.source[sources.package]}")
         jobs, modules = len(sched_getaffinity(0)), " ".join(MODULES)
         script = work / "build.sh"
         script.write_text(SCRIPT.format(jobs=jobs, compiler=sources.compiler, release=kernel.release, modules=modules))
@@ -121,7 +134,21 @@ def prepare(cache: Cache, kernel: Kernel) -> Path:
                 raise LabError(f"the patched {name} has no BTF: is Debian's own pahole the first on PATH?")
         shutil.rmtree(work)
 
-    return cache.artifact(f"kvm-{host.name}", [tree.name, *patches], build)
+    inputs: list[Input] = [*kernel.packages.binaries, source.name, *patches, Path(__file__)]
+    return cache.artifact(f"kvm-{host.name}", inputs, build)
+
+
+def _adapt(tree: Path, kernel: Kernel) -> None:
+    """Give a source tree what makes its modules fit the kernel."""
+    headers = kernel.headers / f"usr/src/linux-headers-{kernel.release}"
+    common = headers.with_name(headers.name.replace(f"-{FLAVOUR}", "-common"))
+    for name in ("include", "arch/x86/include"):
+        shutil.rmtree(tree / name, ignore_errors=True)
+        shutil.copytree(common / name, tree / name, symlinks=True)
+    for name in (".config", "Module.symvers"):
+        shutil.copy(headers / name, tree)
+    # The modules' BTF builds upon that of the running kernel.
+    (tree / "vmlinux").write_bytes(decompressed(kernel.vmlinuz))
 
 
 def _build_elsewhere(cache: Cache, host: Host, sources: Sources, folder: Path) -> None:

@@ -20,10 +20,10 @@ import yaml
 from tests.lab.cache import Cache, default_root
 from tests.lab.command import output, tail
 from tests.lab.connection import free_port
+from tests.lab.debian import Apt, sources
 from tests.lab.ending import Ending
 from tests.lab.errors import LabError
 from tests.lab.hosts import DEFAULT, HOSTS
-from tests.lab.kernel import packages
 from tests.lab.machine import quiet
 
 PACKAGE = "prometheus"
@@ -41,10 +41,13 @@ T = TypeVar("T")
 def prepare() -> Path:
     """Return a folder with the programs prometheus and promtool, made when it is not in the cache."""
     cache = Cache(default_root(), quiet)
-    apt = packages(cache, HOSTS[DEFAULT])
-    version = apt.show(PACKAGE, "Version")
-    folder = cache.artifact(PACKAGE, [version], lambda folder: apt.unpack(folder, {PACKAGE: version}))
-    return folder / "usr/bin"
+    apt = Apt(cache, DEFAULT, sources(HOSTS[DEFAULT].kernel))
+
+    def newest() -> Path:
+        version = apt.show(PACKAGE, "Version")
+        return cache.artifact(PACKAGE, [version], lambda folder: apt.unpack(folder, {PACKAGE: version}))
+
+    return apt.fetch(newest) / "usr/bin"
 
 
 def promtool(*words: str | Path) -> str:

@@ -31,17 +31,20 @@ def prepare(cache: Cache) -> Program:
     """Return the lab's QEMU, unpacked when it is not in the cache; what is there stays, whatever fixes Debian makes."""
 
     def unpack(folder: Path) -> None:
-        apt = debian.Apt(cache, HOST.name, HOST.userland)
-        packages = apt.resolved(PACKAGE)
-        version = packages[PACKAGE]
-        cache.progress(f"emulator: QEMU {version} of Debian {HOST.userland[0]}")
+        apt = debian.Apt(cache, HOST.name, debian.sources(HOST.userland))
         whole = folder / "whole"
-        apt.unpack(whole, packages)
+
+        def fetch() -> str:
+            packages = apt.resolved(PACKAGE)
+            cache.progress(f"emulator: QEMU {packages[PACKAGE]} of Debian {HOST.userland[0]}")
+            apt.unpack(whole, packages)
+            return packages[PACKAGE]
+
+        (folder / "version").write_text(apt.fetch(fetch))
         for part in ("usr/bin/qemu-system-x86_64", LIBRARIES, *FIRMWARE):
             (folder / part).parent.mkdir(parents=True, exist_ok=True)
             (whole / part).rename(folder / part)
         shutil.rmtree(whole)
-        (folder / "version").write_text(version)
 
     root = cache.artifact("qemu", [Path(__file__), Path(debian.__file__)], unpack)
     libraries = root / LIBRARIES

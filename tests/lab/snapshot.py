@@ -13,7 +13,8 @@ from tests.lab import image, machine
 from tests.lab.cache import Cache, Input, Progress, default_root
 from tests.lab.emulator import Hardware
 from tests.lab.hosts import DEFAULT
-from tests.lab.machine import CHECKOUT, Kvm, Lab, Parts, build, quiet
+from tests.lab.machine import CHECKOUT, Kvm, Lab, build, quiet
+from tests.lab.parts import Parts
 
 HARDWARE = Hardware()
 #: What becomes part of the daemon that runs in the lab, or of how it is started.
