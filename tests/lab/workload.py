@@ -106,7 +106,7 @@ class Vmm(Ending):
         """End the VM."""
         if self._process.poll() is None:
             _ask(self._process.stdin, "quit")
-        self._process.communicate()
+            self._process.communicate()
 
 
 def _ask(stdin: IO[str] | None, request: str) -> None:
