@@ -6,8 +6,8 @@ PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
 
 # What the lab is made with, and run by.
-PACKAGES := bc binutils bison busybox-static cpio dwarves e2fsprogs flex gcc gcc-12 graphviz kmod libc6-dev \
-	libelf-dev libssl-dev make mmdebstrap openssh-client patch perl python3-venv qemu-system-x86 tmux xz-utils zstd
+PACKAGES := bc binutils bison busybox-static cpio dwarves e2fsprogs flex gcc graphviz kmod libc6-dev \
+	libelf-dev libssl-dev make mmdebstrap openssh-client patch perl python3-venv tmux xz-utils zstd
 # What the Debian package is made with.
 PACKAGES += debhelper dh-python lintian pybuild-plugin-pyproject python3-hatchling python3-shtab
 
@@ -78,7 +78,7 @@ clean: ## remove .venv and the lab's cache
 	@echo "setup: Debian's packages for the lab, and Python's in .venv"
 	@dpkg-query -W $(PACKAGES) >/dev/null 2>&1 || \
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES); } \
-		>.setup.log 2>&1 || { tail -n 20 .setup.log; echo "setup: apt-get failed; run make as root, with Debian 12's packages configured"; exit 1; }
+		>.setup.log 2>&1 || { tail -n 20 .setup.log; echo "setup: apt-get failed; run make as root, with Debian 12's or 13's packages configured"; exit 1; }
 	@$(PYTHON) -m venv --clear .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint tests/floors.txt --editable '.[dev]' 2>.setup.log || \
 		{ cat .setup.log; exit 1; }
