@@ -147,7 +147,7 @@ class Watch:
 
     def _freeze(self, vm: Vm) -> VmSnapshot:
         """With the lock held. What a VM without events came to is the same object as before."""
-        if vm.frozen is None and self._simulators:
+        if vm.changed and self._simulators:
             estimates = [
                 (simulator.policy, simulator.estimate(vm.kvm, vm.pid, vm.ended_ns is not None))
                 for simulator in self._simulators

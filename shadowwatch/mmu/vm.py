@@ -47,6 +47,7 @@ class Vm(Walked):
         "audits",
         "called",
         "causes",
+        "changed",
         "differing",
         "ended_ns",
         "flush_cause",
@@ -92,7 +93,8 @@ class Vm(Walked):
         self.zap_causes = causes.zap
         self.recent_ns = recent_ns
         self.ended_ns: int | None = None
-        #: The last copy of the figures, None when there were events since.
+        #: Whether there were events since the last copy of the figures.
+        self.changed = True
         self.frozen: VmSnapshot | None = None
         #: The walk over vm_list that told of this VM last.
         self.listed = 0
@@ -131,6 +133,11 @@ class Vm(Walked):
         #: Events about a page that the model does not hold although it is exact, by kind.
         self.strangers = [0] * (max(Kind) + 1)
 
+    @property
+    def blank(self) -> bool:
+        """Whether it has no list of pages, and is not about to be told one."""
+        return not self.exact and not self.walk
+
     def lose(self, events: int) -> None:
         """So many events of this VM were lost: forget the pages, for some of them may be gone."""
         self.lost += events
@@ -140,7 +147,7 @@ class Vm(Walked):
     def end(self, ns: int) -> None:
         """The VM is gone, and its pages with it; its figures stay."""
         self.ended_ns = ns
-        self.frozen = None
+        self.changed = True
         self._forget_pages()
 
     def _forget_pages(self) -> None:
@@ -307,7 +314,9 @@ class Vm(Walked):
 
     def freeze(self) -> VmSnapshot:
         """Copy the figures, unless the last copy holds; the time depends on the directories, not on all pages."""
-        self.frozen = self.frozen or self._freeze()
+        if self.changed or self.frozen is None:
+            self.frozen = self._freeze()
+            self.changed = False
         return self.frozen
 
     def _freeze(self) -> VmSnapshot:

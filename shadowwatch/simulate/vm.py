@@ -68,9 +68,12 @@ class SimulatedVm:
         "_unlisted",
         "_unseen",
         "_victims",
-        "ended_ns",
+        "changed",
         "faults",
+        "kvm",
         "limit",
+        "listed",
+        "pid",
         "recorded_faults",
         "recorded_refaults",
         "recorded_zaps",
@@ -80,7 +83,11 @@ class SimulatedVm:
         "zaps",
     )
 
-    def __init__(self, roles: RoleLayout, causes: CauseTables, policy: Stock) -> None:
+    def __init__(self, kvm: int, pid: int, roles: RoleLayout, causes: CauseTables, policy: Stock) -> None:
+        self.kvm = kvm
+        self.pid = pid
+        self.listed = 0
+        self.changed = False
         self._levels = roles.levels
         self._roles = roles
         self._causes = causes
@@ -125,7 +132,16 @@ class SimulatedVm:
         self._swept = 0
         self._rebuilt: list[tuple[Page, Page]] = []
 
-    def alloc(self, spt: int, gfn: int, role: int, limit: int, used: int) -> None:
+    @property
+    def blank(self) -> bool:
+        """Whether no page is known."""
+        return not self._tables
+
+    def lose(self, events: int) -> None:
+        """So many events of this VM were lost: begin again with what is heard from here on."""
+        self.forget()
+
+    def alloc(self, spt: int, gfn: int, role: int, limit: int, used: int, mapped: int) -> None:
         """A page was allocated; its spte may be written next."""
         if self._reclaiming >= 0:
             self._end_reclaim()
@@ -164,7 +180,10 @@ class SimulatedVm:
             self._pages[identity] = page
         return page
 
-    def link(self, spt: int, parent_pte: int) -> None:
+    def unlink(self, parent_pte: int) -> None:
+        """An spte maps memory: no fault that builds a page table."""
+
+    def link(self, ns: int, spt: int, parent_pte: int) -> None:
         """A fault makes an spte point to a page."""
         if self._reclaiming >= 0:
             self._end_reclaim()
@@ -318,7 +337,7 @@ class SimulatedVm:
         root.loaded = True
         self._loaded.append(root)
 
-    def reclaim(self, caller: int) -> None:
+    def reclaim(self, caller: int, mapped: int) -> None:
         """The oldest pages are about to be zapped; their zaps follow."""
         if self._reclaiming >= 0:
             self._end_reclaim()
@@ -328,7 +347,7 @@ class SimulatedVm:
         self._parent = None
         self._reclaiming = self._causes.reclaim[caller]
 
-    def zap(self, spt: int, role: int, caller: int) -> None:
+    def zap(self, ns: int, spt: int, role: int, caller: int) -> None:
         """A page is being zapped."""
         cause = self._causes.zap[caller]
         if cause == _BY_RECLAIM:

@@ -140,7 +140,8 @@ class KernelVm:
         self.ring.events[place] = self.ring.events[place]._replace(used=records, flags=int(flags))
         return flags, going_on
 
-    def _step_locked(self) -> None:
+    def make_step(self) -> None:
+        """Go on with the walk that was left to the probes, as each of them does with the lock held."""
         if not self.wanted or (self.walking == self.wanted and self.cursor is None):
             return
         flags = Flags(0)
@@ -167,17 +168,17 @@ class KernelVm:
         """A page is made, and is the newest."""
         fields = {"spt": spt, "gfn": gfn, "role": role, "limit": self.limit, "used": len(self.order) + 1}
         if self.patched:
-            self._step_locked()
+            self.make_step()
             self._numbered(Kind.ALLOC, **fields)
         self.order.insert(0, spt)
         self.pages[spt] = Page(spt, gfn, role)
         if not self.patched:
             self._numbered(Kind.ALLOC, **fields)
-            self._step_locked()
+            self.make_step()
 
     def link(self, pte: int, spt: int) -> None:
         """An spte is made to point to a page, whatever it pointed to before."""
-        self._step_locked()
+        self.make_step()
         self._numbered(Kind.LINK, spt=spt, parent_pte=pte)
         self.edges[pte] = spt
 
@@ -200,7 +201,7 @@ class KernelVm:
 
     def reclaim(self, pages: int = 0, newest: bool = False) -> None:
         """So many of the oldest pages go, or of the newest as Linux 5.9 had it."""
-        self._step_locked()
+        self.make_step()
         self._numbered(Kind.RECLAIM, caller=within("kvm_mmu_change_mmu_pages"))
         for _ in range(min(pages, len(self.order))):
             self.zap(self.order[0 if newest else -1], RECLAIM)

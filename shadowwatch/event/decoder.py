@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose event it is, which are missing, and when VMs begin and end: the same for all who are fed with records."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Generic, Protocol, TypeVar
+
+from shadowwatch.event.abi import RECORD, SEQ_MASK, Flags, Kind, decode, of_a_walk_in_vain
+
+#: The numbered kinds, as plain ints for the hot path.
+ALLOC, LINK, MOVE, ZAP = map(int, (Kind.ALLOC, Kind.LINK, Kind.MOVE, Kind.ZAP))
+DESTROY = int(Kind.DESTROY)
+
+#: No VM has this address; 0 is that of events about no VM.
+NO_KVM = -1
+
+
+class Taker(Protocol):
+    """What takes the numbered events of a VM."""
+
+    def alloc(self, spt: int, gfn: int, role: int, limit: int, used: int, mapped: int) -> None:
+        """A page was allocated; it is the newest on the list."""
+
+    def link(self, ns: int, spt: int, parent_pte: int) -> None:
+        """An spte was made to point to a page."""
+
+    def unlink(self, parent_pte: int) -> None:
+        """An spte was made to map memory."""
+
+    def move(self, spt: int) -> None:
+        """mmu_parent_walk() moved a page to the head of the list."""
+
+    def zap(self, ns: int, spt: int, role: int, caller: int) -> None:
+        """A page is being zapped."""
+
+    def reclaim(self, caller: int, mapped: int) -> None:
+        """The oldest pages are about to be zapped."""
+
+
+class Life(Taker, Protocol):
+    """A VM that is heard of: `seq` is its last number, `listed` the last walk over vm_list that told of it.
+
+    `changed` is set when it has events.
+    """
+
+    kvm: int
+    seq: int
+    listed: int
+    changed: bool
+
+    @property
+    def blank(self) -> bool:
+        """Whether nothing is known that lost events could have made wrong."""
+
+    def lose(self, events: int) -> None:
+        """So many events of this VM were lost."""
+
+
+V = TypeVar("V", bound=Life)
+
+
+class Decoder(ABC, Generic[V]):
+    """Every VM that records have spoken of, each with what it makes of its events.
+
+    A VM ends by its DESTROY, or when that was lost by a walk over vm_list that does not tell of it, or by another one
+    that counts anew at its address. `midway` events begin in the midst of each VM's numbers.
+    """
+
+    def __init__(self, midway: bool) -> None:
+        self._midway = midway
+        self._vms: dict[int, V] = {}
+        #: What takes a VM's events: the VM itself, or something in its place until events are lost.
+        self._takers: dict[int, Taker] = {}
+        self._nobody = self._make(NO_KVM, 0)
+        #: The walk over vm_list that is under way, the records of its step that are to come, and its end.
+        self._listing = 0
+        self._list_left = 0
+        self._list_last = False
+        self.received = 0
+        self.undecodable = 0
+
+    @abstractmethod
+    def _make(self, kvm: int, pid: int) -> V:
+        """A VM of which nothing is known yet."""
+
+    @abstractmethod
+    def _unnumbered(self, vm: V, event: tuple[int, ...]) -> None:
+        """What a VM's events without a number mean to it: writes, flushes and walks."""
+
+    def feed(self, records: bytes) -> None:
+        """Apply ring records in their order; what cannot be read is counted and passed over."""
+        events, left = decode(records)
+        self.received += len(records) // RECORD.size
+        if left:
+            self.undecodable += 1
+        vms, takers = self._vms, self._takers
+        alloc, link, move, zap = ALLOC, LINK, MOVE, ZAP
+        current, last = NO_KVM, 0
+        vm = self._nobody
+        taker: Taker = vm
+        # The hot path: one pass, no object for an event, a VM looked up only when it changes.
+        for event in events:
+            kvm, ns, spt, parent_pte, gfn, mapped, seq, role, pid, limit, used, caller, walk, kind, flags = event
+            if kvm != current:
+                vm.seq = last
+                if not kvm or not alloc <= kind <= Kind.VM:
+                    self._about_no_vm(kvm, ns, kind, flags, walk, used)
+                    current, vm = NO_KVM, self._nobody
+                    continue
+                known = vms.get(kvm)
+                if known is None and of_a_walk_in_vain(kind, flags):
+                    current, vm = NO_KVM, self._nobody
+                    continue
+                current = kvm
+                vm = known or self._new_vm(kvm, pid, seq if kind <= DESTROY else 0)
+                taker = takers[kvm]
+                vm.changed = True
+                last = vm.seq
+            if seq != last + 1 or kind > DESTROY:
+                if DESTROY < kind <= Kind.VM:
+                    vm.seq = last
+                    self._beside(vm, event)
+                    current, vm = NO_KVM, self._nobody
+                    continue
+                missing = (seq - last - 1) & SEQ_MASK
+                if missing > SEQ_MASK >> 1:
+                    # It counts anew: the VM that had this address has died, and that was not heard.
+                    self._end_vm(vm, ns)
+                    vm = self._new_vm(kvm, pid)
+                    taker = vm
+                    missing = max(0, seq - 1)
+                if missing:
+                    taker = takers[kvm] = vm
+                    vm.lose(missing)
+            last = seq
+            if kind == link:
+                taker.link(ns, spt, parent_pte)
+            elif kind == alloc:
+                taker.alloc(spt, gfn, role, limit, used, mapped)
+            elif kind == zap:
+                taker.zap(ns, spt, role, caller)
+            elif kind == move:
+                taker.move(spt)
+            elif kind == Kind.UNLINK:
+                taker.unlink(parent_pte)
+            elif kind == Kind.RECLAIM:
+                taker.reclaim(caller, mapped)
+            elif kind == DESTROY:
+                self._end_vm(vm, ns)
+                current, vm = NO_KVM, self._nobody
+            else:
+                self.undecodable += 1
+        vm.seq = last
+
+    def living(self) -> tuple[V, ...]:
+        """The VMs that have not ended."""
+        return tuple(self._vms.values())
+
+    def _about_no_vm(self, kvm: int, ns: int, kind: int, flags: int, walk: int, records: int) -> None:
+        if kvm or kind != Kind.STEP:
+            self.undecodable += 1
+            return
+        if flags & Flags.FIRST:
+            self._listing = walk
+        if walk == self._listing:
+            if flags & Flags.VOID:
+                self._listing = 0
+            self._list_left = records
+            self._list_last = bool(flags & Flags.LAST)
+            self._listed(ns, 0)
+
+    def _listed(self, ns: int, records: int) -> None:
+        """Some of the records of a step over vm_list are here; after the last, VMs that are not on it are gone."""
+        self._list_left -= records
+        if self._list_last and not self._list_left and self._listing:
+            for vm in list(self._vms.values()):
+                if vm.listed != self._listing:
+                    self._end_vm(vm, ns)
+            self._listing = 0
+
+    def _beside(self, vm: V, event: tuple[int, ...]) -> None:
+        """What an event without a number says of the numbers and of the VM's life; the rest is the VM's own."""
+        kvm, ns, _, _, _, _, seq, _, pid, _, _, _, walk, kind, flags = event
+        if kind == Kind.STEP and seq != vm.seq and not flags & Flags.VOID:
+            # Events before this step were lost, or this is the first that is heard of the VM.
+            if vm.seq and (seq - vm.seq) & SEQ_MASK > SEQ_MASK >> 1:
+                self._end_vm(vm, ns)
+                vm = self._new_vm(kvm, pid)
+                if seq:
+                    vm.lose(seq)
+            elif vm.seq or not vm.blank:
+                self._takers[kvm] = vm
+                vm.lose((seq - vm.seq) & SEQ_MASK)
+            vm.seq = seq
+        elif kind == Kind.VM:
+            vm.listed = walk
+        self._unnumbered(vm, event)
+        if kind == Kind.VM:
+            self._listed(ns, 1)
+
+    def _new_vm(self, kvm: int, pid: int, seq: int = 0) -> V:
+        vm = self._make(kvm, pid)
+        self._vms[kvm] = vm
+        self._takers[kvm] = vm
+        vm.listed = self._listing
+        if seq and self._midway:
+            vm.seq = seq - 1
+        return vm
+
+    def _end_vm(self, vm: V, ns: int) -> None:
+        del self._vms[vm.kvm]
+        del self._takers[vm.kvm]
