@@ -16,7 +16,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from shadowwatch.control.server import SOCKET
+from shadowwatch.control.protocol import SOCKET
 from shadowwatch.errors import ShadowwatchError
 
 DEFAULT = Path("/etc/shadowwatch.toml")
@@ -158,7 +158,7 @@ class Setting:
             metavar=self.kind.metavar,
             type=self.kind,
             nargs=None if self.bare is None else "?",
-            const=None if self.bare is None else self.kind(self.bare),
+            const=self.bare,  # text: argparse makes a value of it when it is needed
             default=argparse.SUPPRESS,
             help=self.help if shown is None else f"{self.help} (default {shown})",
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from shadowwatch.config import CONTROL, DEFAULT, Setting
-from shadowwatch.control.server import MOST_FILES
+from shadowwatch.control.protocol import MOST_FILES
 
 #: Where each command adds itself.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"

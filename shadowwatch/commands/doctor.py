@@ -17,7 +17,8 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print it; 1 when `run` cannot work here."""
-    from shadowwatch.control.server import SOCKET, answers
+    from shadowwatch.control.protocol import SOCKET
+    from shadowwatch.control.server import answers
     from shadowwatch.probe.host import gather
     from shadowwatch.probe.plan import make_plan
     from shadowwatch.view.doctor import show

@@ -17,7 +17,7 @@ def add(commands: Commands) -> None:
         "--policy",
         metavar="NAME",
         action="append",
-        help="stock, parents, mapped, leaf-first or newest; more than once for several (default: all but newest)",
+        help="as KVM calls it, such as parents; more than once for several (default: all but newest)",
     )
     parser.add_argument("--vm", metavar="NAME", help="only this one, by its name or its pid (default: all)")
     parser.add_argument("--json", action="store_true", help="print it as JSON")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shadowwatch.capture.recording import Progress
-from shadowwatch.control.server import PATIENCE_SECONDS, SOCKET
+from shadowwatch.control.protocol import PATIENCE_SECONDS, SOCKET
 from shadowwatch.control.wire import loads
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.mmu.snapshot import Snapshot, VmDetail

@@ -20,19 +20,14 @@ from threading import BoundedSemaphore, Thread
 from typing import Any
 
 from shadowwatch.capture.recording import Recording
+from shadowwatch.control.protocol import MOST_FILES, PATIENCE_SECONDS
 from shadowwatch.control.wire import dumps
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.source import Status
 from shadowwatch.watch import Watch
 
-#: In /run: systemd makes the folder (RuntimeDirectory=), and root may.
-SOCKET = "/run/shadowwatch/control"
-
-#: At once; a request is no longer than this, and carries no more files.
-CONNECTIONS, LONGEST, MOST_FILES = 32, 1 << 16, 64
-
-#: An asker that does not read its answer for so long is left.
-PATIENCE_SECONDS = 10.0
+#: At once; and a request is no longer than this.
+CONNECTIONS, LONGEST = 32, 1 << 16
 
 PROGRESS_SECONDS = 1.0
 

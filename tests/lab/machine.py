@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from shadowwatch.control.server import SOCKET
+from shadowwatch.control.protocol import SOCKET
 from tests.lab import patched
 from tests.lab.cache import Cache, Progress, default_root
 from tests.lab.command import tail

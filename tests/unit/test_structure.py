@@ -4,7 +4,12 @@
 from __future__ import annotations
 
 import ast
+import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 import shadowwatch
 
@@ -47,6 +52,17 @@ def test_imports_point_one_way() -> None:
         if name.startswith("shadowwatch."):
             source = file.split("/")[0].removesuffix(".py")
             assert ORDER.index(name.split(".")[1]) <= ORDER.index(source), f"{file} imports {name}"
+
+
+@pytest.mark.parametrize("words", [("-c", "import shadowwatch.config"), ("-m", "shadowwatch", "--version")])
+def test_a_command_that_needs_little_starts_fast(words: tuple[str, ...]) -> None:
+    """It loads no model, no simulator and nothing that draws or serves."""
+    done = subprocess.run([sys.executable, "-X", "importtime", *words], capture_output=True, text=True, check=True)
+    loaded = re.findall(r"\| +(\S+)$", done.stderr, re.M)
+    assert "shadowwatch.config" in loaded
+    heavy = ("bcc", "rich", "prometheus_client", "matplotlib", "psutil", "yaml", "asyncio")
+    ours = tuple(f"shadowwatch.{room}" for room in ("event", "mmu", "simulate", "watch", "view", "metrics", "web"))
+    assert not [name for name in loaded if name.split(".")[0] in heavy or name.startswith(ours)]
 
 
 def test_the_model_has_no_clock_and_no_file() -> None:
