@@ -18,6 +18,9 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print it; 1 when the capture is cut or damaged."""
+    from shadowwatch.capture.contents import contents
     from shadowwatch.view.info import show
 
-    return 0 if show(arguments.file, sys.stdout) else 1
+    found = contents(arguments.file)
+    show(found, sys.stdout)
+    return 1 if found.fault else 0

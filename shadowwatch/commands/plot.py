@@ -7,6 +7,7 @@ import argparse
 import sys
 
 from shadowwatch.commands.arguments import Commands
+from shadowwatch.commands.output import write
 
 
 def add(commands: Commands) -> None:
@@ -22,12 +23,12 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Draw, and say how deep the saw-tooth is."""
     from shadowwatch.capture.series import read
-    from shadowwatch.view.plot import check_suffix, plot, require_matplotlib, saw_tooth
+    from shadowwatch.view.plot import picture, require_matplotlib, saw_tooth, suffix_of
 
-    check_suffix(arguments.output)
+    suffix = suffix_of(arguments.output)
     require_matplotlib()
     columns = [read(path, arguments.vm) for path in filter(None, (arguments.file, arguments.other))]
-    plot(columns, arguments.output)
+    write(arguments.output, picture(columns, suffix))
     for series in columns:
         print(f"{series.path}: {saw_tooth(series)}")
     faults = [series.fault for series in columns if series.fault]

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Through the daemon when one answers, else with probes of its own."""
     from shadowwatch.control import record
     from shadowwatch.control.client import NoDaemonError, connect
-    from shadowwatch.progress import ProgressLine
+    from shadowwatch.view.progress import ProgressLine
 
     most = None if arguments.max_mib is None else int(arguments.max_mib * (1 << 20))
     captures = record.paths(arguments.file, arguments.files)
@@ -50,6 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.metrics:
         raise ShadowwatchError("the running daemon serves its metrics itself; leave --metrics out, or add --standalone")
     files = [(record.create(path), path) for path in captures]
-    done = record.record(live, files, most, arguments.seconds, ProgressLine(sys.stderr))
+    line = ProgressLine(sys.stderr)
+    try:
+        done = record.record(live, files, most, arguments.seconds, line.show)
+    finally:
+        line.end()
     print(f"shadowwatch: {done}")
     return 0

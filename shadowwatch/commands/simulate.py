@@ -28,14 +28,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Simulate and print; 1 when the capture is cut or damaged."""
     from shadowwatch.capture.format import reading
     from shadowwatch.simulate.policies import choose
+    from shadowwatch.simulate.run import simulated
     from shadowwatch.view import simulate as view
 
     policies = choose(arguments.policy)
-    with reading(arguments.file) as reader:
-        result = view.simulated(reader, policies, sys.stderr)
+    with reading(arguments.file) as reader, view.bar(reader.size, sys.stderr) as bar:
+        result = simulated(reader, policies, lambda events: bar(reader.place()[0], events))
     result = result.only(arguments.vm)
     show = view.as_json if arguments.json else view.as_text
-    show(result, sys.stdout)
+    show(arguments.file, result, sys.stdout)
     if result.fault:
         print(f"shadowwatch: {result.fault}", file=sys.stderr)
     return 1 if result.fault else 0

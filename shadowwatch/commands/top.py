@@ -34,10 +34,11 @@ def run(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from shadowwatch.capture.format import reading
+    from shadowwatch.capture.replay import Replay
     from shadowwatch.commands.ending import unwinding
     from shadowwatch.control import client as live
     from shadowwatch.mmu.pick import pick
-    from shadowwatch.source import Replay, Source
+    from shadowwatch.source import Source
     from shadowwatch.view import columns, top
     from shadowwatch.view.state import State
 

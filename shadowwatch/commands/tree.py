@@ -4,8 +4,20 @@
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING
 
 from shadowwatch.commands.arguments import Commands, add_socket, seconds
+from shadowwatch.commands.output import write
+from shadowwatch.errors import ShadowwatchError
+
+if TYPE_CHECKING:
+    from shadowwatch.event.facts import Facts
+    from shadowwatch.mmu.role import RoleLayout
+    from shadowwatch.mmu.snapshot import VmDetail
 
 
 def add(commands: Commands) -> None:
@@ -23,11 +35,74 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print it, or write it to a file."""
-    from shadowwatch.view.print_tree import print_live, print_replayed
+    """Print it, or write it to a file; of a capture that breaks off, and then say so."""
+    from shadowwatch.mmu.role import RoleLayout
 
+    fault: ShadowwatchError | None = None
     if arguments.replay is None:
-        print_live(arguments.vm, arguments.socket, arguments.format, arguments.output)
+        detail, facts = _live(arguments.vm, arguments.socket)
     else:
-        print_replayed(arguments.vm, arguments.replay, arguments.at, arguments.format, arguments.output)
+        detail, facts, fault = _replayed(arguments.vm, arguments.replay, arguments.at)
+    content = _drawn(detail, RoleLayout(facts.role), arguments.format)
+    if arguments.output is None:
+        sys.stdout.write(content)
+    else:
+        write(arguments.output, content.encode())
+    if fault:
+        raise fault
     return 0
+
+
+def _live(vm: str, socket: str) -> tuple[VmDetail, Facts]:
+    """Of the running daemon; ShadowwatchError when there is none, or no such VM."""
+    from shadowwatch.control.client import connect
+    from shadowwatch.mmu.pick import pick
+
+    with closing(connect(socket)) as live:
+        facts = live.status().facts
+        return _there(live.detail(pick(live.snapshot().vms, vm).name), vm), facts
+
+
+def _replayed(vm: str, path: str, at: float | None) -> tuple[VmDetail, Facts, ShadowwatchError | None]:
+    """Of a capture, `at` seconds after it began or at its end, and why it broke off before that.
+
+    ShadowwatchError when it is none or has no such VM.
+    """
+    from shadowwatch.capture.format import reading
+    from shadowwatch.capture.replay import Replay
+    from shadowwatch.mmu.pick import pick
+
+    with reading(path) as reader:
+        replay = Replay(reader, copies=1)
+        replay.seek(replay.length if at is None else at)
+    vms = replay.snapshot().vms
+    if reader.fault and not vms:
+        raise reader.fault
+    return _there(replay.detail(pick(vms, vm).name), vm), reader.facts, reader.fault
+
+
+def _there(detail: VmDetail | None, vm: str) -> VmDetail:
+    if detail is None:
+        raise ShadowwatchError(f"VM {vm} has just ended and is forgotten; look at another")
+    return detail
+
+
+def _drawn(detail: VmDetail, roles: RoleLayout, form: str) -> str:
+    from shadowwatch.view.tree import dot, text, tree
+
+    if form == "json":
+        return json.dumps(tree(detail, roles), indent=1) + "\n"
+    lines = text if form == "text" else dot
+    content = "".join(f"{line}\n" for line in lines(detail, roles))
+    return _svg(content) if form == "svg" else content
+
+
+def _svg(lines: str) -> str:
+    try:
+        done = subprocess.run(["dot", "-Tsvg"], input=lines, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise ShadowwatchError("an SVG of the tree needs Graphviz's dot; `apt install graphviz`") from None
+    if done.returncode:
+        said = done.stderr.strip().partition("\n")[0]
+        raise ShadowwatchError(f"Graphviz's dot failed: {said}; take --format dot and look at what it is given")
+    return done.stdout

@@ -6,14 +6,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
 from shadowwatch.capture.recording import Progress
 from shadowwatch.control.client import Live
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.progress import ProgressLine
 
 
 def paths(path: str, files: int) -> tuple[str, ...]:
@@ -30,9 +29,16 @@ def create(path: str) -> int:
 
 
 def record(
-    live: Live, files: Sequence[tuple[int, str]], most: int | None, seconds: float | None, line: ProgressLine
+    live: Live,
+    files: Sequence[tuple[int, str]],
+    most: int | None,
+    seconds: float | None,
+    show: Callable[[Progress], object],
 ) -> Progress:
-    """Record until the time or the room is over or a signal comes; ShadowwatchError when the daemon cannot go on."""
+    """Record until the time or the room is over or a signal comes; `show` hears each second how far that is.
+
+    ShadowwatchError when the daemon cannot go on.
+    """
     end = None if seconds is None else time.monotonic() + seconds
     last: Progress | None = None
     with _signals() as signals:
@@ -41,11 +47,10 @@ def record(
             if not last:
                 print(f"shadowwatch: recording to {progress.path}, Ctrl-C ends it", flush=True)
             last = progress
-            line.show(progress)
+            show(progress)
             if not asked and (signals or (end is not None and time.monotonic() >= end)):
                 asked = True
                 live.stop_recording()
-    line.end()
     assert last  # one always comes
     if last.error:
         raise ShadowwatchError(last.error)

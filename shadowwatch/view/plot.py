@@ -182,12 +182,11 @@ def _figure(columns: Sequence[Series]) -> Any:
     return figure
 
 
-def plot(columns: Sequence[Series], path: str) -> None:
-    """Draw the series side by side, on the same axes, into an .svg or .png file.
+def picture(columns: Sequence[Series], suffix: str) -> bytes:
+    """Draw the series side by side, on the same axes, as .svg or .png.
 
-    The same series make the same bytes. ShadowwatchError without matplotlib, or when the file cannot be written.
+    The same series make the same bytes. ShadowwatchError without matplotlib.
     """
-    suffix = check_suffix(path)
     require_matplotlib()
     from matplotlib import rc_context
 
@@ -199,14 +198,10 @@ def plot(columns: Sequence[Series], path: str) -> None:
     if suffix == ".svg":
         # Hundredths of a point are fine enough, and make half the file.
         content = re.sub(rb"(?<=\d\.)(\d\d)\d+(?= )", rb"\1", content)
-    try:
-        with open(path, "wb") as file:
-            file.write(content)
-    except OSError as error:
-        raise ShadowwatchError(f"cannot write {path}: {error.strerror}; choose another place") from None
+    return content
 
 
-def check_suffix(path: str) -> str:
+def suffix_of(path: str) -> str:
     """The suffix of a file that can be drawn; ShadowwatchError when it is another."""
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in FORMATS:

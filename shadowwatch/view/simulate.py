@@ -4,21 +4,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from shadowwatch.capture.format import Reader
-from shadowwatch.errors import ShadowwatchError
-from shadowwatch.event.abi import RECORD
-from shadowwatch.event.facts import Facts
 from shadowwatch.mmu.snapshot import Estimate
 from shadowwatch.simulate.policies import POLICIES
-from shadowwatch.simulate.simulator import Simulator
+from shadowwatch.simulate.run import Simulated
 
 #: Simulations of long captures get a bar: it comes when this many records are read.
 _LONG = 200_000
@@ -30,64 +26,26 @@ may have used it with no event to tell. The estimate takes as many of these for 
 pages that it did lose make likely."""
 
 
-@dataclass(frozen=True)
-class Simulated:
-    """VMs of a capture by name and pid, and for each what policies would have made of it; `fault` if it broke off."""
-
-    path: str
-    facts: Facts
-    events: int
-    vms: Mapping[tuple[str, int], Mapping[str, Estimate]]
-    fault: str
-
-    def only(self, wanted: str | None) -> Simulated:
-        """Only the VM of this name or pid, all of them without one; ShadowwatchError when there is none."""
-        if wanted is None:
-            return self
-        found = {key: of for key, of in self.vms.items() if wanted in (key[0], str(key[1]))}
-        if not found:
-            listed = ", ".join(f"{name} (pid {pid})" for name, pid in self.vms) or "none"
-            raise ShadowwatchError(f"there is no VM {wanted} that allocated shadow pages; choose from {listed}")
-        return replace(self, vms=found)
-
-
-def simulated(reader: Reader, policies: Sequence[str], progress: TextIO) -> Simulated:
-    """Read a capture to its end, once for all policies, with a bar on a terminal when that takes long."""
-    simulators = [Simulator(reader.facts, policy) for policy in policies]
-    names: dict[int, str] = {}
-    events = 0
-    fault = ""
-    console = Console(file=progress, quiet=not progress.isatty())
+@contextmanager
+def bar(size: int, out: TextIO) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal that moves when it is told of how many bytes of `size` are read, and how many events."""
+    console = Console(file=out, quiet=not out.isatty())
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=console.quiet) as bar:
-        task = bar.add_task("simulating", total=reader.size, visible=False)
-        try:
-            for batch in reader.batches():
-                events += len(batch.records) // RECORD.size
-                for simulator in simulators:
-                    simulator.feed(batch.records)
-                bar.update(task, completed=reader.place()[0], visible=events > _LONG)
-        except ShadowwatchError as error:
-            fault = str(error)
-    vms: dict[tuple[str, int], dict[str, Estimate]] = {}
-    for simulator in simulators:
-        for (_, pid), estimate in simulator.estimates().items():
-            if estimate.recorded_faults:
-                names.setdefault(pid, reader.name_of(pid))
-                vms.setdefault((names[pid], pid), {})[simulator.policy] = estimate
-    return Simulated(reader.path, reader.facts, events, vms, fault)
+    with Progress(*columns, console=console, transient=True, disable=console.quiet) as shown:
+        task = shown.add_task("simulating", total=size, visible=False)
+        yield lambda place, events: shown.update(task, completed=place, visible=events > _LONG)
 
 
 def _change(now: float, before: int) -> str:
     return f"{now / before - 1:+.0%}".replace("-", "−") if before else ""
 
 
-def as_text(result: Simulated, out: TextIO) -> None:
+def as_text(path: str, result: Simulated, out: TextIO) -> None:
     """Print a table of VMs and policies, and how to read it."""
     console = Console(file=out, highlight=False, markup=False, width=None if out.isatty() else 120)
     facts = result.facts
     kvm = f"reclaim_policy {facts.policy}" if facts.policy else "stock KVM"
-    console.print(f"{result.path}: Linux {facts.kernel}, {kvm}, {result.events:,} events", style="bold")
+    console.print(f"{path}: Linux {facts.kernel}, {kvm}, {result.events:,} events", style="bold")
     if not result.vms:
         console.print("no VM had a page fault that built page tables")
         return
@@ -129,11 +87,11 @@ def _cells(policy: str, estimate: Estimate) -> Sequence[str]:
     return cells
 
 
-def as_json(result: Simulated, out: TextIO) -> None:
+def as_json(path: str, result: Simulated, out: TextIO) -> None:
     """Print it all as one JSON object."""
     vms = [
         {"vm": name, "pid": pid, "policies": {policy: estimate._asdict() for policy, estimate in of.items()}}
         for (name, pid), of in result.vms.items()
     ]
-    json.dump({"path": result.path, "events": result.events, "fault": result.fault, "vms": vms}, out, indent=1)
+    json.dump({"path": path, "events": result.events, "fault": result.fault, "vms": vms}, out, indent=1)
     out.write("\n")

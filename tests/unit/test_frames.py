@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shadowwatch.capture.format import Writer, pack, reading
+from shadowwatch.capture.replay import Replay
 from shadowwatch.event.abi import Batch
-from shadowwatch.source import Replay
 from shadowwatch.view.columns import COLUMNS, SPARK, choose
 from shadowwatch.view.frames import Frames
 from shadowwatch.view.screen import Frame, draw

@@ -15,10 +15,10 @@ from shadowwatch.capture.format import reading
 from shadowwatch.control.client import Live
 from shadowwatch.control.record import create, paths, record
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.progress import ProgressLine
+from shadowwatch.view.progress import ProgressLine
 from tests.unit.daemon import Daemon, looking
 
-SILENT = ProgressLine(io.StringIO())
+SILENT = ProgressLine(io.StringIO()).show
 
 
 class Terminal(io.StringIO):
@@ -34,7 +34,9 @@ def test_it_ends_when_the_time_is_over(daemon: Daemon, live: Live, tmp_path: Pat
     path = str(tmp_path / "a.capture")
     loop = looking(daemon)
     terminal = Terminal()
-    done = record(live, [(create(path), path)], None, 0.5, ProgressLine(terminal))
+    line = ProgressLine(terminal)
+    done = record(live, [(create(path), path)], None, 0.5, line.show)
+    line.end()
     loop.join(10)
     assert (done.records, done.path) == (3, path)
     assert terminal.getvalue().startswith(f"\r{0} s, ")

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from shadowwatch.capture.format import reading
-from shadowwatch.source import Replay
+from shadowwatch.capture.replay import Replay
 from shadowwatch.view.columns import COLUMNS, DEFAULT, Units, choose
 from shadowwatch.view.frames import Frames
 from shadowwatch.view.screen import Drawn, Frame, draw, fitting

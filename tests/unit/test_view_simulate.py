@@ -13,6 +13,7 @@ import pytest
 
 from shadowwatch.capture.format import reading
 from shadowwatch.simulate.policies import POLICIES, SENSIBLE
+from shadowwatch.simulate.run import simulated
 from shadowwatch.view import simulate as view
 from tests.captures import CAPTURES
 from tests.golden import matches
@@ -38,7 +39,7 @@ def test_json_has_every_figure_of_every_policy_asked_for() -> None:
     assert vm["vm"] == "zipf"
     assert list(vm["policies"]) == ["parents", "newest"]
     with reading(str(CAPTURES["debian"])) as reader:
-        (of,) = view.simulated(reader, ["parents"], io.StringIO()).vms.values()
+        (of,) = simulated(reader, ["parents"], lambda _: None).vms.values()
     assert vm["policies"]["parents"] == of["parents"]._asdict()
 
 
@@ -85,7 +86,7 @@ def test_a_long_capture_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(view, "_LONG", 1000)
     out = Terminal()
-    with reading(str(CAPTURES["stock"])) as reader:
-        view.simulated(reader, ["stock"], out)
+    with reading(str(CAPTURES["stock"])) as reader, view.bar(reader.size, out) as bar:
+        simulated(reader, ["stock"], lambda events: bar(reader.place()[0], events))
     assert "simulating" in out.getvalue()
     assert "100%" in out.getvalue()
