@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from shadowwatch.mmu.cause import RECLAIM
+from shadowwatch.snapshot import RECLAIM
 
 #: Causes that are reclaim, as a matcher.
 BY_RECLAIM = f'cause=~"{"|".join(sorted(cause.name.lower() for cause in RECLAIM))}"'

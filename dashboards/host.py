@@ -62,7 +62,7 @@ WRONG = Row(
             texts={"0": "oldest first", "1": "newest first"},
         ),
         Panel(
-            "VMs not exact",
+            "VMs resyncing",
             "VMs whose list was not read anew yet after a loss or a start; their pages and ages are incomplete.",
             "stat",
             "none",

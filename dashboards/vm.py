@@ -92,7 +92,7 @@ WRONG = Row(
             (Query("exact", f"min({of_vm('shadowwatch_vm_exact')})"),),
             width=4,
             colours=((0, YELLOW), (1, GREEN)),
-            texts={"0": "not exact", "1": "exact"},
+            texts={"0": "resyncing", "1": "exact"},
         ),
     ),
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shadowwatch.event.facts import Facts
-from shadowwatch.mmu.snapshot import Snapshot, VmDetail
+from shadowwatch.snapshot import Snapshot, VmDetail
 
 
 @dataclass(frozen=True, slots=True)

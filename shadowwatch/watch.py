@@ -14,9 +14,9 @@ from shadowwatch.event.facts import Facts, Name
 from shadowwatch.mmu.audit import Difference
 from shadowwatch.mmu.model import Model, Progress
 from shadowwatch.mmu.role import RoleLayout
-from shadowwatch.mmu.snapshot import Snapshot, VmDetail, VmSnapshot
 from shadowwatch.mmu.vm import Vm
 from shadowwatch.simulate.simulator import Simulator
+from shadowwatch.snapshot import Estimate, Snapshot, VmDetail, VmSnapshot
 
 #: So many VMs are frozen (some 20 µs each, if they had events) before a thread that waits to feed the model may do so.
 AT_ONCE, GIVE_WAY_SECONDS = 64, 0.0002
@@ -147,13 +147,12 @@ class Watch:
 
     def _freeze(self, vm: Vm) -> VmSnapshot:
         """With the lock held. What a VM without events came to is the same object as before."""
-        if vm.changed and self._simulators:
-            estimates = [
-                (simulator.policy, simulator.estimate(vm.kvm, vm.pid, vm.ended_ns is not None))
-                for simulator in self._simulators
-            ]
-            vm.freeze().what_if = {policy: estimate for policy, estimate in estimates if estimate}
-        return vm.freeze()
+        return vm.freeze(self._estimates)
+
+    def _estimates(self, vm: Vm) -> dict[str, Estimate]:
+        ended = vm.ended_ns is not None
+        estimates = ((each.policy, each.estimate(vm.kvm, vm.pid, ended)) for each in self._simulators)
+        return {policy: estimate for policy, estimate in estimates if estimate}
 
     def snapshot(self) -> Snapshot:
         """Freeze everything, each VM at one moment; the feeding thread waits for no more than a few VMs at a time."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from shadowwatch.capture.format import reading
 from shadowwatch.event.abi import Event, decode
 from shadowwatch.event.facts import Facts
-from shadowwatch.mmu.snapshot import Snapshot
+from shadowwatch.snapshot import Snapshot
 from shadowwatch.watch import Watch
 
 _KIND = Event._fields.index("kind")

@@ -9,7 +9,7 @@ from itertools import takewhile
 
 from shadowwatch.capture.format import Place, Reader
 from shadowwatch.event.abi import RECORD, Batch, Event, decode
-from shadowwatch.mmu.snapshot import Snapshot, VmDetail
+from shadowwatch.snapshot import Snapshot, VmDetail
 from shadowwatch.source import Status
 from shadowwatch.watch import Watch
 

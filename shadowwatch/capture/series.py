@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from shadowwatch.capture.format import reading
 from shadowwatch.event.abi import RECORD, UNCOUNTED, Batch, Event, Kind, decode
 from shadowwatch.event.facts import Facts
-from shadowwatch.mmu.cause import RECLAIM
 from shadowwatch.mmu.pick import only, pick
-from shadowwatch.mmu.snapshot import VmSnapshot
+from shadowwatch.snapshot import VmSnapshot
 from shadowwatch.watch import Watch
 
 #: So many bins a capture has: a panel of a printed page can hardly show more, and files stay small.
@@ -192,8 +191,8 @@ def read(path: str, name: str | None = None, bins: int = BINS) -> Series:
 def _series(path: str, span: _Span, sampler: _Sampler) -> Series:
     samples = sampler.samples
     levels = sorted({level for vm in samples if vm for level in vm.pages})
-    causes = sorted({cause for _, cause in span.vm.zaps})
-    by_reclaim = [_directories(vm) for vm in samples]
+    causes = sorted(span.vm.zaps_by_cause)
+    by_cause = [vm.zaps_by_cause if vm else {} for vm in samples]
     return Series(
         path=path,
         facts=span.facts,
@@ -203,9 +202,9 @@ def _series(path: str, span: _Span, sampler: _Sampler) -> Series:
         high=_carried(sampler.high, sampler.last),
         pages={level: tuple(vm.pages.get(level, 0) if vm else 0 for vm in samples) for level in levels},
         orphans=tuple(vm.orphans if vm else 0 for vm in samples),
-        zaps={cause: _steps([_zaps(vm, cause) for vm in samples]) for cause in causes},
-        directories=_steps(by_reclaim),
-        recent=_steps([sum(vm.recently_parented_zaps.values()) if vm else 0 for vm in samples]),
+        zaps={cause: _steps([by.get(cause, 0) for by in by_cause]) for cause in causes},
+        directories=_steps([vm.reclaimed_directories if vm else 0 for vm in samples]),
+        recent=_steps([vm.recently_parented if vm else 0 for vm in samples]),
         positions=tuple(zip(*(_steps(column) for column in zip(*map(_tenths, samples), strict=True)), strict=True)),
         amplitude=sampler.saw_tooth.amplitude,
         turns=sampler.saw_tooth.turns,
@@ -225,14 +224,6 @@ def _carried(values: list[int | None], last: list[int | None]) -> tuple[int | No
 
 def _steps(totals: list[int] | tuple[int, ...]) -> tuple[int, ...]:
     return tuple(total - before for before, total in zip((0, *totals), totals, strict=False))
-
-
-def _zaps(vm: VmSnapshot | None, cause: int) -> int:
-    return sum(zaps for (_, why), zaps in vm.zaps.items() if why == cause) if vm else 0
-
-
-def _directories(vm: VmSnapshot | None) -> int:
-    return sum(zaps for (level, cause), zaps in vm.zaps.items() if level > 1 and cause in RECLAIM) if vm else 0
 
 
 def _tenths(vm: VmSnapshot | None) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from shadowwatch.errors import ShadowwatchError
 if TYPE_CHECKING:
     from shadowwatch.event.facts import Facts
     from shadowwatch.mmu.role import RoleLayout
-    from shadowwatch.mmu.snapshot import VmDetail
+    from shadowwatch.snapshot import VmDetail
 
 
 def add(commands: Commands) -> None:

@@ -19,7 +19,7 @@ from shadowwatch.capture.recording import Progress
 from shadowwatch.control.protocol import PATIENCE_SECONDS, SOCKET
 from shadowwatch.control.wire import loads
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.mmu.snapshot import Snapshot, VmDetail
+from shadowwatch.snapshot import Snapshot, VmDetail
 from shadowwatch.source import Status
 
 T = TypeVar("T")

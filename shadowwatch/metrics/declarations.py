@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from shadowwatch import __version__
 from shadowwatch.event.abi import Kind
 from shadowwatch.event.facts import PAGING, Facts
-from shadowwatch.mmu.cause import CAUSES, Cause
-from shadowwatch.mmu.histogram import Distribution
-from shadowwatch.mmu.snapshot import Estimate, Snapshot, VmSnapshot
 from shadowwatch.mmu.tree import LEVELS
+from shadowwatch.snapshot import CAUSES, Cause, Distribution, Estimate, Snapshot, VmSnapshot
 
 Value = float | Distribution
 #: Label values, in the order of the declaration's labels, and the value.
@@ -77,15 +75,13 @@ _LEVELS_AND_CAUSES = {
 AS_RECORDED = "as_recorded"
 
 
-def _what_if(
-    vm: VmSnapshot, recorded: Callable[[Estimate], int], known: Callable[[Estimate], int], likely: bool = True
-) -> Samples:
-    """What KVM did, and what each simulated policy would have done, with the likely more."""
+def _what_if(vm: VmSnapshot, recorded: Callable[[Estimate], int], estimated: Callable[[Estimate], float]) -> Samples:
+    """What KVM did, and what each simulated policy would have done."""
     if not vm.what_if:
         return ()
     return [
         ((AS_RECORDED,), recorded(next(iter(vm.what_if.values())))),
-        *(((policy,), known(of) + (of.likely if likely else 0)) for policy, of in vm.what_if.items()),
+        *(((policy,), estimated(of)) for policy, of in vm.what_if.items()),
     ]
 
 
@@ -264,35 +260,35 @@ VM_METRICS = (
         "what_if_faults",
         "counter",
         "Page faults that build page tables, as estimated for a reclaim policy (`run --what-if`).",
-        lambda vm: _what_if(vm, lambda of: of.recorded_faults, lambda of: of.faults),
+        lambda vm: _what_if(vm, lambda of: of.recorded_faults, lambda of: of.likely_faults),
         ("policy",),
     ),
     VmMetric(
         "what_if_faults_least",
         "counter",
         "The least that they can be: each page that went earlier was not used any more.",
-        lambda vm: _what_if(vm, lambda of: of.recorded_faults, lambda of: of.faults, likely=False),
+        lambda vm: _what_if(vm, lambda of: of.recorded_faults, lambda of: of.faults),
         ("policy",),
     ),
     VmMetric(
         "what_if_faults_most",
         "counter",
         "The most that they are taken to be: each page that went earlier was used once more.",
-        lambda vm: _what_if(vm, lambda of: of.recorded_faults, lambda of: of.faults + of.unseen, likely=False),
+        lambda vm: _what_if(vm, lambda of: of.recorded_faults, lambda of: of.most_faults),
         ("policy",),
     ),
     VmMetric(
         "what_if_zaps",
         "counter",
         "Pages zapped by reclaim, as estimated for a reclaim policy.",
-        lambda vm: _what_if(vm, lambda of: of.recorded_zaps, lambda of: of.zaps),
+        lambda vm: _what_if(vm, lambda of: of.recorded_zaps, lambda of: of.likely_zaps),
         ("policy",),
     ),
     VmMetric(
         "what_if_refaults",
         "counter",
         "Pages allocated again after that, as estimated for a reclaim policy.",
-        lambda vm: _what_if(vm, lambda of: of.recorded_refaults, lambda of: of.refaults),
+        lambda vm: _what_if(vm, lambda of: of.recorded_refaults, lambda of: of.likely_refaults),
         ("policy",),
     ),
 )

@@ -18,8 +18,6 @@ from shadowwatch import __version__
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.facts import PAGING
 from shadowwatch.metrics.text import CONTENT_TYPE, Exposition
-from shadowwatch.mmu.cause import RECLAIM
-from shadowwatch.mmu.snapshot import VmSnapshot
 from shadowwatch.source import Status
 from shadowwatch.watch import Watch
 from shadowwatch.web.config import Web
@@ -49,23 +47,19 @@ td:first-child,th:first-child{{text-align:left}}th{{border-bottom:1px solid #999
 _HEADINGS = ("VM", "pages", "limit", "zaps by reclaim", "recently parented", "state")
 
 
-def _recent(vm: VmSnapshot) -> int:
-    return sum(vm.recently_parented_zaps.values())
-
-
 def _landing_page(watch: Watch, status: Status) -> str:
     now, facts = watch.snapshot(), status.facts
     running = [vm for vm in now.vms if not vm.ended]
     rows = [
         (
             vm.name,
-            sum(vm.pages.values()),
+            vm.all_pages,
             vm.limit,
-            sum(zaps for (_, cause), zaps in vm.zaps.items() if cause in RECLAIM),
-            _recent(vm),
-            "ended" if vm.ended else "exact" if vm.exact else "catching up",
+            vm.reclaimed,
+            vm.recently_parented,
+            vm.state,
         )
-        for vm in sorted(now.vms, key=lambda vm: (-_recent(vm), vm.name))[:ROWS]
+        for vm in sorted(now.vms, key=lambda vm: (-vm.recently_parented, vm.name))[:ROWS]
     ]
     texts = [[f"{cell:,}" if isinstance(cell, int) else escape(cell) for cell in row] for row in rows]
     cells = "".join("<tr>" + "".join(f"<td>{text}</td>" for text in row) + "</tr>" for row in texts)
@@ -76,7 +70,7 @@ def _landing_page(watch: Watch, status: Status) -> str:
         host=escape(facts.host),
         about=escape(f"Linux {facts.kernel}, {kvm}, {len(facts.probes)} probes. {PAGING[facts.paging].capitalize()}."),
         state=f"VMs: {len(running):,} running, {sum(vm.exact for vm in running):,} of them exact."
-        f" Events: {now.received:,} received, {now.lost + now.untracked:,} lost.",
+        f" Events: {now.received:,} received, {now.all_lost:,} lost.",
         table=f"<table><tr>{heading}</tr>{cells}</table>{more}" if rows else "",
         version=escape(__version__),
     )

@@ -13,7 +13,7 @@ from itertools import accumulate, repeat
 from typing import Any
 
 from shadowwatch.metrics.declarations import DAEMON_METRICS, VM_METRICS, DaemonMetric, VmMetric
-from shadowwatch.mmu.snapshot import VmSnapshot
+from shadowwatch.snapshot import VmSnapshot
 from shadowwatch.watch import Watch
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -4,51 +4,33 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 
+from shadowwatch.snapshot import Cause
 
-class Cause(IntEnum):
-    """Why a page was zapped; those below 0 are settled by another event of the VM."""
 
-    OTHER = 0
-    QUOTA = 1
-    RESIZE = 2
-    SHRINKER = 3
-    MEMSLOT = 4
-    ZAP_ALL = 5
-    TEARDOWN = 6
-    GUEST_WRITE = 7
-    UNPROTECT = 8
-    SYNC = 9
-    NX_RECOVERY = 10
-    ROOT_FREE = 11
-    LINK = 12
+class Unsettled(IntEnum):
+    """Callers that do not tell why by themselves: another event of the VM does. Numbers that no Cause has."""
 
     BY_RECLAIM = -1
     BY_FLUSH = -2
     BY_PARENT = -3
 
 
-#: What a zap may be filed under.
-CAUSES = tuple(cause for cause in Cause if cause >= 0)
-
-#: Reclaim: the oldest pages went, to make room for others.
-RECLAIM = frozenset({Cause.QUOTA, Cause.RESIZE, Cause.SHRINKER})
-
 #: Who calls __kvm_mmu_prepare_zap_page(), from the call graphs of Debian's 6.1, 6.12 and 7.3 and
 #: Ubuntu's 5.4. A clone (.isra, .constprop, .part, .cold) is filed under its function's name.
-ZAPPERS = {
-    "kvm_mmu_zap_oldest_mmu_pages": Cause.BY_RECLAIM,
-    "prepare_zap_oldest_mmu_page": Cause.BY_RECLAIM,  # until 5.8: ebdb292dac79 batched it
-    "kvm_mmu_zap_all_fast": Cause.BY_FLUSH,
-    "__kvm_mmu_zap_all_fast_front_half": Cause.BY_FLUSH,  # v7.3 (b27622c4eeb1)
-    "kvm_zap_obsolete_pages": Cause.BY_FLUSH,
-    "__kvm_mmu_prepare_zap_page": Cause.BY_PARENT,
-    "kvm_mmu_zap_page": Cause.BY_PARENT,  # patched KVM
-    "kvm_mmu_page_unlink_children": Cause.BY_PARENT,
-    "mmu_zap_unsync_children": Cause.BY_PARENT,
-    "mmu_page_zap_pte": Cause.BY_PARENT,
+ZAPPERS: Mapping[str, Cause | Unsettled] = {
+    "kvm_mmu_zap_oldest_mmu_pages": Unsettled.BY_RECLAIM,
+    "prepare_zap_oldest_mmu_page": Unsettled.BY_RECLAIM,  # until 5.8: ebdb292dac79 batched it
+    "kvm_mmu_zap_all_fast": Unsettled.BY_FLUSH,
+    "__kvm_mmu_zap_all_fast_front_half": Unsettled.BY_FLUSH,  # v7.3 (b27622c4eeb1)
+    "kvm_zap_obsolete_pages": Unsettled.BY_FLUSH,
+    "__kvm_mmu_prepare_zap_page": Unsettled.BY_PARENT,
+    "kvm_mmu_zap_page": Unsettled.BY_PARENT,  # patched KVM
+    "kvm_mmu_page_unlink_children": Unsettled.BY_PARENT,
+    "mmu_zap_unsync_children": Unsettled.BY_PARENT,
+    "mmu_page_zap_pte": Unsettled.BY_PARENT,
     "kvm_arch_flush_shadow_memslot": Cause.MEMSLOT,  # v6.12: one slot's pages, if so wished (aa8d1f48d353)
     "kvm_mmu_zap_memslot": Cause.MEMSLOT,
     "kvm_mmu_zap_memslot_pages_and_flush": Cause.MEMSLOT,
@@ -94,9 +76,9 @@ Function = tuple[str, int, int]
 
 
 class Causes(dict[int, int]):
-    """Return address -> cause, worked out once for each of the few addresses that there are."""
+    """Return address -> number of a Cause or Unsettled, worked out once for each of the few addresses there are."""
 
-    def __init__(self, functions: Iterable[Function], causes: dict[str, Cause], unknown: Cause) -> None:
+    def __init__(self, functions: Iterable[Function], causes: Mapping[str, Cause | Unsettled], unknown: Cause) -> None:
         super().__init__()
         self._causes = causes
         self._unknown = int(unknown)

@@ -4,15 +4,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import NamedTuple
 
-
-class Distribution(NamedTuple):
-    """A frozen histogram: `counts[i]` values were at most `bounds[i]`, the last ones above all bounds."""
-
-    bounds: tuple[float, ...]
-    counts: tuple[int, ...]
-    total: float
+from shadowwatch.snapshot import Distribution
 
 
 class Histogram:

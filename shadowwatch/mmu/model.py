@@ -11,8 +11,8 @@ from shadowwatch.event.decoder import Decoder
 from shadowwatch.mmu.audit import Audited, Difference
 from shadowwatch.mmu.cause import CauseTables, Function
 from shadowwatch.mmu.role import RoleLayout
-from shadowwatch.mmu.snapshot import VmSnapshot
 from shadowwatch.mmu.vm import NEWEST_FIRST, Vm
+from shadowwatch.snapshot import VmSnapshot
 
 #: A VM that ended is kept this long, so that a scraper sees its last figures: five minutes,
 #: which is how long Prometheus itself looks back.

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.mmu.snapshot import VmSnapshot
+from shadowwatch.snapshot import VmSnapshot
 
 
 def pick(vms: Sequence[VmSnapshot], wanted: str) -> VmSnapshot:

@@ -4,22 +4,33 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Mapping
 from itertools import compress
 
 from shadowwatch.event.abi import UNCOUNTED, Kind
-from shadowwatch.mmu.cause import CAUSES, RECLAIM, Cause, CauseTables
-from shadowwatch.mmu.histogram import Distribution, Histogram
+from shadowwatch.mmu.cause import CauseTables, Unsettled
+from shadowwatch.mmu.histogram import Histogram
 from shadowwatch.mmu.page import SPT_MASK, Page, Parenting
 from shadowwatch.mmu.role import RoleLayout
-from shadowwatch.mmu.snapshot import PageSnapshot, VmDetail, VmSnapshot, ZapSnapshot
 from shadowwatch.mmu.tree import LEVELS
 from shadowwatch.mmu.walk import Walked
+from shadowwatch.snapshot import (
+    CAUSES,
+    RECLAIM,
+    Cause,
+    Distribution,
+    Estimate,
+    PageSnapshot,
+    VmDetail,
+    VmSnapshot,
+    ZapSnapshot,
+)
 
 AGE_BOUNDS = tuple(1 << power for power in range(0, 21, 2))
 SECONDS_BOUNDS = tuple(float(f"{step}e{power}") for power in range(-5, 3) for step in (1, 3))
 POSITION_BOUNDS = tuple(step / 10 for step in range(11))
 
-_BY_RECLAIM, _BY_FLUSH, _BY_PARENT = int(Cause.BY_RECLAIM), int(Cause.BY_FLUSH), int(Cause.BY_PARENT)
+_BY_RECLAIM, _BY_FLUSH, _BY_PARENT = map(int, Unsettled)
 
 #: Whether a cause is reclaim, by its number.
 _IS_RECLAIM = tuple(cause in RECLAIM for cause in CAUSES)
@@ -312,14 +323,17 @@ class Vm(Walked):
         self.gfns = None
         self.resyncs += 1
 
-    def freeze(self) -> VmSnapshot:
-        """Copy the figures, unless the last copy holds; the time depends on the directories, not on all pages."""
+    def freeze(self, what_if: Callable[[Vm], Mapping[str, Estimate]] | None = None) -> VmSnapshot:
+        """Copy the figures, unless the last copy holds; the time depends on the directories, not on all pages.
+
+        `what_if` is asked for what belongs into a new copy beside them.
+        """
         if self.changed or self.frozen is None:
-            self.frozen = self._freeze()
+            self.frozen = self._freeze(what_if(self) if what_if else {})
             self.changed = False
         return self.frozen
 
-    def _freeze(self) -> VmSnapshot:
+    def _freeze(self, what_if: Mapping[str, Estimate]) -> VmSnapshot:
         return VmSnapshot(
             kvm=self.kvm,
             pid=self.pid,
@@ -355,6 +369,7 @@ class Vm(Walked):
             writes=self.writes,
             newest_first=self.mean_position < NEWEST_FIRST,
             strangers={kind: count for kind, count in enumerate(self.strangers) if count},
+            what_if=what_if,
         )
 
     def _pages_by_level(self) -> dict[int, int]:

@@ -10,8 +10,8 @@ from typing import Protocol
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Batch
 from shadowwatch.event.facts import Facts
-from shadowwatch.mmu.snapshot import Estimate
 from shadowwatch.simulate.simulator import Simulator
+from shadowwatch.snapshot import Estimate
 
 
 class Capture(Protocol):

@@ -8,9 +8,9 @@ from shadowwatch.event.decoder import Decoder
 from shadowwatch.event.facts import Facts
 from shadowwatch.mmu.cause import CauseTables
 from shadowwatch.mmu.role import RoleLayout
-from shadowwatch.mmu.snapshot import Estimate
 from shadowwatch.simulate.policies import POLICIES
 from shadowwatch.simulate.vm import SimulatedVm
+from shadowwatch.snapshot import Estimate
 
 #: A VM, by its `struct kvm *` and its process.
 Key = tuple[int, int]

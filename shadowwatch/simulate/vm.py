@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 
-from shadowwatch.mmu.cause import Cause, CauseTables
+from shadowwatch.mmu.cause import CauseTables, Unsettled
 from shadowwatch.mmu.page import SPT_MASK
 from shadowwatch.mmu.role import RoleLayout
-from shadowwatch.mmu.snapshot import Estimate
 from shadowwatch.simulate.page import NEVER, ActiveMmuPages, Page
 from shadowwatch.simulate.policies.stock import Stock
 from shadowwatch.simulate.spans import Spans
+from shadowwatch.snapshot import Cause, Estimate
 
 #: make_mmu_pages_available(), the same from 5.10 to 7.3: with fewer pages free than KVM_MIN_FREE_MMU_PAGES, KVM
 #: reclaims until KVM_REFILL_PAGES are (arch/x86/include/asm/kvm_host.h).
@@ -31,7 +31,7 @@ LOADED = 4
 #: Pages that are in neither life are forgotten when there are so many for each that is, and some more.
 SLACK, FLOOR = 4, 4096
 
-_BY_RECLAIM, _BY_PARENT, _QUOTA = int(Cause.BY_RECLAIM), int(Cause.BY_PARENT), int(Cause.QUOTA)
+_BY_RECLAIM, _BY_PARENT, _QUOTA = int(Unsettled.BY_RECLAIM), int(Unsettled.BY_PARENT), int(Cause.QUOTA)
 _NO_RECLAIM = -1
 
 

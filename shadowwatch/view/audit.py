@@ -8,7 +8,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.table import Table
 
-from shadowwatch.mmu.snapshot import Snapshot
+from shadowwatch.snapshot import Snapshot
 
 
 def audit_table(now: Snapshot, out: TextIO) -> bool:
@@ -18,7 +18,7 @@ def audit_table(now: Snapshot, out: TextIO) -> bool:
         table.add_column(heading, justify="left" if heading == "VM" else "right", no_wrap=heading == "VM")
     good = True
     for vm in now.vms:
-        figures = (sum(vm.pages.values()), vm.audits, vm.audited, vm.differing, vm.resyncs, vm.lost)
+        figures = (vm.all_pages, vm.audits, vm.audited, vm.differing, vm.resyncs, vm.lost)
         table.add_row(vm.name, *(f"{figure:,}" for figure in figures))
         good = good and not vm.differing and (vm.ended or vm.audits > 0)
     console = Console(file=out, highlight=False, markup=False)

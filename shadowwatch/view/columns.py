@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
+from operator import attrgetter
 from typing import NamedTuple
 
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.mmu.cause import RECLAIM, Cause
-from shadowwatch.mmu.snapshot import VmSnapshot
+from shadowwatch.snapshot import Cause, VmSnapshot
 
 Value = float | str
 
@@ -75,6 +75,14 @@ class Column:
         return self.heading if units is Units.RATE else self.heading.removesuffix("/s")
 
 
+#: Counters that several columns and the insight are made from.
+Count = Callable[[VmSnapshot], int]
+ZAPS: Count = attrgetter("all_zaps")
+RECLAIMED: Count = attrgetter("reclaimed")
+DIRECTORIES: Count = attrgetter("reclaimed_directories")
+RECENT: Count = attrgetter("recently_parented")
+
+
 def _words(key: str, heading: str, help: str, words: Callable[[Row], str]) -> Column:
     return Column(key, heading, help, words, lambda row, _: words(row), left=True)
 
@@ -96,53 +104,22 @@ def _counter(key: str, heading: str, help: str, count: Callable[[VmSnapshot], in
 
 
 def _state(row: Row) -> str:
-    if row.vm.ended:
-        return "ended"
-    if not row.vm.exact:
-        return "resyncing"
-    return "TDP" if row.tdp and not row.vm.allocations else "exact"
-
-
-def pages(vm: VmSnapshot) -> int:
-    """All shadow pages on active_mmu_pages."""
-    return sum(vm.pages.values())
-
-
-def zaps(vm: VmSnapshot) -> int:
-    """All zaps."""
-    return sum(vm.zaps.values())
-
-
-def reclaimed(vm: VmSnapshot) -> int:
-    """Zaps by reclaim."""
-    return sum(count for (_, cause), count in vm.zaps.items() if cause in RECLAIM)
-
-
-def reclaimed_directories(vm: VmSnapshot) -> int:
-    """Directories zapped by reclaim."""
-    return sum(count for (level, cause), count in vm.zaps.items() if level > 1 and cause in RECLAIM)
-
-
-def recently_parented(vm: VmSnapshot) -> int:
-    """Those of them to which a child had been added less than one list-length before."""
-    return sum(vm.recently_parented_zaps.values())
+    return "TDP" if row.tdp and row.vm.state == "exact" and not row.vm.allocations else row.vm.state
 
 
 def _by_cause(row: Row) -> str:
     """The causes of the zaps since the look before, the most frequent first."""
     if not row.seconds:
         return ""
-    counts: dict[int, int] = {}
-    for (level, cause), count in row.vm.zaps.items():
-        then = row.before.zaps.get((level, cause), 0) if row.before else 0
-        counts[cause] = counts.get(cause, 0) + count - then
-    grown = sorted(((count, cause) for cause, count in counts.items() if count), reverse=True)
+    before = row.before.zaps_by_cause if row.before else {}
+    counts = ((count - before.get(cause, 0), cause) for cause, count in row.vm.zaps_by_cause.items())
+    grown = sorted(((count, cause) for count, cause in counts if count), reverse=True)
     return " ".join(f"{Cause(cause).name.lower()}:{count / row.seconds:,.0f}" for count, cause in grown[:3])
 
 
 def _share(row: Row) -> float:
-    directories = row.change(reclaimed_directories)
-    return row.change(recently_parented) / directories if directories else 0.0
+    directories = row.change(DIRECTORIES)
+    return row.change(RECENT) / directories if directories else 0.0
 
 
 def bar(part: float, width: int) -> str:
@@ -174,25 +151,25 @@ COLUMNS: Mapping[str, Column] = {
         _words("name", "VM", "its name", lambda row: row.vm.name),
         Column("pid", "pid", "the process that runs it", lambda row: row.vm.pid, lambda row, _: str(row.vm.pid)),
         _words("state", "state", "exact; resyncing: its list is being read anew; TDP: no shadow page; ended", _state),
-        _number("pages", "pages", "shadow pages on active_mmu_pages", lambda row: pages(row.vm)),
+        _number("pages", "pages", "shadow pages on active_mmu_pages", lambda row: row.vm.all_pages),
         _number("limit", "limit", "above so many KVM reclaims", lambda row: row.vm.limit),
         Column(
             "fill",
             "of limit",
             "pages of the limit",
-            lambda row: pages(row.vm) / row.vm.limit if row.vm.limit else 0.0,
-            lambda row, _: bar(pages(row.vm) / row.vm.limit if row.vm.limit else 0.0, 8),
+            lambda row: row.vm.all_pages / row.vm.limit if row.vm.limit else 0.0,
+            lambda row, _: bar(row.vm.all_pages / row.vm.limit if row.vm.limit else 0.0, 8),
             left=True,
         ),
-        _counter("allocated", "alloc/s", "pages allocated", lambda vm: sum(vm.allocations.values())),
-        _counter("zapped", "zap/s", "pages zapped, for whatever cause", zaps),
-        _counter("reclaimed", "reclaim/s", "pages zapped by reclaim", reclaimed),
-        _counter("directories", "dirs/s", "directories (pages above level 1) zapped by reclaim", reclaimed_directories),
+        _counter("allocated", "alloc/s", "pages allocated", lambda vm: vm.all_allocations),
+        _counter("zapped", "zap/s", "pages zapped, for whatever cause", ZAPS),
+        _counter("reclaimed", "reclaim/s", "pages zapped by reclaim", RECLAIMED),
+        _counter("directories", "dirs/s", "directories (pages above level 1) zapped by reclaim", DIRECTORIES),
         _counter(
             "recent",
             "recent/s",
             "recently parented: directories zapped by reclaim that had just been given a child",
-            recently_parented,
+            RECENT,
             alarm=True,
         ),
         Column(
@@ -200,10 +177,10 @@ COLUMNS: Mapping[str, Column] = {
             "share",
             "recently parented ones of all directories zapped by reclaim",
             _share,
-            lambda row, _: f"{_share(row):.0%}" if row.change(reclaimed_directories) else "–",
+            lambda row, _: f"{_share(row):.0%}" if row.change(DIRECTORIES) else "–",
             alarm=True,
         ),
-        _counter("refaults", "refault/s", "pages allocated again after a zap", lambda vm: sum(vm.refaults.values())),
+        _counter("refaults", "refault/s", "pages allocated again after a zap", lambda vm: vm.all_refaults),
         _counter("moves", "moves/s", "parents moved up the list (patched KVM)", lambda vm: vm.moves),
         _words("levels", "directories", "level:number of the directories", _levels),
         _words("causes", "zaps/s by cause", "the most frequent causes of zaps", _by_cause),
@@ -211,7 +188,7 @@ COLUMNS: Mapping[str, Column] = {
             "pages_trend",
             "pages",
             "shadow pages at the last looks",
-            lambda row: pages(row.vm),
+            lambda row: row.vm.all_pages,
             lambda row, _: sparkline([tick.pages for tick in row.ticks], SPARK),
             left=True,
         ),
@@ -219,7 +196,7 @@ COLUMNS: Mapping[str, Column] = {
             "zaps_trend",
             "zaps",
             "zaps between the last looks",
-            lambda row: row.change(zaps),
+            lambda row: row.change(ZAPS),
             lambda row, _: sparkline([tick.zaps for tick in row.ticks], SPARK),
             left=True,
         ),

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import deque
 
 from shadowwatch.source import Source
-from shadowwatch.view.columns import SPARK, Row, Tick, pages, zaps
+from shadowwatch.view.columns import SPARK, Row, Tick
 from shadowwatch.view.screen import Frame
 
 
@@ -49,7 +49,7 @@ class Frames:
             while ticks and ticks[-1].now_ns > now.now_ns:
                 ticks.pop()
             if seconds:
-                ticks.append(Tick(now.now_ns, pages(vm), zaps(vm) - (zaps(then) if then else 0)))
+                ticks.append(Tick(now.now_ns, vm.all_pages, vm.all_zaps - (then.all_zaps if then else 0)))
             rows.append(Row(vm, then, seconds, tdp, tuple(ticks)))
         for name in self._ticks.keys() - {vm.name for vm in now.vms}:
             del self._ticks[name]

@@ -11,7 +11,6 @@ from rich.table import Table
 from shadowwatch.capture.contents import Contents
 from shadowwatch.event.abi import RECORD, Kind
 from shadowwatch.event.facts import PAGING
-from shadowwatch.mmu.cause import RECLAIM
 
 
 def show(found: Contents, out: TextIO) -> None:
@@ -27,7 +26,7 @@ def show(found: Contents, out: TextIO) -> None:
     grid.add_row("paging", PAGING[facts.paging])
     grid.add_row("probe points", " ".join(facts.probes))
     grid.add_row("time", f"{found.seconds:,.1f} s")
-    grid.add_row("events", f"{now.received:,}, {now.lost + now.untracked:,} lost, {now.undecodable:,} not decodable")
+    grid.add_row("events", f"{now.received:,}, {now.all_lost:,} lost, {now.undecodable:,} not decodable")
     known = {int(kind): kind.name.lower() for kind in Kind}
     grid.add_row("", ", ".join(f"{known.get(kind, kind)} {count:,}" for kind, count in found.kinds.items()))
     grid.add_row("size", f"{size:,} bytes, {size / whole:.0%} of the events'")
@@ -39,10 +38,7 @@ def show(found: Contents, out: TextIO) -> None:
     for heading in ("VM", "pid", "pages", "limit", "allocated", "reclaimed", "recently parented", "lost", "state"):
         table.add_column(heading, justify="left" if heading in ("VM", "state") else "right", no_wrap=heading == "VM")
     for vm in now.vms:
-        reclaimed = sum(zaps for (_, cause), zaps in vm.zaps.items() if cause in RECLAIM)
-        figures = (sum(vm.pages.values()), vm.limit, sum(vm.allocations.values()), reclaimed)
-        more = (sum(vm.recently_parented_zaps.values()), vm.lost)
-        state = "ended" if vm.ended else "exact" if vm.exact else "not exact"
-        table.add_row(vm.name, str(vm.pid), *(f"{figure:,}" for figure in (*figures, *more)), state)
+        figures = (vm.all_pages, vm.limit, vm.all_allocations, vm.reclaimed, vm.recently_parented, vm.lost)
+        table.add_row(vm.name, str(vm.pid), *(f"{figure:,}" for figure in figures), vm.state)
     console.print()
     console.print(table if now.vms else "no VM was running")

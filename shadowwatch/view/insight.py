@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shadowwatch.event.facts import PAGING
-from shadowwatch.mmu.snapshot import VmSnapshot
+from shadowwatch.snapshot import VmSnapshot
 from shadowwatch.source import Status
-from shadowwatch.view.columns import Row, recently_parented, reclaimed, reclaimed_directories
+from shadowwatch.view.columns import DIRECTORIES, RECENT, RECLAIMED, Row
 
 #: A VM that reclaims its whole limit in less than this many seconds thrashes.
 THRASHING_SECONDS = 10.0
@@ -32,14 +32,14 @@ def insight(rows: Sequence[Row], status: Status) -> str:
     if not living[0].seconds:
         return "Measuring: rates come with the next look."
     worst = max(living, key=_badness)
-    name, rate = worst.vm.name, worst.rate(reclaimed)
+    name, rate = worst.vm.name, worst.rate(RECLAIMED)
     if not rate:
         return "No VM reclaims shadow pages now."
     if not _thrashes(worst):
         return f"{name} reclaims {rate:,.0f} pages/s, few for its limit of {worst.vm.limit:,}: it does not thrash."
     thrashes = f"{name} thrashes: it reclaims {rate:,.0f} pages/s with a limit of {worst.vm.limit:,}."
-    directories = worst.change(reclaimed_directories)
-    recent = worst.change(recently_parented)
+    directories = worst.change(DIRECTORIES)
+    recent = worst.change(RECENT)
     if directories and recent / directories >= LARGE_SHARE:
         share = f"{recent / directories:.0%} of the directories among them had just been given a child"
         return f"{thrashes} {share}: the RFC's problem. {_cure(worst, status)}"
@@ -51,7 +51,7 @@ def insight(rows: Sequence[Row], status: Status) -> str:
 
 def _turnover(row: Row) -> float:
     """How many times its limit a VM reclaims in a second."""
-    return row.rate(reclaimed) / max(1, row.vm.limit)
+    return row.rate(RECLAIMED) / max(1, row.vm.limit)
 
 
 def _thrashes(row: Row) -> bool:
@@ -60,7 +60,7 @@ def _thrashes(row: Row) -> bool:
 
 def _badness(row: Row) -> tuple[bool, float, float]:
     """A VM that thrashes is worse than any that does not, and then one with more recently parented zaps."""
-    return _thrashes(row), row.rate(recently_parented), _turnover(row)
+    return _thrashes(row), row.rate(RECENT), _turnover(row)
 
 
 def _cure(row: Row, status: Status) -> str:
@@ -84,4 +84,4 @@ def _recorded_faults(vm: VmSnapshot) -> int:
 def _faults_by_parents(vm: VmSnapshot) -> int:
     """The same as estimated."""
     estimate = vm.what_if.get(PARENTS)
-    return round(estimate.faults + estimate.likely) if estimate else 0
+    return round(estimate.likely_faults) if estimate else 0

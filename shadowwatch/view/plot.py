@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from shadowwatch.capture.series import Series
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.mmu.cause import Cause
+from shadowwatch.snapshot import Cause
 
 FORMATS = (".svg", ".png")
 

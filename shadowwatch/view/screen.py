@@ -11,13 +11,11 @@ from typing import NamedTuple
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from shadowwatch.mmu.cause import Cause
-from shadowwatch.mmu.histogram import Distribution
 from shadowwatch.mmu.role import RoleLayout
-from shadowwatch.mmu.snapshot import Snapshot, VmDetail
+from shadowwatch.snapshot import Cause, Distribution, Snapshot, VmDetail
 from shadowwatch.source import Status
 from shadowwatch.view import tree
-from shadowwatch.view.columns import Column, Row, Units, bar, pages
+from shadowwatch.view.columns import Column, Row, Units, bar
 from shadowwatch.view.insight import insight
 from shadowwatch.view.state import Pane, State, keys_help, ordered
 
@@ -83,7 +81,7 @@ def _header(frame: Frame, state: State, width: int, height: int) -> Iterator[Tex
     living = sum(not vm.ended for vm in frame.now.vms)
     parts = [f"{living:,} VM{'' if living == 1 else 's'}"]
     parts.append(f"{frame.events / frame.seconds:,.0f} events/s" if frame.seconds else "– events/s")
-    lost = frame.now.lost + frame.now.untracked
+    lost = frame.now.all_lost
     parts.append(f"{lost:,} lost")
     if frame.cpu is not None and status.resident is not None:
         parts.append(f"daemon {frame.cpu:.1%} of a core, {status.resident / (1 << 20):,.0f} MiB")
@@ -192,11 +190,10 @@ def _vm(frame: Frame, state: State, detail: VmDetail | None, width: int) -> tupl
     if detail is None:
         return [], [Text(f"{state.vm} is gone.", "dim")]
     vm = detail.vm
-    filled = pages(vm) / vm.limit if vm.limit else 0.0
+    filled = vm.all_pages / vm.limit if vm.limit else 0.0
     head = Text.assemble(
         (vm.name, "bold"),
-        f"  pid {vm.pid}  {'ended' if vm.ended else 'exact' if vm.exact else 'resyncing'}"
-        f"  {pages(vm):,} of {vm.limit:,} pages {bar(filled, 16)}  ",
+        f"  pid {vm.pid}  {vm.state}  {vm.all_pages:,} of {vm.limit:,} pages {bar(filled, 16)}  ",
     )
     for pane in Pane:
         head.append(f" {pane.value} ", "reverse" if pane is state.pane else "dim")

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from shadowwatch.mmu.snapshot import Estimate
 from shadowwatch.simulate.policies import POLICIES
 from shadowwatch.simulate.run import Simulated
+from shadowwatch.snapshot import Estimate
 
 #: Simulations of long captures get a bar: it comes when this many records are read.
 _LONG = 200_000
@@ -71,16 +71,13 @@ def _cells(policy: str, estimate: Estimate) -> Sequence[str]:
         return (f"{estimate.faults:,}", "each", "", "", *same)
     if not POLICIES[policy].bounded:
         return ("no estimate",)
-    bounds = (
-        _change(faults, estimate.recorded_faults) for faults in (estimate.faults, estimate.faults + estimate.unseen)
-    )
+    bounds = (_change(faults, estimate.recorded_faults) for faults in (estimate.faults, estimate.most_faults))
     cells: list[str] = []
-    for known, recorded in (
-        (estimate.faults, estimate.recorded_faults),
-        (estimate.zaps, estimate.recorded_zaps),
-        (estimate.refaults, estimate.recorded_refaults),
+    for likely, recorded in (
+        (estimate.likely_faults, estimate.recorded_faults),
+        (estimate.likely_zaps, estimate.recorded_zaps),
+        (estimate.likely_refaults, estimate.recorded_refaults),
     ):
-        likely = known + estimate.likely
         cells += f"{likely:,.0f}", _change(likely, recorded)
         if len(cells) == 2:
             cells += bounds

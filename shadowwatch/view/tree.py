@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from shadowwatch.mmu.page import SPT_MASK
 from shadowwatch.mmu.role import RoleLayout
-from shadowwatch.mmu.snapshot import PageSnapshot, VmDetail
+from shadowwatch.snapshot import PageSnapshot, VmDetail
 
 _NEXT = "← next to go"
 _SKIPPED = "root, in use?"
@@ -139,7 +139,7 @@ def text(detail: VmDetail, roles: RoleLayout, width: int | None = None) -> Itera
             del padded[_ROLE]
         return "  ".join(padded).rstrip()
 
-    state = "ended" if vm.ended else "exact" if vm.exact else "not exact: some pages are unknown"
+    state = vm.state if vm.ended or vm.exact else f"{vm.state}: some pages are unknown"
     pages = f"{_count(len(detail.pages), 'page')}, limit {vm.limit:,}"
     yield f"{vm.name}, pid {vm.pid}, {state}; {pages}; list 0 is the newest on active_mmu_pages"
     if not detail.pages:

@@ -10,11 +10,10 @@ from pathlib import Path
 from shadowwatch.capture.format import reading
 from shadowwatch.capture.series import SawTooth
 from shadowwatch.event.abi import UNCOUNTED, Event, Kind, decode
-from shadowwatch.mmu.cause import RECLAIM
 from shadowwatch.mmu.page import SPT_MASK
 from shadowwatch.mmu.role import RoleLayout
-from shadowwatch.mmu.snapshot import Estimate, VmSnapshot
 from shadowwatch.simulate.policies import POLICIES
+from shadowwatch.snapshot import RECLAIM, Estimate, VmSnapshot
 from shadowwatch.watch import Watch
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from shadowwatch.capture.format import Writer, pack
 from shadowwatch.event.abi import Batch
 from shadowwatch.event.facts import Facts
-from shadowwatch.mmu.snapshot import Snapshot, VmDetail
+from shadowwatch.snapshot import Snapshot, VmDetail
 from shadowwatch.source import Status
 from shadowwatch.view.frames import Frames
 from shadowwatch.view.screen import Frame

@@ -10,11 +10,10 @@ import pytest
 from shadowwatch.capture.format import Reader
 from shadowwatch.event.abi import RECORD, Event, Kind, decode
 from shadowwatch.metrics.text import exposition
-from shadowwatch.mmu.cause import RECLAIM
 from shadowwatch.mmu.model import Model
 from shadowwatch.mmu.page import SPT_MASK
 from shadowwatch.mmu.role import RoleLayout
-from shadowwatch.mmu.snapshot import VmSnapshot
+from shadowwatch.snapshot import RECLAIM, VmSnapshot
 from shadowwatch.watch import Watch
 from tests.captures import CAPTURES
 from tests.golden import matches

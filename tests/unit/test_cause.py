@@ -9,9 +9,9 @@ from __future__ import annotations
 import pytest
 
 from shadowwatch.event.abi import Kind
-from shadowwatch.mmu.cause import CALLERS, CAUSES, Cause
+from shadowwatch.mmu.cause import CALLERS
 from shadowwatch.mmu.model import Model
-from shadowwatch.mmu.snapshot import VmSnapshot
+from shadowwatch.snapshot import CAUSES, Cause, VmSnapshot
 from tests.unit.story import FUNCTIONS, PAGE_FAULT, RECLAIM, ROLES, Story, within
 
 #: Callers of __kvm_mmu_prepare_zap_page() with a cause of their own.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.mmu.snapshot import VmSnapshot
+from shadowwatch.snapshot import VmSnapshot
 from shadowwatch.view.columns import COLUMNS, DEFAULT, Row, Units, bar, choose, sparkline
 from tests.unit.lively import watched
 from tests.unit.story import Story

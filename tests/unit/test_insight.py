@@ -9,8 +9,7 @@ from dataclasses import replace
 import pytest
 
 from shadowwatch.event.facts import PAGING
-from shadowwatch.mmu.cause import Cause
-from shadowwatch.mmu.snapshot import Estimate
+from shadowwatch.snapshot import Cause, Estimate
 from shadowwatch.source import Status
 from shadowwatch.view.columns import Row
 from shadowwatch.view.insight import insight

@@ -11,7 +11,7 @@ import pytest
 from shadowwatch.capture.format import pack, reading
 from shadowwatch.capture.recording import Recording
 from shadowwatch.event.abi import Batch
-from shadowwatch.mmu.snapshot import VmSnapshot
+from shadowwatch.snapshot import VmSnapshot
 from shadowwatch.watch import Watch
 from tests.unit.kernel import Kernel, facts, role_of
 from tests.unit.story import Story

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shadowwatch.capture.format import Writer, pack, reading
 from shadowwatch.capture.replay import Replay
 from shadowwatch.event.abi import RECORD, Batch, Event, decode
-from shadowwatch.mmu.snapshot import Snapshot
+from shadowwatch.snapshot import Snapshot
 from shadowwatch.watch import Watch
 from tests.captures import CAPTURES
 from tests.unit import lively

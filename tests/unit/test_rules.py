@@ -11,8 +11,8 @@ import yaml
 
 from shadowwatch.cli import parser
 from shadowwatch.metrics.declarations import DAEMON_METRICS, VM_METRICS
-from shadowwatch.mmu.cause import RECLAIM
 from shadowwatch.probe.plan import POINTS
+from shadowwatch.snapshot import RECLAIM
 from shadowwatch.view.insight import LARGE_SHARE, THRASHING_SECONDS
 from tests.lab.prometheus import promtool
 

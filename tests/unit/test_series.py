@@ -13,8 +13,7 @@ from shadowwatch.capture.series import SawTooth, read
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import UNCOUNTED, Batch, Event, Kind, encode
 from shadowwatch.event.facts import Facts
-from shadowwatch.mmu.cause import RECLAIM
-from shadowwatch.mmu.snapshot import VmSnapshot
+from shadowwatch.snapshot import RECLAIM, VmSnapshot
 from shadowwatch.watch import Watch
 from tests.captures import CAPTURES
 from tests.unit import lively

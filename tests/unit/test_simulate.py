@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shadowwatch.capture.format import reading
-from shadowwatch.mmu.snapshot import Estimate
 from shadowwatch.simulate.policies import POLICIES
 from shadowwatch.simulate.simulator import Simulator
+from shadowwatch.snapshot import Estimate
 from tests.captures import CAPTURES
 from tests.unit import faulting
 from tests.unit.faulting import Address, Faulting

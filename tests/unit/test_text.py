@@ -14,8 +14,8 @@ from prometheus_client.registry import Collector
 from shadowwatch.event.abi import Batch
 from shadowwatch.metrics.declarations import DAEMON_METRICS, VM_METRICS, DaemonMetric, Samples, VmMetric
 from shadowwatch.metrics.text import Exposition, exposition
-from shadowwatch.mmu.histogram import Distribution
 from shadowwatch.mmu.model import KEEP_NS
+from shadowwatch.snapshot import Distribution
 from shadowwatch.watch import Watch
 from tests.golden import matches
 from tests.unit.story import FACTS, GUEST_WRITE, Story

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.mmu.pick import only, pick
-from shadowwatch.mmu.snapshot import PageSnapshot, VmDetail
+from shadowwatch.snapshot import PageSnapshot, VmDetail
 from shadowwatch.view.tree import dot, text, tree
 from tests.golden import matches
 from tests.unit.story import ROLES, Story

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 from shadowwatch.event.abi import Kind
-from shadowwatch.mmu.cause import Cause
 from shadowwatch.mmu.model import Model
-from shadowwatch.mmu.snapshot import VmSnapshot
 from shadowwatch.mmu.vm import Vm
+from shadowwatch.snapshot import Cause, VmSnapshot
 from tests.unit.story import FUNCTIONS, GUEST_WRITE, ROLES, Story
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from shadowwatch.control.wire import dumps, loads
 from shadowwatch.event.abi import Batch
-from shadowwatch.mmu.snapshot import Snapshot
+from shadowwatch.snapshot import Snapshot
 from shadowwatch.watch import Watch
 from tests.unit.story import FACTS, Story
 

@@ -9,7 +9,7 @@ import pytest
 
 from shadowwatch.capture.recording import Progress
 from shadowwatch.control.wire import dumps, loads
-from shadowwatch.mmu.snapshot import Snapshot, VmDetail
+from shadowwatch.snapshot import Snapshot, VmDetail
 from shadowwatch.source import Status
 from shadowwatch.watch import Watch
 from tests.unit.story import FACTS

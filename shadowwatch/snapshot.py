@@ -1,13 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What leaves the model: frozen copies."""
+"""The figures of VMs as they leave the model and the simulator: frozen copies, and all that is reckoned from them."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import NamedTuple
 
-from shadowwatch.mmu.histogram import Distribution
+
+class Cause(IntEnum):
+    """Why a page was zapped."""
+
+    OTHER = 0
+    QUOTA = 1
+    RESIZE = 2
+    SHRINKER = 3
+    MEMSLOT = 4
+    ZAP_ALL = 5
+    TEARDOWN = 6
+    GUEST_WRITE = 7
+    UNPROTECT = 8
+    SYNC = 9
+    NX_RECOVERY = 10
+    ROOT_FREE = 11
+    LINK = 12
+
+
+CAUSES = tuple(Cause)
+
+#: Reclaim: the oldest pages went, to make room for others.
+RECLAIM = frozenset({Cause.QUOTA, Cause.RESIZE, Cause.SHRINKER})
+
+
+class Distribution(NamedTuple):
+    """A frozen histogram: `counts[i]` values were at most `bounds[i]`, the last ones above all bounds."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    total: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +97,28 @@ class Estimate(NamedTuple):
     recorded_refaults: int
     reproduced: int
 
+    @property
+    def likely_faults(self) -> float:
+        """`faults`, and those of the unseen that were likely some."""
+        return self.faults + self.likely
 
-# Not frozen by force, which would take more than all its figures: a thousand are made while the event loop waits.
-@dataclass(slots=True)
+    @property
+    def likely_zaps(self) -> float:
+        """Likewise: a page that was faulted in again was zapped before."""
+        return self.zaps + self.likely
+
+    @property
+    def likely_refaults(self) -> float:
+        """Likewise."""
+        return self.refaults + self.likely
+
+    @property
+    def most_faults(self) -> int:
+        """`faults`, and all of the unseen."""
+        return self.faults + self.unseen
+
+
+@dataclass(frozen=True, slots=True)
 class VmSnapshot:
     """One VM's counts since it was first seen.
 
@@ -108,6 +159,54 @@ class VmSnapshot:
     strangers: Mapping[int, int]
     what_if: Mapping[str, Estimate] = field(default_factory=dict)
 
+    @property
+    def state(self) -> str:
+        """In a word: exact, resyncing while its list is read anew, or ended."""
+        return "ended" if self.ended else "exact" if self.exact else "resyncing"
+
+    @property
+    def all_pages(self) -> int:
+        """Shadow pages on active_mmu_pages, of all levels."""
+        return sum(self.pages.values())
+
+    @property
+    def all_allocations(self) -> int:
+        """Pages allocated."""
+        return sum(self.allocations.values())
+
+    @property
+    def all_refaults(self) -> int:
+        """Pages allocated again after a zap."""
+        return sum(self.refaults.values())
+
+    @property
+    def all_zaps(self) -> int:
+        """Pages zapped, for whatever cause."""
+        return sum(self.zaps.values())
+
+    @property
+    def zaps_by_cause(self) -> Mapping[int, int]:
+        """The same by Cause."""
+        counts: Counter[int] = Counter()
+        for (_, cause), zaps in self.zaps.items():
+            counts[cause] += zaps
+        return counts
+
+    @property
+    def reclaimed(self) -> int:
+        """Pages zapped by reclaim."""
+        return sum(zaps for (_, cause), zaps in self.zaps.items() if cause in RECLAIM)
+
+    @property
+    def reclaimed_directories(self) -> int:
+        """Directories zapped by reclaim."""
+        return sum(zaps for (level, cause), zaps in self.zaps.items() if level > 1 and cause in RECLAIM)
+
+    @property
+    def recently_parented(self) -> int:
+        """Those of them to which a child had been added less than one list-length before."""
+        return sum(self.recently_parented_zaps.values())
+
 
 @dataclass(frozen=True, slots=True)
 class VmDetail:
@@ -134,3 +233,8 @@ class Snapshot:
     lost: int
     untracked: int
     behind_ns: int
+
+    @property
+    def all_lost(self) -> int:
+        """Events that the kernel could not hand over, for whatever reason."""
+        return self.lost + self.untracked
