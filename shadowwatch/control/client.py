@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shadowwatch.capture.recording import Progress
-from shadowwatch.control.protocol import PATIENCE_SECONDS, SOCKET
+from shadowwatch.control.protocol import GREETING, PATIENCE_SECONDS, SOCKET, VERSION, differ, version_in
 from shadowwatch.control.wire import loads
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.snapshot import Snapshot, VmDetail
@@ -40,6 +40,16 @@ class Live:
         self._path = path
         self._lines = connection.makefile("r", encoding="utf-8")
 
+    def greet(self) -> None:
+        """Say which version this one speaks; ShadowwatchError when the daemon speaks another."""
+        with self._spoken():
+            self._connection.sendall(f"{GREETING}\n".encode())
+            line = self._lines.readline()
+        if not line:
+            raise self._gone()
+        if (daemon := version_in(line)) != VERSION:
+            raise ShadowwatchError(f"{self._path}: {differ(daemon, VERSION)}")
+
     def _ask(self, kind: type[T], request: dict[str, Any]) -> T:
         self._send(request)
         return self._answer(kind)
@@ -54,12 +64,13 @@ class Live:
         if not line:
             raise self._gone()
         if line.startswith('{"error"'):
-            raise ShadowwatchError(f"{self._path}: {json.loads(line)['error']}; use the daemon's own")
+            raise ShadowwatchError(f"{self._path}: {json.loads(line)['error']}; use the shadowwatch that it came with")
         try:
             return loads(kind, line)
         except (ValueError, TypeError, KeyError):
             raise ShadowwatchError(
-                f"the daemon at {self._path} is of another version of shadowwatch; restart it"
+                f"the daemon at {self._path} gives another answer than this shadowwatch reads;"
+                " restart it with `systemctl restart shadowwatch`"
             ) from None
 
     @contextmanager
@@ -111,7 +122,7 @@ class Live:
 
 
 def connect(path: str | None = None, patience: float = PATIENCE_SECONDS) -> Live:
-    """Connect to the daemon of this host; ShadowwatchError when there is none, or it does not let this user.
+    """Connect to the daemon of this host; ShadowwatchError without one, or when it does not let or understand this one.
 
     `patience` is how many seconds an answer may take.
     """
@@ -123,7 +134,13 @@ def connect(path: str | None = None, patience: float = PATIENCE_SECONDS) -> Live
     except OSError as error:
         connection.close()
         raise _not_let_in(path, error) from None
-    return Live(connection, path)
+    live = Live(connection, path)
+    try:
+        live.greet()
+    except ShadowwatchError:
+        live.close()
+        raise
+    return live
 
 
 def _not_let_in(path: str, error: OSError) -> ShadowwatchError:
@@ -154,11 +171,14 @@ def standalone() -> Iterator[Live]:
                     with suppress(subprocess.TimeoutExpired):
                         daemon.wait(0.05)
                 # It answers when its probes are attached.
-                with suppress(ShadowwatchError):
+                try:
                     live = connect(path, START_SECONDS)
-                    live.status()
-                if daemon.poll() is not None:
-                    raise ShadowwatchError(daemon.stderr.read().strip().removeprefix("shadowwatch: "))
+                except ShadowwatchError:
+                    with suppress(subprocess.TimeoutExpired):
+                        daemon.wait(1)
+                    if daemon.poll() is None:
+                        raise
+                    raise ShadowwatchError(daemon.stderr.read().strip().removeprefix("shadowwatch: ")) from None
                 yield live
             finally:
                 daemon.send_signal(signal.SIGTERM)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's local socket: a line of JSON asks, a line of JSON answers.
+"""The daemon's local socket: behind a greeting (protocol.py) a line of JSON asks, a line of JSON answers.
 
 {"ask": "status"}, {"ask": "snapshot"} and {"ask": "detail", "vm": NAME} are answered with what Source says, as
 wire.py writes it; {"ask": "record", "paths": […], "most": BYTES or null} comes with the open files, and is answered
@@ -20,7 +20,7 @@ from threading import BoundedSemaphore, Thread
 from typing import Any
 
 from shadowwatch.capture.recording import Recording
-from shadowwatch.control.protocol import MOST_FILES, PATIENCE_SECONDS
+from shadowwatch.control.protocol import GREETING, MOST_FILES, PATIENCE_SECONDS, VERSION, differ, version_in
 from shadowwatch.control.wire import dumps
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.source import Status
@@ -181,7 +181,15 @@ class _Handler(BaseRequestHandler):
         """Answer line by line until the asker goes."""
         assert isinstance(self.server, _Server)
         control, connection = self.server.control, self.request
-        while True:
+        text, files = _receive(connection)
+        for descriptor in files:
+            os.close(descriptor)
+        asker = version_in(text.partition("\n")[0])
+        connection.settimeout(PATIENCE_SECONDS)
+        # One that knows of no greeting shows the error as it is.
+        greeting = GREETING if asker > 1 else json.dumps({"error": differ(VERSION, asker)})
+        connection.sendall(f"{greeting}\n".encode())
+        while asker == VERSION:
             connection.settimeout(None)
             text, files = _receive(connection)
             connection.settimeout(PATIENCE_SECONDS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Snapshots as JSON and back, by the types that they are declared with."""
+"""Snapshots as JSON and back, by the types that they are declared with: each figure with its name."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def _parts(kind: Any) -> tuple[tuple[str, Any], ...]:
 
 @cache
 def _packer(kind: Any) -> Convert:
-    """Dataclasses and tuples become lists, mappings lists of pairs: keys of JSON are but strings."""
+    """Dataclasses and named tuples become objects, mappings lists of pairs: keys of JSON are but strings."""
     origin, arguments = get_origin(kind), get_args(kind)
     if named := _parts(kind):
         each = [(name, _packer(part)) for name, part in named]
-        return lambda value: [pack(getattr(value, name)) for name, pack in each]
+        return lambda value: {name: pack(getattr(value, name)) for name, pack in each}
     if origin is UnionType:
         some = _packer(next(part for part in arguments if part is not NoneType))
         return lambda value: None if value is None else some(value)
@@ -62,8 +62,14 @@ def _packer(kind: Any) -> Convert:
 def _unpacker(kind: Any) -> Convert:
     origin, arguments = get_origin(kind), get_args(kind)
     if named := _parts(kind):
-        each = [_unpacker(part) for _, part in named]
-        return lambda value: kind(*(unpack(item) for unpack, item in zip(each, value, strict=True)))
+        each = [(name, _unpacker(part)) for name, part in named]
+
+        def named_parts(value: Any) -> Any:
+            if len(value) != len(each):
+                raise ValueError(f"{kind} has other fields")
+            return kind(*[unpack(value[name]) for name, unpack in each])
+
+        return named_parts
     if origin is UnionType:
         some = _unpacker(next(part for part in arguments if part is not NoneType))
         return lambda value: None if value is None else some(value)

@@ -17,6 +17,7 @@ import pytest
 from shadowwatch.capture.format import reading
 from shadowwatch.capture.recording import Progress
 from shadowwatch.control.client import Live, connect
+from shadowwatch.control.protocol import GREETING
 from shadowwatch.control.server import CONNECTIONS, LONGEST, listen
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD
@@ -49,11 +50,32 @@ def test_what_is_no_request_is_answered_with_an_error(daemon: Daemon, request_: 
     with socket.socket(socket.AF_UNIX) as asker:
         asker.connect(daemon.path)
         lines = asker.makefile("r")
+        asker.sendall(f"{GREETING}\n".encode())
+        assert lines.readline() == f"{GREETING}\n"
         for line in (request_, request_):
             asker.sendall(line + b"\n")
             assert "error" in json.loads(lines.readline())
         asker.sendall(b'{"ask": "status"}\n')
         assert "kvm1" in lines.readline()
+
+
+@pytest.mark.parametrize(
+    ("first", "answer"),
+    [
+        (
+            '{"ask": "status"}',
+            "the daemon speaks version 2 of its protocol, this shadowwatch version 1; use the",
+        ),
+        ('{"shadowwatch": 3}', '{"shadowwatch": 2}'),
+    ],
+)
+def test_an_asker_of_another_version_is_told_so_and_left(daemon: Daemon, first: str, answer: str) -> None:
+    """One from before there were greetings shows the sentence, any other makes its own; neither is read on."""
+    with socket.socket(socket.AF_UNIX) as asker:
+        asker.connect(daemon.path)
+        asker.sendall(f'{first}\n{{"ask": "status"}}\n'.encode())
+        (line,) = asker.makefile("r")
+        assert answer in line
 
 
 def test_an_endless_request_is_not_read(daemon: Daemon) -> None:
@@ -69,14 +91,14 @@ def test_too_many_askers_are_sent_away_and_make_room_when_they_go(daemon: Daemon
     """The others go on being answered."""
     lives = [connect(daemon.path) for _ in range(CONNECTIONS)]
     assert all(live.status() == STATUS for live in lives)
-    with closing(connect(daemon.path)) as one_more, pytest.raises(ShadowwatchError, match="has ended"):
-        one_more.status()
+    with pytest.raises(ShadowwatchError, match="has ended"):
+        connect(daemon.path)
     assert lives[0].status() == STATUS
     for live in lives:
         live.close()
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:  # that they went may not have been noticed yet
-        with closing(connect(daemon.path)) as another, suppress(ShadowwatchError):
+        with suppress(ShadowwatchError), closing(connect(daemon.path)) as another:
             assert another.status() == STATUS
             return
     pytest.fail("nobody was let in again")
@@ -132,6 +154,8 @@ def test_an_asker_that_does_not_listen_any_more_ends_its_recording(daemon: Daemo
     with socket.socket(socket.AF_UNIX) as asker, path.open("wb") as file:
         asker.connect(daemon.path)
         request = json.dumps({"ask": "record", "paths": [str(path)], "most": None})
+        asker.sendall(f"{GREETING}\n".encode())
+        assert asker.recv(100) == f"{GREETING}\n".encode()
         socket.send_fds(asker, [f"{request}\n".encode()], [file.fileno()])
         asker.shutdown(socket.SHUT_RD)
         loop.join(20)

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import tempfile
+import threading
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from shadowwatch.control.client import Live, connect
+from shadowwatch.control.protocol import GREETING, VERSION
 from shadowwatch.control.server import listen
 from shadowwatch.errors import ShadowwatchError
 from tests.unit.daemon import STATUS, Daemon
@@ -56,29 +59,60 @@ def test_no_daemon_and_no_permission_are_one_sentence_each(tmp_path: Path) -> No
         assert words.startswith(f"{path} is for root and members of the group root; use sudo, or have root run")
 
 
+def refused(path: str, answer: bytes | None) -> str:
+    """What who connects and asks for the status is told, when it gets this and then an end; None is silence."""
+    with listen(path, None) as listener:
+
+        def answering() -> None:
+            with listener.accept()[0] as daemon:
+                if answer is not None:
+                    daemon.sendall(answer)
+                    daemon.shutdown(socket.SHUT_WR)
+                while daemon.recv(1 << 16):
+                    pass
+
+        thread = threading.Thread(target=answering)
+        thread.start()
+        with pytest.raises(ShadowwatchError) as error, closing(connect(path, 0.2 if answer is None else 60)) as live:
+            live.status()
+        thread.join()
+    return str(error.value)
+
+
+HELLO = f"{GREETING}\n".encode()
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (b'["another", "shape"]\n', r"^the daemon at .* is of another version of shadowwatch; restart it$"),
-        (b"not even JSON\n", r"^the daemon at .* is of another version of shadowwatch; restart it$"),
-        (b'{"error": "what?"}\n', r"control: what\?; use the daemon's own$"),
+        (
+            HELLO + b'["another", "shape"]\n',
+            r"^the daemon at .* gives another answer than this shadowwatch reads; ",
+        ),
+        (HELLO + b"not even JSON\n", r"^the daemon at .* gives another answer than this shadowwatch reads; restart it"),
+        (HELLO + b'{"error": "what?"}\n', r"control: what\?; use the shadowwatch that it came with$"),
+        (HELLO, r"^the daemon at .* has ended; look at `journalctl -u shadowwatch`$"),
         (b"", r"^the daemon at .* has ended; look at `journalctl -u shadowwatch`$"),
         (None, r"^the daemon at .* does not answer; look at `systemctl status shadowwatch`$"),
     ],
 )
 def test_what_is_no_answer_is_one_sentence(tmp_path: Path, answer: bytes | None, said: str) -> None:
-    """Another version, a refusal, an end, and silence."""
-    path = str(tmp_path / "control")
-    with (
-        listen(path, None) as listener,
-        closing(connect(path, 0.2 if answer is None else 60)) as live,
-        listener.accept()[0] as daemon,
-    ):
-        if answer is not None:
-            daemon.sendall(answer)
-            daemon.shutdown(socket.SHUT_WR)
-        with pytest.raises(ShadowwatchError, match=said):
-            live.status()
+    """Another shape, a refusal, an end, and silence."""
+    assert re.search(said, refused(str(tmp_path / "control"), answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "version", "cure"),
+    [
+        (b'{"error": "that is no request of this version of shadowwatch"}\n', 1, "restart it with `systemctl restart"),
+        (b'{"shadowwatch": 1}\n', 1, "restart it with `systemctl restart shadowwatch`"),
+        (b'{"shadowwatch": 3}\n', 3, "use the one that it came with"),
+    ],
+)
+def test_a_daemon_of_another_version_is_one_sentence(tmp_path: Path, answer: bytes, version: int, cure: str) -> None:
+    """Which versions meet, and what to do: it depends on which is the older one."""
+    said = refused(str(tmp_path / "control"), answer)
+    assert f"the daemon speaks version {version} of its protocol, this shadowwatch version {VERSION}; {cure}" in said
 
 
 def test_what_is_live_is_no_replay(live: Live) -> None:

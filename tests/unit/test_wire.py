@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from shadowwatch.capture.recording import Progress
+from shadowwatch.control.protocol import VERSION
 from shadowwatch.control.wire import dumps, loads
 from shadowwatch.snapshot import Snapshot, VmDetail
 from shadowwatch.source import Status
@@ -59,3 +63,32 @@ def test_what_is_no_snapshot_is_noticed(text: str) -> None:
     """A daemon of another version is told from one that answers."""
     with pytest.raises((ValueError, TypeError, KeyError)):
         loads(Snapshot, text)
+
+
+def test_figures_are_known_by_their_names_and_not_by_their_places() -> None:
+    """In another order they are the same; one that is missing, more or called otherwise is no snapshot."""
+    status = Status(FACTS, "parents", 12, 34)
+    sent = json.loads(dumps(status))
+    assert loads(Status, json.dumps(dict(reversed(sent.items())))) == status
+    others: list[dict[str, Any]] = [{**sent, "more": 1}, {name: sent[name] for name in sent if name != "policy"}]
+    others.append({("rss" if name == "resident" else name): value for name, value in sent.items()})
+    for other in others:
+        with pytest.raises((ValueError, KeyError)):
+            loads(Status, json.dumps(other))
+
+
+def test_what_crosses_is_what_the_version_says() -> None:
+    """Who changes this changes VERSION, too, and then this digest, so that no two that differ meet unaware."""
+    detail = a_bit_of_everything().detail("web1")
+    progress = Progress(1.5, 2, 3, "a.capture")
+    shapes = [shape(json.loads(dumps(value))) for value in (Status(FACTS, "", 1, 2), Snapshot(0, (), 0, 0, 0, 0, 0))]
+    shapes += [shape(json.loads(dumps(value))) for value in (detail, progress)]
+    digest = hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16]
+    assert (VERSION, digest) == (2, "c228beb5e488a3eb")
+
+
+def shape(value: Any) -> Any:
+    """The names in it, however many there are of what is alike."""
+    if isinstance(value, dict):
+        return {name: shape(value[name]) for name in sorted(value)}
+    return [shape(value[0])] if isinstance(value, list) and value and isinstance(value[0], dict) else None
