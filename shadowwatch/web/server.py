@@ -143,13 +143,15 @@ class Server:
                 writer.close()
                 await writer.wait_closed()
         except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
-            # The reader keeps the error, and its frames keep the reader and the answer: only the garbage collector
-            # would find them, and the daemon has it look once an hour.
-            clear_frames(error.__traceback__)
-            error.__traceback__ = None
+            _let_go(error)
         finally:
             if transport:
                 transport.abort()
+                # It may have been lost by another error than the one that was raised.
+                try:
+                    await writer.wait_closed()
+                except OSError as error:
+                    _let_go(error)
 
     async def _ask(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, web: Web
@@ -183,8 +185,21 @@ async def _send(writer: asyncio.StreamWriter, answer: Answer, headers: Mapping[s
         whole = memoryview(piece)
         for start in range(0, len(piece), PIECE):
             writer.write(whole[start : start + PIECE])
+            # A connection that is lost is known to be only after the loop's next turn, which drain() does not wait for
+            # with TLS: all other pieces would be written to it, each with a warning.
+            await asyncio.sleep(0)
             await writer.drain()
     await writer.drain()
+
+
+def _let_go(error: BaseException) -> None:
+    """Keep nothing by an error that the reader keeps.
+
+    Its frames keep the reader and the answer: only the garbage collector would find them, and the daemon has it look
+    once an hour.
+    """
+    clear_frames(error.__traceback__)
+    error.__traceback__ = None
 
 
 def _names(certificate: Mapping[str, Any] | None) -> frozenset[str]:

@@ -7,6 +7,7 @@ import asyncio
 import gc
 import os
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -18,8 +19,9 @@ from weakref import ref
 import pytest
 
 from shadowwatch.web import server
-from shadowwatch.web.config import Web
+from shadowwatch.web.config import Web, load
 from shadowwatch.web.server import Answer, Server
+from tests.unit.certificates import Authority
 
 LARGE = 20 << 20
 PIECE = b"x" * (LARGE // 4)
@@ -191,8 +193,14 @@ def test_those_who_never_read_cost_little_and_are_left(monkeypatch: pytest.Monke
     assert settles_at(before)
 
 
-def test_the_answer_of_those_who_hang_up_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of those who reset and those who are late, without the garbage collector, which the daemon lets look hourly."""
+@pytest.mark.parametrize("tls", [False, True])
+def test_the_answer_of_those_who_hang_up_is_given_back(
+    tls: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of those who reset and those who are late, without the garbage collector, which the daemon lets look hourly.
+
+    And that they did is no news.
+    """
     monkeypatch.setattr(server, "ANSWER_SECONDS", 2.0)
 
     class Body(list[bytes]):
@@ -208,12 +216,21 @@ def test_the_answer_of_those_who_hang_up_is_given_back(monkeypatch: pytest.Monke
     def kept() -> int:
         return sum(body() is not None for body in sent)
 
-    served = Server(socket.create_server(("127.0.0.1", 0)), answer, Web())
+    authority = Authority(tmp_path)
+    certificate = authority.issue("server", "IP:127.0.0.1")
+    (tmp_path / "web.yml").write_text(
+        f"tls_server_config: {{cert_file: {certificate}, key_file: {certificate.with_suffix('.key')}}}"
+    )
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    served = Server(socket.create_server(("127.0.0.1", 0)), answer, load(str(tmp_path / "web.yml")) if tls else Web())
     gc.disable()
     try:
         with ExitStack() as open_now:
             for number in range(16):
-                client = open_now.enter_context(connect(served))
+                client = connect(served)
+                client = open_now.enter_context(
+                    context.wrap_socket(client, server_hostname="127.0.0.1") if tls else client
+                )
                 client.sendall(GET)
                 assert client.recv(1) == b"H"
                 if number % 2:
@@ -222,6 +239,6 @@ def test_the_answer_of_those_who_hang_up_is_given_back(monkeypatch: pytest.Monke
             deadline = time.monotonic() + 20
             while kept() and time.monotonic() < deadline:
                 time.sleep(0.05)
-        assert (len(sent), kept()) == (16, 0)
+        assert (len(sent), kept(), caplog.messages) == (16, 0, [])
     finally:
         gc.enable()
