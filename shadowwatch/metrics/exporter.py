@@ -6,10 +6,11 @@ from __future__ import annotations
 import socket
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from html import escape
 from http import HTTPStatus
+from itertools import chain
 from weakref import ref
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -29,8 +30,9 @@ STUCK_SECONDS = 10
 #: Making the metrics takes no more than this share of a core: scrapes that come sooner get the last ones.
 SHARE = 0.1
 
-#: So many different ones are in memory at a time; who still reads an older one is cut off.
-TEXTS = 4
+#: So many different ones are in memory at a time, and more only while all have no more bytes than this; who still reads
+#: an older one is cut off.
+TEXTS, SMALL = 4, 1 << 20
 
 #: VMs on the page for people.
 ROWS = 100
@@ -86,6 +88,19 @@ class _Text(list[bytes]):
         return [*map(gzip.compress, self), gzip.flush()]
 
 
+def _in_pieces(texts: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes, as few pieces of PIECE bytes at most: each costs the server a turn of its loop."""
+    joined: list[bytes] = []
+    for text in texts:
+        for start in range(0, len(text), PIECE):
+            piece = text[start : start + PIECE]
+            if sum(map(len, joined)) + len(piece) > PIECE:
+                yield b"".join(joined)
+                joined.clear()
+            joined.append(piece)
+    yield b"".join(joined)
+
+
 class _Metrics:
     """The metrics as text, made anew when that is due; from one thread."""
 
@@ -104,11 +119,11 @@ class _Metrics:
             return self._text
         pieces = (*self._exposition.pieces(), generate_latest(self._process))
         # In small pieces, since one of them stays with whoever is cut off at it.
-        self._text = _Text(piece[start : start + PIECE] for piece in pieces for start in range(0, len(piece), PIECE))
-        alive = [text for text in (known() for known in self._alive) if text is not None]
-        for text in alive[: 1 - TEXTS]:
-            text.clear()
-        self._alive = [*map(ref, alive[1 - TEXTS :]), ref(self._text)]
+        self._text = _Text(_in_pieces(pieces))
+        alive = [text for text in (known() for known in self._alive) if text is not None] + [self._text]
+        while len(alive) > TEXTS and sum(map(len, chain(*alive))) > SMALL:
+            alive.pop(0).clear()
+        self._alive = [*map(ref, alive)]
         self._due = begun + (time.thread_time() - used) / SHARE
         return self._text
 

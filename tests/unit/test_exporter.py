@@ -117,6 +117,7 @@ def test_scrapes_in_parallel_all_get_the_same() -> None:
 def test_who_never_reads_keeps_no_figures_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each scrape has new ones, however many are still being sent; the oldest is cut off then, short of its length."""
     monkeypatch.setattr(exporter, "SHARE", math.inf)
+    monkeypatch.setattr(exporter, "SMALL", 0)
     watch = watching()
     answer = exporter._answers(watch, lambda: STATUS)
     sent = []
@@ -127,6 +128,15 @@ def test_who_never_reads_keeps_no_figures_from_others(monkeypatch: pytest.Monkey
     whole = [sum(map(len, each.body)) == int(each.headers["Content-Length"]) for each in sent]
     assert whole == [False] + [True] * exporter.TEXTS
     assert not sent[0].body
+
+
+def test_nobody_is_cut_off_while_the_figures_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few VMs' are made in no time, also while a hundred scrape: then many more are in memory at a time."""
+    monkeypatch.setattr(exporter, "SHARE", math.inf)
+    answer = exporter._answers(watching(), lambda: STATUS)
+    sent = [answer("/metrics", False) for _ in range(10 * exporter.TEXTS)]
+    assert all(sum(map(len, each.body)) == int(each.headers["Content-Length"]) for each in sent)
+    assert {len(each.body) for each in sent} == {1}
 
 
 def test_a_taken_port_is_one_sentence() -> None:
