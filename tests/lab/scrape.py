@@ -28,7 +28,7 @@ class Metrics:
         self.asked: dict[str, object] = {}
         self._samples = [
             (sample.name, sample.labels, sample.value)
-            for family in text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+            for family in text_string_to_metric_families(text)
             for sample in family.samples
         ]
 

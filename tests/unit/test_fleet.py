@@ -31,14 +31,14 @@ KUBERNETES = ("1.28", "1.37")
 
 def scraped() -> dict[str, tuple[int, int]]:
     """Family → how many series one VM has of it, and the host without its VMs."""
-    families = text_string_to_metric_families(GOLDEN.read_text())  # type: ignore[no-untyped-call]
+    families = text_string_to_metric_families(GOLDEN.read_text())
     of_vm = {family.name: [("vm" in sample.labels) for sample in family.samples] for family in families}
     return {name: (sum(found), len(found) - sum(found)) for name, found in of_vm.items()}
 
 
 def estimates() -> int:
     """How many series one VM has of estimates."""
-    families = text_string_to_metric_families(ESTIMATED.read_text())  # type: ignore[no-untyped-call]
+    families = text_string_to_metric_families(ESTIMATED.read_text())
     samples = [sample for family in families for sample in family.samples]
     return sum("what_if" in sample.name and sample.labels["vm"] == "web1" for sample in samples)
 

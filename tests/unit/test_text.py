@@ -60,7 +60,7 @@ def a_bit_of_everything() -> Watch:
 
 def parsed(watch: Watch) -> list[Metric]:
     """The exposition, read back by Prometheus' own parser."""
-    return list(text_string_to_metric_families(exposition(watch).decode()))  # type: ignore[no-untyped-call]
+    return list(text_string_to_metric_families(exposition(watch).decode()))
 
 
 def test_the_exposition_is_what_it_was() -> None:
@@ -136,7 +136,7 @@ def test_it_says_what_was_declared_as_prometheus_client_would() -> None:
     registry = CollectorRegistry()
     for family in declared(watch):
         registry.register(Declared(family))
-    theirs = list(text_string_to_metric_families(generate_latest(registry).decode()))  # type: ignore[no-untyped-call]
+    theirs = list(text_string_to_metric_families(generate_latest(registry).decode()))
     assert parsed(watch) == theirs
     assert sum(len(family.samples) for family in theirs) > 80
 
