@@ -165,8 +165,8 @@ def test_scrapes_by_the_thousand_leave_nothing_behind() -> None:
                 daemon.put(story.records())
                 story.events.clear()
             assert all(body.endswith(b"\n") for body in bodies)
-        within(10, lambda: daemon.descriptors() <= before and daemon.threads() <= threads)
-        within(10, lambda: b'shadowwatch_allocations_total{vm="4711",level="1"} 50\n' in scrape(0))
+        within(60, lambda: daemon.descriptors() <= before and daemon.threads() <= threads)
+        within(60, lambda: b'shadowwatch_allocations_total{vm="4711",level="1"} 50\n' in scrape(0))
         daemon.end()
 
 

@@ -35,7 +35,7 @@ def test_it_ends_when_the_time_is_over(daemon: Daemon, live: Live, tmp_path: Pat
     loop = looking(daemon)
     terminal = Terminal()
     line = ProgressLine(terminal)
-    done = record(live, [(create(path), path)], None, 0.5, line.show)
+    done = record(live, [(create(path), path)], None, 1.0, line.show)
     line.end()
     loop.join(10)
     assert (done.records, done.path) == (3, path)
