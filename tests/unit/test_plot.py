@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib
 import pytest
 
 from shadowwatch.capture.format import MAGIC
@@ -68,14 +69,27 @@ def test_the_same_capture_makes_the_same_bytes() -> None:
     assert len(drawn) < 300_000
 
 
+def outlines(svg: str) -> list[tuple[str | None, ...]]:
+    """The groups, lines and texts of an SVG, without styles and names that are made up."""
+    elements = ElementTree.fromstring(svg).iter()  # noqa: S314 - our own file
+    tags = {f"{{http://www.w3.org/2000/svg}}{tag}": tag for tag in ("g", "path", "text")}
+    return [
+        (tags[element.tag], element.get("id") if tags[element.tag] == "g" else None, element.get("d"), element.text)
+        for element in elements
+        if element.tag in tags
+    ]
+
+
 def test_the_pictures_in_docs_are_what_the_captures_lead_to(tmp_path: Path) -> None:
-    """But for compressed images, which may differ with the library that packs them."""
+    """But for compressed images, which may differ with the library that packs them, and another matplotlib's styles."""
     pictures.make(tmp_path)
     assert (tmp_path / "tree.txt").read_text() == (pictures.DOCS / "tree.txt").read_text()
     drawn, kept = (
         re.sub(r'base64,[^"]*', "", (folder / "before-after.svg").read_text()) for folder in (tmp_path, pictures.DOCS)
     )
-    assert drawn == kept
+    assert outlines(drawn) == outlines(kept)
+    if f"Matplotlib v{matplotlib.__version__}," in kept:
+        assert drawn == kept
 
 
 def test_a_png_is_a_png_of_a_readable_size() -> None:
