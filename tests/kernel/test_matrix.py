@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The matrix, Linux 6.1's part in each run: every way in which a host comes to use the shadow MMU, stock and patched."""
+"""The matrix: every way in which a host comes to use the shadow MMU, stock and patched; Linux 6.1 in each run."""
 
 from __future__ import annotations
 
