@@ -131,6 +131,7 @@ def test_losses_are_seen_and_repaired_within_a_second(bare: Lab, tmp_path: Path)
     pytest.fail("the capture has no two walks after the storm")
 
 
+@pytest.mark.soak
 def test_a_walk_is_bounded_in_each_hit(bare: Lab, tmp_path: Path) -> None:
     """No step has more records than the bound, also when it is made under mmu_lock in a busy VM."""
     with Vmm(bare, BUSY, rounds=0):
@@ -162,6 +163,7 @@ def test_a_vm_at_the_address_of_another_is_another(stock: Watched) -> None:
         scrape_until(stock.port, lambda metrics, name=name: metrics.sum("vm_info", vm=name, state="ended") == 1)  # type: ignore[misc]
 
 
+@pytest.mark.soak
 def test_two_vms_of_one_process_are_two(bare: Lab) -> None:
     """They have one pid, and a name each."""
     process = bare.popen(["python3", "-c", TWINS])
@@ -175,6 +177,7 @@ def test_two_vms_of_one_process_are_two(bare: Lab) -> None:
     process.communicate(timeout=30)
 
 
+@pytest.mark.soak
 def test_it_waits_for_kvm_and_starts_anew_when_kvm_goes(patched: Watched) -> None:
     """Started before the module is loaded, and again after it was taken away."""
     lab = patched.lab
@@ -211,6 +214,7 @@ def test_the_newest_first_bug_is_named(patched: Watched) -> None:
     assert "VM oldest" not in said
 
 
+@pytest.mark.soak
 def test_audit_on_the_command_line(bare: Lab) -> None:
     """A table with a line for each VM, and exit status 0 when there is no difference."""
     with Vmm(bare, Workload("looked-at", accesses=3_000)) as vmm:

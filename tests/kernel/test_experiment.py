@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from tests.experiment.__main__ import POLICIES, judge, watched
 from tests.experiment.cases import CASES
 from tests.experiment.claims import Figures
@@ -30,6 +32,7 @@ def test_what_is_foretold_is_what_the_policy_then_does(patched: Watched, tmp_pat
     assert figures.change("zipf", 64, "parents", "page_faults") < -0.1
 
 
+@pytest.mark.soak
 def test_a_running_daemon_estimates_other_policies(stock: Watched) -> None:
     """On an unpatched host: stock order is made again as the kernel counts it, and parents would fault less."""
     stock.lab.start_daemon("--what-if stock,parents")

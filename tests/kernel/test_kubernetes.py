@@ -12,6 +12,8 @@ from tests.kernel.watched import AUDITS, Watched
 from tests.lab.workload import Vmm, Workload
 from tests.unit.test_fleet import daemonset_pod
 
+pytestmark = pytest.mark.soak
+
 #: What a container sees of the host: its own /sys and root file system, both read-only, nothing mounted beneath /sys.
 #: Root has the capabilities named, and gains none.
 CONTAINER = """

@@ -82,8 +82,15 @@ def waiting(folder: Path, *options: str) -> Iterator[tuple[psutil.Process, list[
         pytest_.wait()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("options", [[], ["-n", "1"]], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    ("options", "number"),
+    [
+        pytest.param([], signal.SIGINT, id="alone-interrupted"),
+        pytest.param([], signal.SIGKILL, id="alone-killed", marks=pytest.mark.soak),
+        pytest.param(["-n", "1"], signal.SIGINT, id="xdist-interrupted", marks=pytest.mark.soak),
+        pytest.param(["-n", "1"], signal.SIGKILL, id="xdist-killed"),
+    ],
+)
 def test_nothing_is_left_of_a_run_that_was_interrupted(tmp_path: Path, options: list[str], number: int) -> None:
     """No emulator, no ssh, no terminal and no folder of the lab, after Ctrl-C and after kill -9."""
     with waiting(tmp_path, *options) as (process, started, (folder, _)):

@@ -20,6 +20,8 @@ from tests.lab.machine import CHECKOUT, UNIT, Lab, say
 from tests.lab.scrape import PORT, Metrics, scrape_until
 from tests.lab.workload import Vmm, Workload
 
+pytestmark = pytest.mark.soak
+
 OLD = "0.0.1"
 DOCUMENT = sections(CHECKOUT / "docs/install.md")
 #: Made on this machine, since the lab has no compiler.

@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
@@ -62,12 +62,9 @@ done
 
 
 @pytest.fixture(scope="module", autouse=True)
-def audits(patched: Watched) -> Iterator[None]:
-    """An audit of each VM as soon as the one before has ended, and the order of stock for whoever comes next."""
+def audits(patched: Watched) -> None:
+    """An audit of each VM as soon as the one before has ended."""
     patched.lab.start_daemon(AUDITS.replace("0.3", "0.1"))
-    yield
-    patched.lab.policy("stock")
-    patched.lab.start_daemon(AUDITS)
 
 
 class SlowList:
@@ -233,6 +230,7 @@ def test_a_table_moves_up_when_a_page_of_it_is_mapped_anew(patched: Watched) -> 
             before = after
 
 
+@pytest.mark.soak
 def test_no_policy_harms_the_kernel(patched: Watched) -> None:
     """All of them in turn, while slots and limits change, the shrinker runs and VMs are killed: all is well."""
     lab = patched.lab

@@ -15,6 +15,8 @@ from tests.lab.workload import Vmm, Workload
 from tests.queries import panel_queries
 from tests.unit.test_rules import RULES, rules
 
+pytestmark = pytest.mark.soak
+
 #: Five scrapes are enough for a rate. A restart takes as long here as anywhere: what looks for one looks back further.
 DURATIONS = {"1m": "2s", "2m": "4s", "5m": "10s", "10m": "75s", "1h": "2m"}
 STORM = Workload("incident", accesses=3_000)

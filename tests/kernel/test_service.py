@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from shadowwatch.capture.format import reading
 from shadowwatch.watch import Watch
 from tests.kernel.watched import Watched, unexpected
@@ -56,6 +58,7 @@ def test_the_long_running_half_has_no_privilege(patched: Watched) -> None:
     assert now["NoNewPrivs"] == "1"
 
 
+@pytest.mark.soak
 def test_run_by_root_it_leaves_no_capability_either(bare: Lab) -> None:
     """Without systemd: another user, no group, the bounding set empty, too, and the filter its own."""
     lab = bare
@@ -168,6 +171,7 @@ def test_a_recording_through_the_running_daemon_begins_in_mid_run(stock: Watched
     assert stock.metrics().sum("events_lost_total") == 0
 
 
+@pytest.mark.soak
 def test_top_and_tree_show_what_the_kernel_counts(fresh: Watched) -> None:
     """Through the running daemon's socket, and by a daemon of top's own, of which nothing is left."""
     lab = fresh.lab
@@ -234,6 +238,7 @@ def test_members_of_the_daemons_group_need_no_root(stock: Watched) -> None:
         assert lab.run(f"{member} tree asked").stdout.startswith("asked, pid")
 
 
+@pytest.mark.soak
 def test_without_root_or_kvm_it_says_so_in_one_sentence(fresh: Watched) -> None:
     """On a real host, with nothing faked; doctor agrees by its exit code."""
     lab = fresh.lab

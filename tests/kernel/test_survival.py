@@ -26,6 +26,8 @@ from tests.lab.machine import Lab
 from tests.lab.scrape import PORT, scrape_until
 from tests.lab.workload import Vmm, Workload, reading_of
 
+pytestmark = pytest.mark.soak
+
 T = TypeVar("T")
 
 #: It makes events all the while, so it is the VM to be exact afterwards.
