@@ -3,8 +3,11 @@
 
 import json
 import subprocess
+import time
+from collections import deque
 from collections.abc import Sequence
 
+from tests.lab.command import tail
 from tests.lab.ending import Ending
 from tests.lab.errors import LabError
 from tests.lab.lines import line_within
@@ -12,7 +15,12 @@ from tests.lab.machine import Lab
 from tests.lab.qmp import ARGUMENTS, Qmp
 from tests.lab.workload import Reading
 
-BOOT_SECONDS = 300.0
+#: A guest is at its init in a tenth of it, if this machine has nothing else to do.
+BOOT_SECONDS = 120.0
+LINE_SECONDS = 300.0
+#: What the guests' inits say first.
+STARTED = "guest: init runs"
+CURE = 'give the lab more of this machine, or look for the reason beside one: make lab ARGS="--workload real-linux"'
 MARKER = "processes done"
 PAGE_SIZE = 4096
 
@@ -23,6 +31,9 @@ class Guest(Ending):
     def __init__(self, lab: Lab, name: str, pages: int, memory: int, initrd: str, append: str) -> None:
         self.name = name
         self._lab = lab
+        self._begun = time.monotonic()
+        self._said: deque[str] = deque(maxlen=6)
+        self._booted = False
         # What KVM says of XSAVE is more than the emulated processor does: Linux 5.10 and 7.x fail with it as guests.
         # The console comes out of standard error, since the other two belong to QEMU's control channel.
         command = (
@@ -33,8 +44,16 @@ class Guest(Ending):
             f" -kernel /boot/vmlinux -initrd /srv/lab/{initrd} -append 'console=ttyS0 quiet panic=-1 {append}'"
         )
         self._process = lab.popen(command, stderr=subprocess.PIPE)
-        self.pid = int(self._console())
+        self.pid = int(self._line())
+        self._said.clear()
         self._qmp = Qmp(self._process)
+
+    def booted(self, seconds: float = BOOT_SECONDS) -> None:
+        """Wait until the guest's init runs; LabError when it does not so long after the guest's start."""
+        trouble = f"is not at its init after {seconds:.0f} s"
+        while not self._booted:
+            line = self._line(self._begun + seconds - time.monotonic(), trouble)
+            self._booted = line.strip() == STARTED
 
     def stop(self) -> None:
         """Halt the guest, so that its counters rest."""
@@ -48,14 +67,19 @@ class Guest(Ending):
         """End the guest."""
         if self._process.poll() is None:
             self._qmp.command("quit")
-        self._process.communicate()
+            self._process.communicate()
 
-    def _console(self) -> str:
-        """Return the next line of the guest's console."""
-        line = line_within(BOOT_SECONDS, self._process, self._process.stderr)
-        if not line:
-            raise LabError(f"guest {self.name} ended in the lab before it was done; look at its kernel's arguments")
-        return line
+    def _line(self, seconds: float = LINE_SECONDS, trouble: str = "hangs") -> str:
+        """Return the next line of the guest's console; LabError with the last ones when there is none in this time."""
+        line = line_within(max(seconds, 1.0), self._process, self._process.stderr)
+        if line:
+            self._said.append(line)
+            return line
+        console = f"its console says last: {tail(''.join(self._said))}" if self._said else "its console is silent"
+        if self._process.wait() >= 0:
+            raise LabError(f"guest {self.name} ended in the lab before it was done: {console}; {CURE}")
+        self._lab.run(["kill", "-KILL", str(self.pid)], check=False)
+        raise LabError(f"guest {self.name} {trouble}: {console}; {CURE}")
 
 
 class RealGuest(Guest):
@@ -69,7 +93,8 @@ class RealGuest(Guest):
 
     def wait(self) -> None:
         """Wait until the guest has run its processes."""
-        while MARKER not in self._console():
+        self.booted()
+        while MARKER not in self._line():
             pass
 
 
@@ -81,7 +106,8 @@ class NestedGuest(Guest):
 
     def wait(self) -> Reading:
         """Wait until the VMM has done its rounds, and return what it says of its own guest."""
-        while not (line := self._console()).startswith("{"):
+        self.booted()
+        while not (line := self._line()).startswith("{"):
             pass
         return Reading(**json.loads(line))
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import cycle
+from types import FrameType
 from typing import get_args
 
 from shadowwatch.commands.ending import unwinding
@@ -18,7 +19,7 @@ from shadowwatch.view.state import State
 from tests.lab.cache import Progress
 from tests.lab.connection import free_port
 from tests.lab.errors import LabError
-from tests.lab.guest import RealGuest
+from tests.lab.guest import BOOT_SECONDS, Guest, RealGuest
 from tests.lab.machine import Lab, Policy
 from tests.lab.scrape import PORT, Metrics, scrape, scrape_until
 from tests.lab.snapshot import ready
@@ -66,6 +67,22 @@ class NextPolicy:
         self._lab.policy(next(self._policies))
 
 
+@contextmanager
+def booting(guest: Guest, seconds: float = BOOT_SECONDS) -> Iterator[None]:
+    """Let whatever goes on meanwhile end with LabError when the guest is not at its init so long after its start."""
+
+    def look(number: int, frame: FrameType | None) -> None:
+        guest.booted(seconds)
+
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def run(progress: Progress) -> int:
     """Watch, publish, show; until the person ends it, or SIGINT or SIGTERM comes."""
     with ExitStack() as open_now:
@@ -80,7 +97,8 @@ def run(progress: Progress) -> int:
         for workload in GUESTS:
             open_now.enter_context(Vmm(lab, workload, rounds=0, pause_ms=PAUSE_MS))
         progress(f"guests: {', '.join(workload.name for workload in GUESTS)} run, {REAL} boots")
-        open_now.enter_context(RealGuest(lab, name=REAL, endless=True))
+        real = open_now.enter_context(RealGuest(lab, name=REAL, endless=True))
+        open_now.enter_context(booting(real))
         metrics = scrape_until(port, lambda metrics: metrics.sum("zaps_total") > 0)
         url = f"http://127.0.0.1:{port}/"
         if top.has_terminal(sys.stdout):
@@ -95,6 +113,7 @@ def run(progress: Progress) -> int:
             )
         else:
             print(f"{url}metrics\n{summary(metrics)}", flush=True)
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+            while signal.sigwait({signal.SIGINT, signal.SIGTERM, signal.SIGALRM}) == signal.SIGALRM:
+                real.booted()
         print(summary(scrape(port)), flush=True)
     return 0

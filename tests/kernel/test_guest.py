@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest that does not boot, which is an error that is said: which one, what its console said, and the cure."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.kernel.watched import Watched
+from tests.lab.errors import LabError
+from tests.lab.guest import RealGuest
+from tests.lab.show import booting
+
+SECONDS = 3.0
+
+
+def test_a_guest_that_does_not_boot_is_an_error(patched: Watched) -> None:
+    """It is halted at once, so it says nothing; whoever waits for it is told."""
+    with RealGuest(patched.lab, name="halted") as guest:
+        guest.stop()
+        with pytest.raises(
+            LabError, match=r"^guest halted is not at its init after 3 s: its console is silent; .*make"
+        ):
+            guest.booted(SECONDS)
+
+
+def test_a_guest_that_does_not_boot_ends_what_is_shown_meanwhile(patched: Watched) -> None:
+    """Nobody waits for it, as in `make run`, where people look at others."""
+    with RealGuest(patched.lab, name="unseen") as guest:
+        guest.stop()
+        with pytest.raises(LabError, match=r"^guest unseen is not at its init"), booting(guest, SECONDS):
+            signal.pause()
+
+
+def test_a_guest_that_boots_is_left_alone(patched: Watched) -> None:
+    """Its init runs: whoever looks at others goes on when its time is up."""
+    with RealGuest(patched.lab, name="boots", processes=1) as guest:
+        guest.wait()
+        with booting(guest, SECONDS):
+            signal.pause()
+
+
+def test_a_guest_that_ends_is_an_error_with_its_last_words(patched: Watched) -> None:
+    """Its QEMU is killed while it runs its processes."""
+    with RealGuest(patched.lab, name="killed", endless=True) as guest:
+        guest.booted()
+        patched.lab.run(["kill", "-KILL", str(guest.pid)])
+        with pytest.raises(
+            LabError, match=r"^guest killed ended in the lab .* its console says last: guest: init runs; "
+        ):
+            guest.wait()
