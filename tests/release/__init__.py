@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests on bare Debian releases, as a new machine has them."""
+"""The project on each Debian release that it is for, with next to nothing installed."""
