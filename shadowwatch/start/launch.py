@@ -15,6 +15,16 @@ from typing import Any
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+def _hold_standard_streams() -> None:
+    """Open nothing in place of one that is closed: what is written to it would go into a file that has its number."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.set_inheritable(descriptor, True)
+
+
 def wait_for_kvm() -> None:
     """Return when the kvm module is loaded; who starts before it need not start again."""
     from shadowwatch.probe.checks import require_all_but_kvm
@@ -22,6 +32,7 @@ def wait_for_kvm() -> None:
     from shadowwatch.service.log import say
     from shadowwatch.service.notify import Watchdog, notify
 
+    _hold_standard_streams()
     if kvm_is_loaded():
         return
     require_all_but_kvm(gather())
@@ -59,6 +70,7 @@ def collect(
     from shadowwatch.start.handover import Handover, execute, unprivileged_user
     from shadowwatch.web.config import texts
 
+    _hold_standard_streams()
     web = texts(arguments.web_config_file) if settings and arguments.web_config_file else {}
     host = gather()
     plan = require(host)
