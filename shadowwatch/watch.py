@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from itertools import count
 from threading import Lock
 
 from shadowwatch.event.abi import RECORD, Batch, Event
@@ -21,10 +22,32 @@ from shadowwatch.snapshot import Estimate, Snapshot, VmDetail, VmSnapshot
 #: So many VMs are frozen (some 20 µs each, if they had events) before a thread that waits to feed the model may do so.
 AT_ONCE, GIVE_WAY_SECONDS = 64, 0.0002
 
+#: Characters of a VM's name: whoever starts one chooses it, and each line of a scrape has it.
+LONGEST_NAME = 128
+
 
 def _printable(name: str) -> str:
     """The name as it may be sent to a terminal: it comes from a command line, and that from anywhere."""
     return "".join(letter if letter.isprintable() else "?" for letter in name)
+
+
+def _clipped(name: str, most: int = LONGEST_NAME) -> str:
+    """The name, or of a long one the beginning, and a sign that there is more."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _unique(name: str, pid: int, taken: Collection[str]) -> str:
+    """Two living VMs of one name would be one time series; the later one gets its pid, then a number.
+
+    One that ended leaves its name to the next: for Prometheus that is a restart, as of any process.
+    """
+    unique = name
+    for number in count(1):
+        if unique not in taken:
+            break
+        suffix = f"-{pid}" if number == 1 else f"-{pid}-{number}"
+        unique = _clipped(name, LONGEST_NAME - len(suffix)) + suffix
+    return unique
 
 
 def _ns(seconds: float | None) -> int | None:
@@ -74,26 +97,16 @@ class Watch:
                 for simulator in self._simulators:
                     simulator.feed(batch.records)
                 for vm in model.unnamed():
-                    vm.called = self._name_of(vm.pid)
-                    vm.name = self._unique(_printable(vm.called) or str(vm.pid), vm.pid)
+                    vm.called = _clipped(self._name_of(vm.pid))
+                    # Batches at no time are those of a plot, for which no VM is ever forgotten.
+                    taken = model.names(ended=not batch.now_ns)
+                    model.name(vm, _unique(_printable(vm.called) or str(vm.pid), vm.pid, taken))
                     names.append((vm.pid, vm.called))
             else:
                 self._behind_ns = 0
             model.forget(batch.now_ns)
             self._last = batch._replace(records=b"")
         return tuple(names)
-
-    def _unique(self, name: str, pid: int) -> str:
-        """Two VMs of one name would be one time series; the later one gets its pid, then a number."""
-        taken = self._model.names()
-        if name not in taken:
-            return name
-        name = wanted = f"{name}-{pid}"
-        number = 2
-        while name in taken:
-            name = f"{wanted}-{number}"
-            number += 1
-        return name
 
     def progress(self) -> dict[int, Progress]:
         """How far each living VM is, by its `struct kvm *`."""

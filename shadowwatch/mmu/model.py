@@ -118,9 +118,14 @@ class Model(Decoder[Vm]):
         fresh, self._unnamed = self._unnamed, []
         return iter(fresh)
 
-    def names(self) -> set[str]:
-        """The names in use, those of ended VMs that are still kept among them."""
-        return {vm.name for vm in (*self._vms.values(), *self._ended)}
+    def names(self, ended: bool) -> set[str]:
+        """The names of the living VMs, and of those that ended and are still kept, if these count."""
+        return {vm.name for vm in (*self._vms.values(), *(self._ended if ended else ()))}
+
+    def name(self, vm: Vm, name: str) -> None:
+        """Call it so; one that ended and was called so is dropped: both would be one time series."""
+        vm.name = name
+        self._ended = [ended for ended in self._ended if ended.name != name or ended is vm]
 
     def forget(self, now_ns: int) -> None:
         """Drop the VMs that ended more than KEEP_NS ago, on the clock of the events."""

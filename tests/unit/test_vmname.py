@@ -25,10 +25,41 @@ from shadowwatch.daemon.vmname import name_in, name_of
         ("qemu-system-x86_64 -name", None),
         ("qemu-system-x86_64 -name guest=", None),
         ("", None),
+        ("qemu-system-x86_64 -name guest=db,,blue,debug-threads=on", "db,blue"),
+        ("qemu-system-x86_64 -name db,,blue", "db,blue"),
+        ("qemu-system-x86_64 -name guest=,,a", ",a"),
+        ("qemu-system-x86_64 -name ,,a", ",a"),
+        ("qemu-system-x86_64 -name a,,,debug-threads=on", "a,"),
+        ("qemu-system-x86_64 -name db,,x=1", "db,x=1"),
+        ("qemu-system-x86_64 -name guest=a=b", "a=b"),
+        ("qemu-system-x86_64 -name debug-threads=on,guest=web1", "web1"),
+        ("qemu-system-x86_64 -name process=a,debug-threads=on", None),
+        ("qemu-system-x86_64 -name debug-threads=on", None),
+        ("qemu-system-x86_64 -name web1 -name debug-threads=on", "web1"),
+        ("qemu-system-x86_64 -name web1 -name guest=web2", "web2"),
+        ("qemu-system-x86_64 --name guest=web1,debug-threads=on", "web1"),
+        ("qemu-system-x86_64 -append --name=a -m 96", None),
+        ("qemu-system-x86_64 -append --id -m 96", None),
+        ("qemu-system-x86_64 -append -name -name web1", "web1"),
+        ("qemu-system-x86_64 -fw_cfg --name=a -device x,id=b", None),
+        ("/usr/libexec/qemu-kvm -name guest=web1", "web1"),
+        ("/usr/bin/kvm -id 100 -name web1,debug-threads=on", "web1"),
+        ("kvm --name web1,process=a", "web1"),
+        ("stratovirt -name web1 -append --name=a", "web1"),
+        ("firecracker --api-sock /run/a --id 551e --start-time-us 7", "551e"),
+        ("firecracker --config-file a -- --id b", None),
+        ("crosvm run --name web1 -p --name=a /kernel", "web1"),
+        ("crosvm run -p --name=a --name=web1 /kernel", "web1"),
+        ("crosvm run --params --name=a /kernel", None),
+        ("lkvm run -k /kernel -p --name=a --name a,b", "a,b"),
+        ("lkvm run --name a -- /bin/b --name c", "a"),
+        ("cloud-hypervisor --kernel /kernel --cmdline --name=a --disk path=a,id=b", None),
+        ("cloud-hypervisor --id=", None),
+        ("/usr/lib/virtualbox/VBoxHeadless --comment web1 --startvm 551e", "web1"),
     ],
 )
 def test_the_name_is_the_one_a_person_gave(command: str, name: str | None) -> None:
-    """QEMU, libvirt's QEMU, Firecracker, kvmtool; none where none was given."""
+    """QEMU, libvirt's QEMU, Firecracker, kvmtool and more, each as it reads its words; none where none was given."""
     assert name_in(command.split()) == name
 
 

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from shadowwatch.control.wire import dumps, loads
 from shadowwatch.event.abi import Batch
+from shadowwatch.metrics.text import exposition
 from shadowwatch.snapshot import Snapshot
 from shadowwatch.watch import Watch
 from tests.unit.story import FACTS, Story
@@ -25,6 +28,89 @@ def named(*names: str) -> list[str]:
 def test_two_vms_of_one_name_are_told_apart() -> None:
     """The later one gets its pid, since both would be one time series."""
     assert named("web", "web", "db") == ["web", "web-1", "db"]
+
+
+class Host:
+    """VMs that come and go, each at an address and with a process of its own."""
+
+    def __init__(self, what_if: tuple[str, ...] = ()) -> None:
+        self.watch = Watch(FACTS, self._called.__getitem__, what_if)
+
+    _called: dict[int, str] = {}  # noqa: RUF012 - of all hosts, which costs nothing
+    ns = 10**9
+
+    def start(self, pid: int, name: str, pages: int = 1) -> Story:
+        """A VM of this name has allocated so many pages."""
+        self._called[pid] = name
+        story = Story(kvm=0x1000 * pid, pid=pid)
+        self.batch(story, *(lambda page=page: story.alloc(page) for page in range(1, pages + 1)))
+        return story
+
+    def batch(self, story: Story, *events: Callable[[], None]) -> None:
+        """These happen, a second after what was before, and are seen at once."""
+        self.ns += 10**9
+        story.ns = self.ns
+        story.events.clear()
+        for event in events:
+            event()
+        self.watch.take(Batch(story.ns, 0, 0, story.records()))
+
+    def names(self) -> list[tuple[str, int]]:
+        """Who is exported, under which name."""
+        return [(vm.name, vm.pid) for vm in self.watch.snapshot().vms]
+
+
+def test_a_vm_that_starts_again_has_its_name_again() -> None:
+    """However often, and however soon: the series goes on, with counters that begin again at 0, and one VM has it."""
+    host = Host()
+    for pid in range(11, 16):
+        vm = host.start(pid, "web1", pages=20 - pid)
+        assert host.names() == [("web1", pid)]
+        lines = exposition(host.watch).decode().splitlines()
+        assert f'shadowwatch_allocations_total{{vm="web1",level="1"}} {20 - pid}' in lines
+        assert len({line.rpartition(" ")[0] for line in lines}) == len(lines)
+        host.batch(vm, vm.destroy)
+        assert host.names() == [("web1", pid)]  # until another one comes, or five minutes have gone by
+
+
+def test_a_name_is_for_the_living() -> None:
+    """Two of them at once are told apart for as long as they live, and the third has the name that the first left."""
+    host = Host()
+    first = host.start(11, "web1")
+    host.start(12, "web1")
+    assert host.names() == [("web1", 11), ("web1-12", 12)]
+    host.batch(first, first.destroy)
+    host.start(13, "web1")
+    host.start(14, "web1")
+    assert host.names() == [("web1-12", 12), ("web1", 13), ("web1-14", 14)]
+
+
+def test_vms_that_come_and_go_between_two_looks_share_a_name_in_turn() -> None:
+    """Of those in one batch the last is kept."""
+    host = Host()
+    records = b""
+    for pid in (21, 22, 23):
+        host._called[pid] = "job"
+        story = Story(kvm=0x1000 * pid, pid=pid)
+        story.alloc(1)
+        if pid != 23:
+            story.destroy()
+        records += story.records()
+    host.watch.take(Batch(10**10, 0, 0, records))
+    assert host.names() == [("job", 23)]
+
+
+def test_names_are_short_and_still_unique() -> None:
+    """Whoever may open /dev/kvm chooses one, and each line of a scrape has it; a long one is cut, visibly."""
+    host = Host()
+    for pid in (31, 32, 33):
+        host.start(pid, "x" * 131_072)
+    assert host.names() == [("x" * 127 + "…", 31), ("x" * 124 + "…-32", 32), ("x" * 124 + "…-33", 33)]
+    assert {len(name) for name, _ in host.names()} == {128}
+    assert {len(name) for _, name in host.watch.names()} == {128}
+    host.start(34, "y" * 128)
+    assert host.names()[-1] == ("y" * 128, 34)
+    assert len(exposition(host.watch)) < 200_000
 
 
 @pytest.mark.parametrize(
@@ -57,7 +143,8 @@ def test_estimates_are_part_of_a_snapshot_and_cross_the_socket() -> None:
 
 def test_a_vm_that_ended_keeps_its_own_estimates() -> None:
     """Also when its process has another at the same address, which has had no page yet."""
-    watch = Watch(FACTS, str, ("stock",))
+    names = iter(("first", "second"))
+    watch = Watch(FACTS, lambda _: next(names), ("stock",))
     story = Story()
     story.alloc(1, level=2)
     story.alloc(2)
