@@ -20,6 +20,7 @@ from threading import BoundedSemaphore, Thread
 from typing import Any
 
 from shadowwatch.capture.recording import Recording
+from shadowwatch.control.aside import Aside
 from shadowwatch.control.protocol import GREETING, MOST_FILES, PATIENCE_SECONDS, VERSION, differ, version_in
 from shadowwatch.control.wire import dumps
 from shadowwatch.errors import ShadowwatchError
@@ -84,7 +85,7 @@ def _receive(connection: socket.socket) -> tuple[str, list[int]]:
         data, descriptors, _, _ = socket.recv_fds(connection, LONGEST, MOST_FILES)
         received += descriptors
         text += data
-        if not data or len(text) > LONGEST:
+        if not data or len(text) > LONGEST or len(received) > MOST_FILES:
             return "", received
     return text.decode(errors="replace"), received
 
@@ -121,26 +122,29 @@ class Control:
         paths = [str(path) for path in request["paths"]]
         if len(paths) != len(files) or not files:
             raise KeyError("paths")
-        for descriptor in files:
-            # A pipe that nobody reads ends the recording, not the daemon's loop.
-            os.set_blocking(descriptor, False)
         most = request["most"]
         facts = replace(self._watch.facts, midway=True)
         pairs = list(zip(files, paths, strict=True))
-        recording = Recording(pairs, facts, None if most is None else int(most), self._watch.names)
+        try:
+            recording = Aside(pairs, facts, None if most is None else int(most), self._watch.names)
+        except OSError as error:
+            raise ValueError("files") from error
         self._record(recording)
         connection.settimeout(PROGRESS_SECONDS)
         try:
-            while not recording.ended.is_set():
-                with suppress(TimeoutError):
-                    connection.recv(1)
-                    break
-                connection.sendall(f"{dumps(recording.progress())}\n".encode())
+            try:
+                while not recording.ended.is_set():
+                    with suppress(TimeoutError):
+                        connection.recv(1)
+                        break
+                    connection.sendall(f"{dumps(recording.progress())}\n".encode())
+            finally:
+                recording.stop()
+                recording.ended.wait()
+            connection.sendall(f"{dumps(recording.progress())}\nnull\n".encode())
         finally:
-            # Whatever became of the asker: the files are closed behind this, so the loop must have let go of them.
-            recording.stop()
-            recording.ended.wait()
-        connection.sendall(f"{dumps(recording.progress())}\nnull\n".encode())
+            # Who has a file that takes nothing has less connections for as long as it takes nothing.
+            recording.join()
 
 
 class _Server(ThreadingMixIn, UnixStreamServer):
@@ -201,7 +205,7 @@ class _Handler(BaseRequestHandler):
                     control.record(connection, request, files)
                     continue
                 answer = control.answer(request)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 answer = json.dumps({"error": "that is no request of this version of shadowwatch"})
             finally:
                 for descriptor in files:

@@ -47,6 +47,9 @@ GC_THRESHOLDS, GC_SECONDS = (50_000, 10, 1 << 30), 3600.0
 #: Of so many VMs it is said that their newest pages are reclaimed; nobody needs to hear of more.
 MOST_TOLD = 100
 
+#: Files of others that do not take the rest of their recordings in this time are left as they are at the end.
+LAST_SECONDS = 5.0
+
 #: Between looks at the ring: short against its depth, long against the cost of a look.
 PERIOD_SECONDS = 0.05
 
@@ -86,9 +89,13 @@ class Collection:
                 self._written = batch
             if len(batch.records) < LOOK * RECORD.size:
                 break
-        for recording in [recording for recording in self._recordings if recording.over or last]:
+        over = [recording for recording in self._recordings if recording.over or last]
+        for recording in over:
             recording.close()
             self._recordings.remove(recording)
+        end = time.monotonic() + LAST_SECONDS
+        for recording in over if last else ():
+            recording.ended.wait(max(0.0, end - time.monotonic()))
 
     def _keep(self, batch: Batch, names: Sequence[Name]) -> None:
         if self._recordings or self._recent:

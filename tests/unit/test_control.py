@@ -8,7 +8,9 @@ import json
 import os
 import socket
 import stat
+import threading
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import pytest
 
 from shadowwatch.capture.format import reading
 from shadowwatch.capture.recording import Progress
+from shadowwatch.control import aside
 from shadowwatch.control.client import Live, connect
 from shadowwatch.control.protocol import GREETING
 from shadowwatch.control.server import CONNECTIONS, LONGEST, listen
@@ -23,6 +26,14 @@ from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD
 from shadowwatch.watch import Watch
 from tests.unit.daemon import STATUS, Daemon, looking
+
+
+def within(seconds: float, holds: Callable[[], bool]) -> None:
+    """Assert that this comes to hold."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_the_socket_is_for_root_or_a_group(tmp_path: Path) -> None:
@@ -44,7 +55,13 @@ def test_a_second_daemon_is_refused_and_a_dead_ones_place_is_taken(tmp_path: Pat
     listen(path, None).close()
 
 
-@pytest.mark.parametrize("request_", [b"{}", b"null", b"[1]", b"what", b'{"ask": "no"}', b'{"ask": "detail"}'])
+NO_REQUESTS = [
+    *(b"{}", b"null", b"[1]", b"what", b"\xff", b'{"ask": "no"}', b'{"ask": "detail"}', b'{"ask": ["status"]}'),
+    *(b"[" * 60_000, b"9" * 60_000, b'{"ask": "record", "paths": ["a"], "most": null}'),
+]
+
+
+@pytest.mark.parametrize("request_", NO_REQUESTS)
 def test_what_is_no_request_is_answered_with_an_error(daemon: Daemon, request_: bytes) -> None:
     """And the next request is heard all the same."""
     with socket.socket(socket.AF_UNIX) as asker:
@@ -190,3 +207,97 @@ def test_a_full_disk_ends_the_recording_and_not_the_daemon(daemon: Daemon, live:
     """The asker is told; the daemon answers as before."""
     assert "cannot go on writing /dev/full: No space left on device" in recorded(live, daemon, "/dev/full").error
     assert live.status() == STATUS
+
+
+@pytest.mark.parametrize("most", ["NaN", "Infinity", "-Infinity", '"x"', "[]", "1e400"])
+def test_a_recording_without_sense_is_answered_with_an_error(daemon: Daemon, tmp_path: Path, most: str) -> None:
+    """JSON as Python reads it has more numbers than one can count to."""
+    with socket.socket(socket.AF_UNIX) as asker, (tmp_path / "a").open("wb") as file:
+        asker.connect(daemon.path)
+        request = f'{{"ask": "record", "paths": ["a"], "most": {most}}}\n'
+        socket.send_fds(asker, [request.encode()], [file.fileno()])
+        assert "error" in json.loads(asker.makefile("r").readline())
+
+
+def test_a_file_that_cannot_be_written_at_all_is_answered_with_an_error(daemon: Daemon, tmp_path: Path) -> None:
+    """One that names a place alone (O_PATH), behind one that is right."""
+    before = len(os.listdir("/proc/self/fd"))
+    place = os.open(tmp_path, os.O_PATH)
+    with socket.socket(socket.AF_UNIX) as asker, (tmp_path / "a").open("wb") as file:
+        asker.connect(daemon.path)
+        request = '{"ask": "record", "paths": ["a", "b"], "most": null}\n'
+        socket.send_fds(asker, [request.encode()], [file.fileno(), place])
+        assert "error" in json.loads(asker.makefile("r").readline())
+    os.close(place)
+    within(10, lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
+def test_who_sends_files_without_end_is_sent_away(daemon: Daemon) -> None:
+    """They would be all that the daemon may have open."""
+    with socket.socket(socket.AF_UNIX) as asker, open(os.devnull) as file:
+        asker.connect(daemon.path)
+        asker.settimeout(10)
+        with suppress(BrokenPipeError, ConnectionResetError):
+            while True:
+                socket.send_fds(asker, [b"x"], [file.fileno()] * 60)
+                assert len(os.listdir("/proc/self/fd")) < 400
+
+
+def writing() -> bool:
+    """Whether a thread writes a recording."""
+    return "recording" in (thread.name for thread in threading.enumerate())
+
+
+def test_a_pipe_that_blocks_again_holds_nobody_but_its_asker(
+    daemon: Daemon, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop goes on, the asker is told, and what was buffered goes nowhere else when it reads at last."""
+    monkeypatch.setattr(aside, "MOST", 20_000)
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(writer, b"x" * 4096)
+    lines = live.record([(writer, "pipe")], None)
+    next(lines)
+    os.set_blocking(writer, True)
+    os.close(writer)
+    recording = daemon.recordings[0]
+    for number in range(5000):
+        begun = time.monotonic()
+        daemon.look(200)
+        assert time.monotonic() - begun < 5, number
+        if recording.ended.is_set():
+            break
+    assert list(lines)[-1].error == "cannot go on writing pipe: it is too slow; record to another place"
+    assert writing()
+    os.close(reader)
+    within(10, lambda: not writing())
+
+
+def test_files_in_turn_through_the_daemon_can_each_be_replayed(daemon: Daemon, live: Live, tmp_path: Path) -> None:
+    """By names that were there before the file was."""
+    paths = [str(tmp_path / name) for name in "ab"]
+    files = [(os.open(path, os.O_WRONLY | os.O_CREAT), path) for path in paths]
+    lines = live.record(files, 4000)
+    next(lines)
+    recording = daemon.recordings[0]
+    fed, last = 0, False
+
+    def all_written() -> bool:
+        return recording.progress().records == fed
+
+    while not last:
+        last = recording.progress().path == paths[1]
+        daemon.look(50)
+        fed += 50
+        within(10, all_written)
+    live.stop_recording()
+    while not recording.ended.wait(0.01):
+        daemon.look(0)
+    assert list(lines)[-1].error == ""
+    for descriptor, path in files:
+        os.close(descriptor)
+        with reading(path) as reader:
+            watch = Watch(reader.facts, reader.name_of)
+            for batch in reader.batches():
+                watch.take(batch)
+        assert [vm.name for vm in watch.snapshot().vms] == ["web1"]

@@ -33,7 +33,7 @@ ARROWS = {
     "watch": "event snapshot mmu simulate",
     "capture": "errors event snapshot mmu source watch",
     "metrics": "errors event snapshot mmu source web watch",
-    "control": "errors snapshot source watch capture",
+    "control": "errors event snapshot source watch capture",
     "view": "errors event snapshot mmu source probe simulate capture",
     "config": "errors simulate metrics control view",
     "start": "errors event service web probe control",
