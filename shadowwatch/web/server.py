@@ -7,15 +7,17 @@ Own and not http.server's, which has a thread for each connection, and no bound 
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
+from posixpath import normpath
 from socket import socket
 from threading import Thread
 from traceback import clear_frames
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from shadowwatch.service.log import Level, say
 from shadowwatch.web.config import Web
@@ -32,6 +34,12 @@ ASK_SECONDS, ANSWER_SECONDS, END_SECONDS = 10.0, 30.0, 2.0
 #: What is handed to the kernel at once, and so what a client that does not read costs.
 PIECE = 64 << 10
 
+#: How much an encoding is wanted (RFC 9110, 12.4.2); without it as much as can be.
+_WEIGHT = re.compile(r"(?:q\s*=\s*((?:0|1)(?:\.\d*)?))?")
+
+#: What no URL has, and could begin a line of an answer that repeats it.
+_BAD_ESCAPE, _BAD_LETTER = re.compile("%(?![0-9A-Fa-f]{2})"), re.compile("[^!-~]")
+
 
 class Answer(NamedTuple):
     """What to send: `body` in pieces."""
@@ -43,15 +51,22 @@ class Answer(NamedTuple):
 
 
 class _Request(NamedTuple):
+    """`path` is decoded, `query` is as it was sent."""
+
     method: str
     path: str
+    query: str
     headers: Mapping[str, str]
 
     @property
     def takes_gzip(self) -> bool:
-        """Whether the answer may be compressed."""
-        offers = self.headers.get("accept-encoding", "").lower().split(",")
-        return "gzip" in (offer.partition(";")[0].strip() for offer in offers)
+        """Whether the answer may be compressed: gzip is offered, or anything is, and not with a weight of 0."""
+        weights = {}
+        for offer in self.headers.get("accept-encoding", "").lower().split(","):
+            coding, _, weight = (part.strip() for part in offer.partition(";"))
+            found = _WEIGHT.fullmatch(weight)
+            weights[coding] = float(found[1] or 1) if found else 0.0
+        return weights.get("gzip", weights.get("*", 0.0)) > 0
 
 
 def _refusal(status: HTTPStatus, **headers: str) -> Answer:
@@ -65,22 +80,57 @@ def _parse(head: bytes) -> _Request:
     method, target, version = line.split(" ")
     if version not in ("HTTP/1.0", "HTTP/1.1") or not target:
         raise ValueError
-    headers = {}
+    headers: dict[str, str] = {}
     for field in fields:
         name, colon, value = field.partition(":")
         if not colon or not name or name != name.strip():
             raise ValueError
-        headers[name.lower()] = value.strip()
-    return _Request(method, urlsplit(target).path, headers)
+        before = headers.get(name.lower())
+        headers[name.lower()] = value.strip() if before is None else f"{before}, {value.strip()}"
+    return _Request(method, *_place(target), headers)
+
+
+def _place(target: str) -> tuple[str, str]:
+    """Path and query of what is asked for, which may be a whole URL (RFC 9112, 3.2.2); ValueError for other things."""
+    if _BAD_LETTER.search(target):
+        raise ValueError
+    if target.startswith("/"):  # with two of them, too: no host begins there
+        path, _, query = target.partition("?")
+    elif target.lower().startswith(("http://", "https://")):
+        path, query = urlsplit(target)[2:4]
+    else:
+        raise ValueError
+    if _BAD_ESCAPE.search(path):
+        raise ValueError
+    return unquote(path, "latin-1"), query
+
+
+def _clean(path: str) -> str:
+    """The path without empty steps, and without `.` and `..`, as Go's servers have it, Prometheus' among them."""
+    clean = normpath(f"/{path}").replace("//", "/")
+    return f"{clean}/" if path.endswith("/") and clean != "/" else clean
 
 
 def _refused(request: _Request) -> Answer | None:
-    """Why this is not answered, whatever its path."""
+    """Why this is not answered here, whatever its path is: that of a place, or a way to write one."""
     if request.method not in ("GET", "HEAD"):
         return _refusal(HTTPStatus.METHOD_NOT_ALLOWED, Allow="GET, HEAD")
     if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
         return _refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    if (clean := _clean(request.path)) != request.path:
+        place = quote(clean.encode("latin-1"), safe="/:@!$&'()*+,;=")
+        return _refusal(HTTPStatus.MOVED_PERMANENTLY, Location=f"{place}?{request.query}" if request.query else place)
     return None
+
+
+class _Protocol(asyncio.StreamReaderProtocol):
+    """Knows whether the connection is over: asyncio's transports fail when one aborts them then."""
+
+    over = False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.over = True
+        super().connection_lost(exc)
 
 
 class Server:
@@ -122,7 +172,7 @@ class Server:
     async def _serve(self, connection: socket) -> None:
         web = self.web
         reader = asyncio.StreamReader(HEAD, self._loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=self._loop)
+        protocol = _Protocol(reader, loop=self._loop)
         transport: asyncio.Transport | None = None
         # A client that is late, goes, or has no certificate is no news.
         try:
@@ -146,7 +196,8 @@ class Server:
             _let_go(error)
         finally:
             if transport:
-                transport.abort()
+                if not protocol.over:
+                    transport.abort()
                 # It may have been lost by another error than the one that was raised.
                 try:
                     await writer.wait_closed()
@@ -157,7 +208,7 @@ class Server:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, web: Web
     ) -> tuple[_Request, Answer | None]:
         """Read a request; with it comes the answer if it is refused."""
-        nothing = _Request("GET", "", {})
+        nothing = _Request("GET", "", "", {})
         try:
             request = _parse(await reader.readuntil(b"\r\n\r\n"))
         except asyncio.LimitOverrunError:

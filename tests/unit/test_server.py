@@ -90,11 +90,46 @@ def test_an_answer_has_its_length_and_the_headers_that_were_configured() -> None
 
 @pytest.mark.parametrize(
     ("offer", "taken"),
-    [(b"gzip", b"True"), (b"deflate, GZIP;q=0.5", b"True"), (b"identity", b"False"), (b"", b"False")],
+    [
+        *((b"gzip", b"True"), (b"deflate, GZIP;q=0.5", b"True"), (b"gzip ; q=1.000", b"True"), (b"*", b"True")),
+        *((b"identity", b"False"), (b"", b"False"), (b"gzip;q=0", b"False"), (b"gzip; Q=0.000, *", b"False")),
+        *((b"*;q=0", b"False"), (b"gzip;q=x", b"False"), (b"gzip;q=-1", b"False"), (b"gzip;q=inf", b"False")),
+        *((b"x-gzip", b"False"), (b"identity\r\nAccept-Encoding: gzip", b"True")),
+    ],
 )
 def test_a_client_says_whether_it_takes_gzip(offer: bytes, taken: bytes) -> None:
     """As Prometheus does."""
     assert ask(serve(), b"GET /gzip HTTP/1.1\r\nAccept-Encoding: " + offer + b"\r\n\r\n").endswith(taken)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/gzip", "/%67zip", "/gz%69%70?a=b", "http://a/gzip", "HTTPS://a:1/%67zip?b"],
+)
+def test_a_path_can_be_written_in_several_ways(target: str) -> None:
+    """Letters as their numbers, and as a whole URL."""
+    assert ask(serve(), f"GET {target} HTTP/1.1\r\n\r\n".encode()).endswith(b"False")
+
+
+@pytest.mark.parametrize(
+    ("target", "place"),
+    [
+        ("//gzip", "/gzip"),
+        ("///gzip//a/?b=c%20d", "/gzip/a/?b=c%20d"),
+        ("//a.example/%2e%2e", "/"),
+        ("/a/../gzip/.", "/gzip"),
+        ("/a%2F%2Fb", "/a/b"),
+        ("//a%0d%0aX:%20y", "/a%0D%0AX:%20y"),
+        ("//\\a", "/%5Ca"),
+        ("http://a", "/"),
+        ("http://a//gzip", "/gzip"),
+    ],
+)
+def test_who_writes_a_path_with_too_much_is_sent_to_the_one_without(target: str, place: str) -> None:
+    """As Prometheus' own server does: 301, within this server."""
+    received = ask(serve(), f"GET {target} HTTP/1.1\r\n\r\n".encode())
+    assert received.startswith(b"HTTP/1.1 301 Moved Permanently\r\n")
+    assert f"\r\nLocation: {place}\r\n".encode() in received
 
 
 @pytest.mark.parametrize(
@@ -106,6 +141,12 @@ def test_a_client_says_whether_it_takes_gzip(offer: bytes, taken: bytes) -> None
         (b"GET  HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/1.1 \r\n\r\n", 400),
         (b"GET http://[ HTTP/1.1\r\n\r\n", 400),
+        (b"GET /%zz HTTP/1.1\r\n\r\n", 400),
+        (b"GET /% HTTP/1.1\r\n\r\n", 400),
+        (b"GET metrics HTTP/1.1\r\n\r\n", 400),
+        (b"GET //?\nSet-Cookie:a HTTP/1.1\r\n\r\n", 400),
+        (b"GET /\xff HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 0\r\n\r\n", 413),
         (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n folded: x\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
@@ -242,3 +283,28 @@ def test_the_answer_of_those_who_hang_up_is_given_back(
         assert (len(sent), kept(), caplog.messages) == (16, 0, [])
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("kib", [1, 40, 80, 120, 300])
+def test_an_answer_that_is_taken_slowly_leaves_nothing_to_say(kib: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when its end was still here as the connection was closed: it is sent, and no task fails behind it."""
+    said: list[str] = []
+    monkeypatch.setattr(server, "say", lambda words, *_: said.append(words))
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    body = bytes(kib << 10)
+    served = Server(listener, lambda path, gzip: Answer(HTTPStatus.OK, "text/plain", [body]), Web())
+    host, port = served.address.split(":")
+    for _ in range(3):
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.settimeout(20)
+            client.connect((host, int(port)))
+            client.sendall(GET)
+            received = b""
+            while piece := client.recv(3000):
+                received += piece
+        assert received.endswith(body)
+    ask(served, GET)  # the thread has been there since
+    gc.collect()
+    assert said == []
