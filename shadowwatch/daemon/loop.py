@@ -221,10 +221,10 @@ def watch_until_told(handover: Handover) -> bool:
     if walks:
         walker.turn(time.monotonic_ns())
     server = None
-    if handover.listen or handover.listener >= 0:
+    if handover.listen or handover.listeners:
         web = load(handover.settings["web_config_file"], from_texts(handover.web)) if handover.web else Web()
-        listener = passed(handover.listener) if handover.listener >= 0 else listening(handover.listen)
-        server = serve(watch, listener, lambda: _status(watch.facts), web)
+        listener, *more = map(passed, handover.listeners) if handover.listeners else [listening(handover.listen)]
+        server = serve(watch, listener, lambda: _status(watch.facts), web, *more)
     if handover.control >= 0:
         Control(watch, lambda: _status(watch.facts), collection.record).serve(socket(fileno=handover.control))
     say(_about(facts, server.address if server else ""))

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import socket
 import time
 import zlib
@@ -16,7 +18,7 @@ from weakref import ref
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from shadowwatch import __version__
-from shadowwatch.errors import ShadowwatchError
+from shadowwatch.errors import ShadowwatchError, clipped
 from shadowwatch.event.facts import PAGING
 from shadowwatch.metrics.text import CONTENT_TYPE, Exposition
 from shadowwatch.source import Status
@@ -158,31 +160,60 @@ def _answers(watch: Watch, status: Callable[[], Status]) -> Callable[[str, bool]
 def split_address(address: str) -> tuple[str, int]:
     """HOST:PORT → (host, port); ShadowwatchError when it is not that."""
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
-        raise ShadowwatchError(f"{address} is no address to listen on; give HOST:PORT, such as 127.0.0.1:9790")
-    return host.strip("[]"), int(port)
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if (
+        not colon
+        or not re.fullmatch("[0-9]{1,5}", port)
+        or int(port) > 65535
+        or not re.fullmatch(r"[^\s\[\]\0]*", bare)
+    ):
+        raise ShadowwatchError(f"{clipped(address)} is no address to listen on; give HOST:PORT, such as 127.0.0.1:9790")
+    return bare, int(port)
 
 
 def listening(address: str) -> socket.socket:
-    """Make a socket at HOST:PORT (port 0: any free one)."""
+    """Make a socket at HOST:PORT (port 0: any free one; no host, or ::, is all of them, IPv6 and IPv4)."""
     host, port = split_address(address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family)
+        if host in ("", "::"):
+            return _everywhere(host, port)
+        # With the scope of a link-local address. A name has perhaps several: IPv4's come first, as in Go.
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, place = min(found, key=lambda each: each[0] != socket.AF_INET)
+        return socket.create_server(place, family=family)
+    except UnicodeError:  # it cannot be a name
+        why = "Name or service not known"
     except OSError as error:
         why = str(error.strerror).partition(" (")[0]
-        raise ShadowwatchError(f"cannot listen on {address}: {why}; choose another with --listen HOST:PORT") from None
+    raise ShadowwatchError(f"cannot listen on {clipped(address)}: {why}; choose another with --listen HOST:PORT")
+
+
+def _everywhere(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    except (OSError, ValueError) as error:
+        # A kernel without IPv6, or one where it is switched off.
+        absent = isinstance(error, ValueError) or error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+        if host or not absent:
+            raise
+        return socket.create_server(("", port))
 
 
 def passed(descriptor: int) -> socket.socket:
-    """Take the socket that systemd passed."""
-    listener = socket.socket(fileno=descriptor)
-    if listener.family not in (socket.AF_INET, socket.AF_INET6) or listener.type != socket.SOCK_STREAM:
+    """Take a socket that systemd passed; ShadowwatchError when nobody can connect to it for HTTP."""
+    try:
+        listener = socket.socket(fileno=descriptor)
+        internet = listener.family in (socket.AF_INET, socket.AF_INET6) and listener.type == socket.SOCK_STREAM
+        if internet and listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return listener
         listener.close()
-        raise ShadowwatchError("shadowwatch.socket is not one for HTTP; give it one ListenStream=HOST:PORT")
-    return listener
+    except OSError:  # it is another kind of file
+        pass
+    raise ShadowwatchError("shadowwatch.socket is not one for HTTP; give it ListenStream=HOST:PORT, and no Accept=yes")
 
 
-def serve(watch: Watch, listener: socket.socket, status: Callable[[], Status], web: Web) -> Server:
-    """Serve the watch at this socket from threads of its own."""
-    return Server(listener, _answers(watch, status), web)
+def serve(
+    watch: Watch, listener: socket.socket, status: Callable[[], Status], web: Web, *more: socket.socket
+) -> Server:
+    """Serve the watch at this socket, and perhaps at more, from threads of its own."""
+    return Server(listener, _answers(watch, status), web, *more)

@@ -4,12 +4,19 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from contextlib import suppress
 from functools import cache
 
+from shadowwatch.errors import clipped
+from shadowwatch.service.log import Level, say
+
 #: A service manager that has no time is not waited for longer.
 PATIENCE_SECONDS = 1.0
+
+#: More than anybody has.
+MOST_SOCKETS = 64
 
 
 @cache
@@ -21,7 +28,7 @@ def _service_manager() -> socket.socket | None:
     manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     manager.settimeout(PATIENCE_SECONDS)
     with suppress(OSError):
-        manager.connect(address.replace("@", "\0", 1))
+        manager.connect(f"\0{address[1:]}" if address.startswith("@") else address)
     return manager
 
 
@@ -34,9 +41,19 @@ def notify(state: str) -> None:
             manager.send(state.encode())
 
 
-def passed_socket() -> int:
-    """The descriptor of the socket that systemd listens at for this process, or -1."""
-    return 3 if os.environ.get("LISTEN_PID") == str(os.getpid()) else -1
+def passed_sockets() -> tuple[int, ...]:
+    """The descriptors of the sockets that systemd listens at for this process."""
+    count = _number("LISTEN_FDS") if os.environ.get("LISTEN_PID") == str(os.getpid()) else 0
+    return tuple(range(3, 3 + min(count, MOST_SOCKETS)))
+
+
+def _number(variable: str) -> int:
+    """What this variable of the environment says, 0 when it says nothing, or nothing that makes sense: then a word."""
+    text = os.environ.get(variable, "0")
+    if not re.fullmatch("[0-9]{1,18}", text):
+        say(f"{variable}={clipped(text)} is no number, so it is passed over; unset it", Level.WARNING)
+        return 0
+    return int(text)
 
 
 class Watchdog:
@@ -45,7 +62,8 @@ class Watchdog:
     def __init__(self) -> None:
         """Connect, so that the process may be confined after this."""
         _service_manager()
-        self._period_ns = int(os.environ.get("WATCHDOG_USEC", 0)) * 1000 // 2
+        mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self._period_ns = _number("WATCHDOG_USEC") * 1000 // 2 if mine else 0
         self._due_ns = 0
 
     def turn(self, now_ns: int) -> None:

@@ -31,7 +31,7 @@ RELOAD_SIGNAL = signal.SIGHUP
 class Handover:
     """All that the long-running half is given: open descriptors (-1: none), and words.
 
-    `listener` is a socket to serve at instead of making one for `listen`.
+    `listeners` are sockets to serve at instead of making one for `listen`.
     `settings` are those of `run` by name, empty without a reload; `config` is their file, None for the default one,
     and those that are `given` as flags win over it; `web` is what their web.config file and those that it names had.
     """
@@ -49,7 +49,7 @@ class Handover:
     captures: tuple[tuple[int, str], ...] = ()
     capture_most: int | None = None
     control: int = -1
-    listener: int = -1
+    listeners: tuple[int, ...] = ()
     metrics: int = -1
     seconds: float | None = None
     config: str | None = None
@@ -63,13 +63,14 @@ class Handover:
         with open(descriptor) as file:
             values = json.load(file)
             captures = tuple((int(descriptor), str(path)) for descriptor, path in values.pop("captures"))
-            return cls(**values, captures=captures)
+            listeners = tuple(map(int, values.pop("listeners")))
+            return cls(**values, captures=captures, listeners=listeners)
 
     def descriptors(self) -> frozenset[int]:
         """All that must stay open."""
         captures = (descriptor for descriptor, _ in self.captures)
-        single = {self.ring, self.counters, self.requests, self.control, self.listener, self.metrics, self.difference}
-        return frozenset({*single, *captures})
+        single = {self.ring, self.counters, self.requests, self.control, self.metrics, self.difference}
+        return frozenset({*single, *captures, *self.listeners})
 
     def known_facts(self) -> Facts:
         """The facts about the host."""

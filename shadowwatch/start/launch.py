@@ -66,7 +66,7 @@ def collect(
     from shadowwatch.probe.checks import losses, paging, require
     from shadowwatch.probe.host import gather
     from shadowwatch.service.log import Level, say
-    from shadowwatch.service.notify import passed_socket
+    from shadowwatch.service.notify import passed_sockets
     from shadowwatch.start.handover import Handover, execute, unprivileged_user
     from shadowwatch.web.config import texts
 
@@ -111,7 +111,7 @@ def collect(
         captures=files,
         capture_most=most,
         control=control,
-        listener=passed_socket(),
+        listeners=passed_sockets(),
         metrics=metrics,
         seconds=getattr(arguments, "seconds", None),
     )

@@ -136,30 +136,34 @@ class _Protocol(asyncio.StreamReaderProtocol):
 class Server:
     """Serves from a thread of its own; answers are made in another, one at a time, and passwords checked in a third."""
 
-    def __init__(self, listener: socket, answer: Callable[[str, bool], Answer], web: Web) -> None:
-        """`answer` is asked with a path, and whether it may compress with gzip; `listener` is bound."""
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
+    def __init__(self, listener: socket, answer: Callable[[str, bool], Answer], web: Web, *more: socket) -> None:
+        """`answer` is asked with a path, and whether it may compress with gzip; `listener` and `more` are bound."""
+        self._listeners = (listener, *more)
+        for each in self._listeners:
+            each.listen(BACKLOG)
+            each.setblocking(False)
         host, port = listener.getsockname()[:2]
-        #: HOST:PORT.
+        #: HOST:PORT, the first of them.
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         #: How to serve who connects from now on.
         self.web = web
-        self._listener = listener
         self._answer = answer
         self._answers = ThreadPoolExecutor(1, "http-answer")
         self._checks = ThreadPoolExecutor(1, "http-password")
         self._room = asyncio.Semaphore(CONNECTIONS)
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(_unexpected)
-        Thread(target=self._loop.run_until_complete, args=(self._accept(),), daemon=True, name="http").start()
+        Thread(target=self._loop.run_until_complete, args=(self._serve_all(),), daemon=True, name="http").start()
 
-    async def _accept(self) -> None:
+    async def _serve_all(self) -> None:
+        await asyncio.gather(*map(self._accept, self._listeners))
+
+    async def _accept(self, listener: socket) -> None:
         serving = set()
         while True:
             await self._room.acquire()
             try:
-                connection, _ = await self._loop.sock_accept(self._listener)
+                connection, _ = await self._loop.sock_accept(listener)
             except OSError:  # no descriptor is left, or the client has gone already
                 self._room.release()
                 await asyncio.sleep(0.1)

@@ -48,7 +48,7 @@ class Kernelless:
             ring=ring,
             ring_size=SIZE,
             counters=counters,
-            listener=listener.fileno() if listener else -1,
+            listeners=(listener.fileno(),) if listener else (),
             requests=requests,
             facts=replace(FACTS, paging="nested").to_json(),
             listen=whole["listen"],

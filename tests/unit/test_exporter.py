@@ -7,10 +7,14 @@ import gzip
 import math
 import os
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 
@@ -146,7 +150,25 @@ def test_a_taken_port_is_one_sentence() -> None:
         served(watching(), address)
 
 
-@pytest.mark.parametrize("address", ["9790", "host:", "host:port", "host:99999", ""])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(
+            "9790",
+            "host:",
+            "host:port",
+            "host:99999",
+            "",
+            "host:²",
+            "host:-1",
+            "host:+1",
+            "host: 1",
+            "host:1 ",
+            "a b:1",
+        ),
+        *("[::1:1", "::1]:1", "a\0b:1", "[[::1]]:1", "host:" + "9" * 5000),
+    ],
+)
 def test_a_bad_address_is_one_sentence(address: str) -> None:
     """With an example of a good one."""
     with pytest.raises(ShadowwatchError, match=r"give HOST:PORT, such as 127\.0\.0\.1:9790"):
@@ -156,6 +178,91 @@ def test_a_bad_address_is_one_sentence(address: str) -> None:
 def test_ipv6_addresses_have_brackets() -> None:
     """As everywhere."""
     assert split_address("[::1]:9790") == ("::1", 9790)
+
+
+def connects(listener: socket.socket, host: str, family: socket.AddressFamily) -> bool:
+    """Whether a client gets through to it."""
+    with socket.socket(family) as client:
+        try:
+            client.connect((host, listener.getsockname()[1]))
+        except OSError:
+            return False
+        return True
+
+
+@pytest.mark.parametrize(
+    ("address", "ipv4", "ipv6"),
+    [(":0", True, True), ("[::]:0", True, True), ("0.0.0.0:0", True, False), ("[::1]:0", False, True)],
+)
+def test_everywhere_is_ipv4_and_ipv6(address: str, ipv4: bool, ipv6: bool) -> None:
+    """As of Prometheus and its exporters: no host, and ::, stand for both."""
+    with listening(address) as listener:
+        assert connects(listener, "127.0.0.1", socket.AF_INET) == ipv4
+        assert connects(listener, "::1", socket.AF_INET6) == ipv6
+
+
+def test_a_link_local_address_keeps_its_scope() -> None:
+    """Without it the kernel could not know which link is meant, and says that the argument is invalid."""
+    with pytest.raises(ShadowwatchError, match=r"cannot listen on \[fe80::1%lo\]:0: Cannot assign requested address"):
+        listening("[fe80::1%lo]:0")
+
+
+def test_a_name_may_have_ipv6_alone(tmp_path: Path) -> None:
+    """In a mount namespace with hosts of its own: the first of IPv4, and IPv6 where there is nothing else."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("::1 six both\n127.0.0.1 both\n")
+    script = (
+        f"mount --bind {hosts} /etc/hosts && {sys.executable} -c"
+        " 'from shadowwatch.metrics.exporter import listening; print(*(listening(name).getsockname()[0]"
+        ' for name in ("six:0", "both:0")))\''
+    )
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("root is missing, to have hosts of its own")
+    assert done.stdout == "::1 127.0.0.1\n"
+
+
+@pytest.mark.parametrize("host", ["no.such.name.invalid", "x" * 300, "a..b", "ü" * 100, "%lo", "1.2.3.4.5"])
+def test_a_host_that_is_none_is_one_sentence(host: str) -> None:
+    """Whatever the resolver thinks of it."""
+    with pytest.raises(
+        ShadowwatchError, match=r"cannot listen on .*; choose another with --listen HOST:PORT"
+    ) as caught:
+        listening(f"{host}:0")
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("kind", ["datagram", "connected", "file", "pipe", "nothing"])
+def test_a_descriptor_that_is_not_for_http_is_said_in_one_sentence(kind: str, tmp_path: Path) -> None:
+    """Whatever systemd was told to listen at, or what else has the number."""
+    with ExitStack() as stack:
+        if kind == "datagram":
+            descriptor = socket.socket(socket.AF_INET, socket.SOCK_DGRAM).detach()
+        elif kind == "connected":
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            descriptor = socket.create_connection(listener.getsockname()).detach()
+        elif kind == "file":
+            descriptor = os.open(tmp_path, os.O_RDONLY)
+        elif kind == "pipe":
+            descriptor, writer = os.pipe()
+            os.close(writer)
+        else:
+            descriptor = os.dup(0)
+            os.close(descriptor)
+        with pytest.raises(ShadowwatchError, match=r"shadowwatch\.socket is not one for HTTP; give it ListenStream="):
+            passed(descriptor)
+        with suppress(OSError):
+            os.close(descriptor)
+
+
+def test_all_sockets_are_answered_at() -> None:
+    """As with two lines ListenStream=, and who is silent at one holds nobody at another."""
+    watch, first, second = watching(), listening("127.0.0.1:0"), listening("[::1]:0")
+    assert serve(watch, first, lambda: STATUS, Web(), second).address == f"127.0.0.1:{first.getsockname()[1]}"
+    with socket.create_connection(first.getsockname()):
+        for _ in range(2):
+            assert get(f"127.0.0.1:{first.getsockname()[1]}", "/-/healthy")[0] == 200
+            assert get(f"[::1]:{second.getsockname()[1]}", "/-/healthy")[0] == 200
 
 
 def test_a_socket_that_is_not_for_http_is_said_in_one_sentence() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shadowwatch.service import notify as module
-from shadowwatch.service.notify import Watchdog, notify, passed_socket
+from shadowwatch.service.notify import Watchdog, notify, passed_sockets
 
 
 @pytest.fixture
@@ -61,9 +61,77 @@ def test_nobody_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_socket_is_for_the_process_that_it_was_passed_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """And not for those that inherit the environment."""
+    monkeypatch.setenv("LISTEN_FDS", "1")
     monkeypatch.delenv("LISTEN_PID", raising=False)
-    assert passed_socket() == -1
+    assert passed_sockets() == ()
     monkeypatch.setenv("LISTEN_PID", str(os.getppid()))
-    assert passed_socket() == -1
+    assert passed_sockets() == ()
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
-    assert passed_socket() == 3
+    assert passed_sockets() == (3,)
+
+
+@pytest.mark.parametrize(
+    ("number", "descriptors", "said"),
+    [
+        ("2", (3, 4), ""),
+        ("0", (), ""),
+        (None, (), ""),
+        ("-1", (), "LISTEN_FDS=-1 is no number, so it is passed over; unset it"),
+        ("²", (), "LISTEN_FDS=² is no number"),
+        ("x" * 10_000, (), "LISTEN_FDS=xxx"),
+    ],
+)
+def test_as_many_sockets_as_were_passed(
+    number: str | None,
+    descriptors: tuple[int, ...],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The number is in the environment; what is none is said."""
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.delenv("LISTEN_FDS", raising=False)
+    if number is not None:
+        monkeypatch.setenv("LISTEN_FDS", number)
+    assert passed_sockets() == descriptors
+    out = capsys.readouterr().out
+    assert said in out
+    assert bool(out) == bool(said)
+
+
+@pytest.mark.parametrize("junk", ["x", "-1", "1e6", " 1000000", "9" * 5000, "²"])
+def test_a_watchdog_without_a_time_is_said(
+    junk: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody is told anything then, and the daemon begins all the same."""
+    monkeypatch.setenv("WATCHDOG_USEC", junk)
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    Watchdog().turn(10**18)
+    assert capsys.readouterr().out.startswith(f"shadowwatch: WATCHDOG_USEC={junk[:10]}")
+
+
+def test_a_watchdog_for_another_process_is_not_ours(manager: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a service that started this one (sd_watchdog_enabled(3))."""
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getppid()))
+    Watchdog().turn(10**18)
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    Watchdog().turn(2 * 10**18)
+    assert manager.recv(100) == b"WATCHDOG=1"
+    with pytest.raises(BlockingIOError):
+        manager.recv(100)
+
+
+@pytest.mark.parametrize("name", ["@shadowwatch-{}", "{}/a@b", "{}/@b"])
+def test_only_a_leading_at_sign_is_abstract(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All others are part of a path."""
+    address = name.format(os.getpid() if name.startswith("@") else tmp_path)
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    module._service_manager.cache_clear()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind("\0" + address[1:] if name.startswith("@") else address)
+        listener.settimeout(10)
+        notify("READY=1")
+        assert listener.recv(100) == b"READY=1"
+    if told := module._service_manager():
+        told.close()
+    module._service_manager.cache_clear()

@@ -23,7 +23,7 @@ LIBRARIES |= {"matplotlib": "view/plot.py", "yaml": "web/config.py", "bcrypt": "
 ARROWS = {
     "errors": "",
     "event": "",
-    "service": "",
+    "service": "errors",
     "snapshot": "",
     "mmu": "errors event snapshot",
     "source": "event snapshot",
