@@ -47,8 +47,16 @@ PLAIN: Colours = ((0, "text"),)
 HIDDEN = ("Time", "job", "__name__", "alertstate")
 
 
-def _target(panel: Panel, query: Query, letter: str) -> prometheus.Dataquery:
-    target = prometheus.Dataquery().expr(query.expr).ref_id(letter).legend_format(query.name)
+def _chosen(expr: str, declared: Dashboard) -> str:
+    """Equal to the value where one alone is chosen: Grafana escapes patterns only where there can be many."""
+    for name, one in (("instance", declared.one_instance), ("vm", declared.one_vm)):
+        if one:
+            expr = expr.replace(f'{name}=~"${name}"', f'{name}="${name}"')
+    return expr
+
+
+def _target(panel: Panel, query: Query, letter: str, declared: Dashboard) -> prometheus.Dataquery:
+    target = prometheus.Dataquery().expr(_chosen(query.expr, declared)).ref_id(letter).legend_format(query.name)
     if panel.kind == "table":
         return target.instant().format(PromQueryFormat.TABLE)
     target = target.range()
@@ -109,10 +117,10 @@ BUILDERS: Mapping[str, Callable[[Panel], Builder]] = {
 }
 
 
-def _panel(panel: Panel, number: int) -> Builder:
+def _panel(panel: Panel, number: int, declared: Dashboard) -> Builder:
     built = BUILDERS[panel.kind](panel)
     for query, letter in zip(panel.queries, ascii_uppercase, strict=False):
-        built.with_target(_target(panel, query, letter))
+        built.with_target(_target(panel, query, letter, declared))
     built.id(number).title(panel.title).description(panel.description).datasource(SOURCE)
     built.unit(panel.unit).span(panel.width).height(HEIGHTS[panel.kind])
     # The lowest colour has no bound: it is for all that is below the next.
@@ -135,7 +143,7 @@ def _variables(declared: Dashboard) -> Sequence[grafana.QueryVariable]:
     return (
         _variable("job", hosts, one=False),
         _variable("instance", f'{hosts}{{job=~"$job"}}', declared.one_instance),
-        _variable("vm", f'{declared.vms}{{job=~"$job",instance=~"$instance"}}', declared.one_vm),
+        _variable("vm", _chosen(f'{declared.vms}{{job=~"$job",instance=~"$instance"}}', declared), declared.one_vm),
     )
 
 
@@ -155,5 +163,5 @@ def encode(declared: Dashboard) -> str:
         built.with_row(grafana.Row(row.question).id(number))
         for panel in row.panels:
             number += 1
-            built.with_panel(_panel(panel, number))
+            built.with_panel(_panel(panel, number, declared))
     return JSONEncoder(indent=2, sort_keys=True, ensure_ascii=False).encode(built.build()) + "\n"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,5 +30,5 @@ def panel_queries(window: str) -> Iterator[PanelQuery]:
                 for variable in ("$__rate_interval", "$__range"):
                     expr = expr.replace(variable, window)
                 for variable in ("$job", "$instance", "$vm"):
-                    expr = expr.replace(f'"{variable}"', '".*"')
+                    expr = re.sub(f'=~?"{re.escape(variable)}"', '=~".*"', expr)
                 yield PanelQuery(path.stem, panel["title"], expr)

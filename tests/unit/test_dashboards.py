@@ -22,6 +22,9 @@ from tests.unit.test_rules import rules, scraped
 OTHERS = {"up", "ALERTS", "process_cpu_seconds_total"}
 NAME = re.compile(r"(?<![\w:$])(?:(?:vm|instance):)?shadowwatch_[\w:]+|\bup\b|\bALERTS\b|\bprocess_\w+")
 
+#: A variable in a query, and how a label is compared with it.
+MATCHER = re.compile(r'(=~|!~|!=|=)\s*"[^"$]*\$\{?(\w+)')
+
 
 def panels(name: str) -> list[dict[str, Any]]:
     """The panels of a committed dashboard, rows left out."""
@@ -55,6 +58,22 @@ def test_the_variables_are_there(declared: Dashboard) -> None:
     variables = json.loads((HERE / f"{declared.name}.json").read_text())["templating"]["list"]
     assert [variable["name"] for variable in variables] == ["datasource", "job", "instance", "vm"]
     assert all(panel["datasource"]["uid"] == "${datasource}" for panel in panels(declared.name))
+
+
+@each
+def test_a_name_is_no_pattern(declared: Dashboard) -> None:
+    """Where one value is chosen it is compared for equality: `[::1]:9790`, `web+1` and `*x` are names of hosts and VMs.
+
+    Grafana escapes what stands for a pattern only in variables of which several values can be chosen.
+    """
+    text = (HERE / f"{declared.name}.json").read_text()
+    queries = text.replace('\\"', '"')
+    for variable in json.loads(text)["templating"]["list"]:
+        name = variable["name"]
+        uses = {operator for operator, used in MATCHER.findall(queries) if used == name}
+        if name != "datasource":
+            assert uses <= {"=~" if variable.get("multi") or variable.get("includeAll") else "="}, name
+            assert uses or (declared.name, name) == ("fleet", "vm")
 
 
 @each
