@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.probe.host import Host
-from shadowwatch.probe.plan import Plan, make_plan, unknown_clones
+from shadowwatch.probe.plan import Plan, Point, make_plan, unknown_clones
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,15 @@ def require(host: Host) -> Plan:
 
 def losses(plan: Plan) -> tuple[str, ...]:
     """What stays unknown on this host although it can be watched, a line for each probe point without a hook."""
-    return tuple(f"no hook for probe point {point.name}, so unknown: {point.tells}" for point in plan.missing)
+    return tuple(
+        f"no hook for probe point {point.name}, so unknown: {point.tells}{cure_of(point, plan)}"
+        for point in plan.missing
+    )
+
+
+def cure_of(point: Point, plan: Plan) -> str:
+    """What to add to the loss of this point, where something can be done about it."""
+    return "; the kernel hides addresses, sysctl kernel.kptr_restrict=1 shows them" if point.name in plan.hidden else ""
 
 
 def paging(host: Host) -> str:

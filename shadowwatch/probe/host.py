@@ -39,7 +39,8 @@ CAPABILITIES = 1 << 34 | 1 << 38 | 1 << 39
 
 _KVM_SYMBOL = re.compile(rb"^([0-9a-f]+) ([a-zA-Z]) ([\w.]+)\t\[kvm\]$", re.MULTILINE)
 _ANY_SYMBOL = re.compile(rb"^([0-9a-f]+) ([a-zA-Z]) ([\w.]+)$", re.MULTILINE)
-_CLONE = re.compile(r"\.(?:isra|constprop|part|cold|\d+)(?![a-z])")
+#: What GCC and clang add to a function's name, with link time optimization, too.
+_CLONE = re.compile(r"\.(?:isra|constprop|part|cold|llvm|lto_priv|__uniq|\d+)(?![a-z])")
 _PARAMETERS = (
     ("kvm", "tdp_mmu"),
     ("kvm", "reclaim_policy"),

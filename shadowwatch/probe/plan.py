@@ -212,11 +212,12 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to attach, what to compile with, and the points that no hook serves."""
+    """What to attach and to compile with, and the points that no hook serves; of `hidden` ones the place is hidden."""
 
     attachments: tuple[Attachment, ...]
     missing: tuple[Point, ...]
     defines: Mapping[str, int]
+    hidden: frozenset[str] = frozenset()
 
     @property
     def lacks(self) -> tuple[Point, ...]:
@@ -279,7 +280,12 @@ def make_plan(host: Host) -> Plan:
                 missing.append(point)
     if "vms" in served:
         defines["VM_LIST"] = host.symbols["vm_list"]
-    return Plan(tuple(attachments), tuple(missing), defines)
+    return Plan(tuple(attachments), tuple(missing), defines, frozenset(p.name for p in missing if _is_hidden(p, host)))
+
+
+def _is_hidden(point: Point, host: Host) -> bool:
+    """Whether a symbol would serve it if the kernel told where that is."""
+    return any(hook.kind == "symbol" and host.symbols.get(hook.target) == 0 for hook in point.hooks)
 
 
 def unknown_clones(host: Host) -> tuple[str, ...]:
@@ -290,6 +296,6 @@ def unknown_clones(host: Host) -> tuple[str, ...]:
         sorted(
             name
             for name in host.symbols
-            if "." in name and name not in known and not name.endswith(".cold") and function_of(name) in wanted
+            if "." in name and name not in known and "cold" not in name.split(".") and function_of(name) in wanted
         )
     )

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shadowwatch.event.facts import PAGING
-from shadowwatch.probe.checks import CHECKS, paging
+from shadowwatch.probe.checks import CHECKS, cure_of, paging
 from shadowwatch.probe.host import Host
 from shadowwatch.probe.plan import Plan, unknown_clones
 
@@ -51,7 +51,7 @@ def _points(plan: Plan, host: Host) -> Table:
         )
     for point in plan.missing:
         mark = _BAD if point.needed else Text("–", "dim")
-        table.add_row(mark, point.name, f"no hook, so unknown: {point.tells}")
+        table.add_row(mark, point.name, f"no hook, so unknown: {point.tells}{cure_of(point, plan)}")
     for clone in unknown_clones(host):
         table.add_row(_BAD, "clone", f"{clone}: its arguments are unchecked, no probe goes there")
     return table

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,10 +12,11 @@ import pytest
 
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.probe.attach import source_folder
-from shadowwatch.probe.checks import require
+from shadowwatch.probe.checks import losses, require
 from shadowwatch.probe.host import Host, function_of
 from shadowwatch.probe.layouts import completed
 from shadowwatch.probe.plan import DEFINES, OPTIONAL, POINTS, make_plan, unknown_clones
+from shadowwatch.view.doctor import show
 from tests.golden import matches
 from tests.unit.hosts import HOSTS, PATCHED, RECORDED, STOCK, WHOLE, with_symbols
 
@@ -254,6 +256,43 @@ def test_a_clone_that_nobody_checked_is_not_probed(name: str) -> None:
         assert clone not in {each.symbol for each in make_plan(changed).attachments}
         assert hooks(changed) == hooks(without_symbol(host, attachment.symbol))
         assert unknown_clones(changed) == (clone,)
+
+
+@pytest.mark.parametrize(
+    "suffix", [".llvm.14826472837465", ".lto_priv.0", ".__uniq.2648362", ".__uniq.26483.llvm.1482"]
+)
+def test_a_kernel_of_link_time_optimization_is_told_what_it_has(suffix: str) -> None:
+    """Its functions have other names: the error and doctor tell those that would serve if they were checked.
+
+    Not cold parts. And why pages are zapped is known all the same, by the place of the function.
+    """
+    names = {f"{name}{suffix}": place for name, place in STOCK.symbols.items() if name in SERVES and "." not in name}
+    kept = {name: place for name, place in STOCK.symbols.items() if name not in SERVES or "." in name}
+    cold = {f"{name}.cold": place for name, place in names.items()}
+    tracepoint = {"__tracepoint_kvm_mmu_get_page": 1}
+    host = with_symbols(STOCK, kept | names | cold | tracepoint)
+    clones = unknown_clones(host)
+    assert f"__kvm_mmu_prepare_zap_page{suffix}" in clones
+    assert not any("cold" in clone for clone in clones)
+    with pytest.raises(ShadowwatchError, match=re.escape(f"__kvm_mmu_prepare_zap_page{suffix}")):
+        require(host)
+    assert "__kvm_mmu_prepare_zap_page" in {name for name, _, _ in host.functions}
+    said = io.StringIO()
+    show(host, make_plan(host), False, said)
+    assert f"__kvm_mmu_prepare_zap_page{suffix}: its arguments are unchecked" in " ".join(said.getvalue().split())
+
+
+def test_hidden_addresses_are_a_loss_with_its_cure() -> None:
+    """With kernel.kptr_restrict=2 each is 0, for root, too: said at the start and by doctor."""
+    host = with_symbols(STOCK, dict.fromkeys(STOCK.symbols, 0))
+    plan = make_plan(host)
+    assert {point.name for point in plan.missing} == plan.hidden == {"vms", "causes"}
+    cure = "; the kernel hides addresses, sysctl kernel.kptr_restrict=1 shows them"
+    assert all(loss.endswith(cure) for loss in losses(plan))
+    said = io.StringIO()
+    show(host, plan, False, said)
+    assert " ".join(said.getvalue().split()).count(cure) == 2
+    assert make_plan(replace(host, symbols={})).hidden == frozenset()
 
 
 @pytest.mark.parametrize("name", HOSTS)
