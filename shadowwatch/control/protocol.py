@@ -28,7 +28,7 @@ def version_in(line: str) -> int:
     """The version of who begins with this line: 1 when it is no greeting."""
     try:
         return int(json.loads(line)["shadowwatch"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return 1
 
 

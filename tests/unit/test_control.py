@@ -10,8 +10,8 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -84,6 +84,8 @@ def test_what_is_no_request_is_answered_with_an_error(daemon: Daemon, request_: 
             "the daemon speaks version 2 of its protocol, this shadowwatch version 1; use the",
         ),
         ('{"shadowwatch": 3}', '{"shadowwatch": 2}'),
+        ('{"shadowwatch": Infinity}', "this shadowwatch version 1; use the"),
+        ("[" * 60_000, "this shadowwatch version 1; use the"),
     ],
 )
 def test_an_asker_of_another_version_is_told_so_and_left(daemon: Daemon, first: str, answer: str) -> None:
@@ -209,11 +211,20 @@ def test_a_full_disk_ends_the_recording_and_not_the_daemon(daemon: Daemon, live:
     assert live.status() == STATUS
 
 
+@contextmanager
+def greeted(daemon: Daemon) -> Iterator[socket.socket]:
+    """A connection to which requests can be written."""
+    with socket.socket(socket.AF_UNIX) as asker:
+        asker.connect(daemon.path)
+        asker.sendall(f"{GREETING}\n".encode())
+        assert asker.recv(100) == f"{GREETING}\n".encode()
+        yield asker
+
+
 @pytest.mark.parametrize("most", ["NaN", "Infinity", "-Infinity", '"x"', "[]", "1e400"])
 def test_a_recording_without_sense_is_answered_with_an_error(daemon: Daemon, tmp_path: Path, most: str) -> None:
     """JSON as Python reads it has more numbers than one can count to."""
-    with socket.socket(socket.AF_UNIX) as asker, (tmp_path / "a").open("wb") as file:
-        asker.connect(daemon.path)
+    with greeted(daemon) as asker, (tmp_path / "a").open("wb") as file:
         request = f'{{"ask": "record", "paths": ["a"], "most": {most}}}\n'
         socket.send_fds(asker, [request.encode()], [file.fileno()])
         assert "error" in json.loads(asker.makefile("r").readline())
@@ -223,8 +234,7 @@ def test_a_file_that_cannot_be_written_at_all_is_answered_with_an_error(daemon: 
     """One that names a place alone (O_PATH), behind one that is right."""
     before = len(os.listdir("/proc/self/fd"))
     place = os.open(tmp_path, os.O_PATH)
-    with socket.socket(socket.AF_UNIX) as asker, (tmp_path / "a").open("wb") as file:
-        asker.connect(daemon.path)
+    with greeted(daemon) as asker, (tmp_path / "a").open("wb") as file:
         request = '{"ask": "record", "paths": ["a", "b"], "most": null}\n'
         socket.send_fds(asker, [request.encode()], [file.fileno(), place])
         assert "error" in json.loads(asker.makefile("r").readline())
@@ -234,8 +244,7 @@ def test_a_file_that_cannot_be_written_at_all_is_answered_with_an_error(daemon: 
 
 def test_who_sends_files_without_end_is_sent_away(daemon: Daemon) -> None:
     """They would be all that the daemon may have open."""
-    with socket.socket(socket.AF_UNIX) as asker, open(os.devnull) as file:
-        asker.connect(daemon.path)
+    with greeted(daemon) as asker, open(os.devnull) as file:
         asker.settimeout(10)
         with suppress(BrokenPipeError, ConnectionResetError):
             while True:
