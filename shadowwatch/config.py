@@ -17,12 +17,19 @@ from textwrap import wrap
 from typing import Any
 
 from shadowwatch.control.protocol import SOCKET
-from shadowwatch.errors import ShadowwatchError
+from shadowwatch.errors import ShadowwatchError, clipped, shown
+from shadowwatch.file import contents
 
 DEFAULT = Path("/etc/shadowwatch.toml")
 
 #: A step of a walk must fit in.
 RING_LEAST = 0.0625
+
+#: Bytes of a file: a hundred settings, with comments. Of what is longer tomllib may take minutes.
+LONGEST = 16 << 10
+
+#: Thirty years of seconds: as nanoseconds it fits where the kernel keeps times.
+MOST = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,8 @@ def _between(least: float, most: float) -> Callable[[float], float]:
 def _above_0(value: float) -> float:
     if not 0 < value < float("inf"):
         raise ValueError
+    if value > MOST:
+        raise ShadowwatchError(f"this is more than {MOST:,.0f}, the most that there can be")
     return float(value)
 
 
@@ -75,7 +84,7 @@ def _word(value: str) -> str:
 
 
 def _path(value: str) -> str:
-    if not value.startswith("/"):
+    if not value.startswith("/") or "\0" in value:
         raise ValueError
     return value
 
@@ -231,17 +240,19 @@ def read(path: str | None) -> dict[str, dict[str, Any]]:
     if not path and not place.exists():
         return {}
     try:
-        tables = tomllib.loads(place.read_text())
-    except OSError as error:
-        raise ShadowwatchError(f"cannot read {place}: {error.strerror}; check its path and mode") from None
+        tables = tomllib.loads(contents(str(place), LONGEST).decode("utf-8-sig"))
+    except RecursionError:
+        raise ShadowwatchError(f"{place} is nested too deep; what this takes is a value in a table") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ShadowwatchError(f"{place} is no TOML: {error}; mend that line") from None
+        raise ShadowwatchError(f"{place} is no TOML: {clipped(str(error))}; mend that line") from None
+    except ValueError:
+        raise ShadowwatchError(f"{place}: a number in it has thousands of digits; write a smaller one") from None
     values: dict[str, dict[str, Any]] = {}
     for table, keys in tables.items():
         if table not in TABLES:
             raise _unknown(place, table, TABLES)
         if not isinstance(keys, dict):
-            raise ShadowwatchError(f"{place}: {table} = {keys!r} is no table; begin it with a line [{table}]")
+            raise ShadowwatchError(f"{place}: {table} = {shown(keys)} is no table; begin it with a line [{table}]")
         settings = {setting.key: setting for setting in TABLES[table]}
         values[table] = {}
         for key, value in keys.items():
@@ -251,15 +262,16 @@ def read(path: str | None) -> dict[str, dict[str, Any]]:
                 values[table][key] = settings[key].kind.take(value)
             except ValueError:
                 raise ShadowwatchError(
-                    f"{place}: [{table}] {key} = {value!r} is not {settings[key].kind.right}"
+                    f"{place}: [{table}] {key} = {shown(value)} is not {settings[key].kind.right}"
                 ) from None
             except ShadowwatchError as error:
-                raise ShadowwatchError(f"{place}: [{table}] {key}: {error}") from None
+                raise ShadowwatchError(f"{place}: [{table}] {key}: {clipped(str(error))}") from None
     return values
 
 
 def _unknown(place: Path, key: str, known: Collection[str], table: str = "") -> ShadowwatchError:
     """What to say of such a key: the nearest one of its table, else the nearest one of all tables."""
+    key = clipped(key)
     elsewhere = {setting.key: f"[{name}] {setting.key}" for name in TABLES for setting in TABLES[name]}
     if near := get_close_matches(key, known, 1):
         cure = f"did you mean {near[0]}"

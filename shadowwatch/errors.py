@@ -3,6 +3,34 @@
 
 from __future__ import annotations
 
+from reprlib import Repr
+
+#: So many characters of somebody else's text are enough to find it again.
+LONGEST = 300
+
 
 class ShadowwatchError(Exception):
     """One line for a person: what happened, to what, and the cure."""
+
+
+class _Short(Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 80
+        self.maxlevel = 3
+
+    def repr_int(self, value: int, level: int) -> str:
+        try:
+            return super().repr_int(value, level)
+        except ValueError:  # more digits than Python writes
+            return "a number with thousands of digits"
+
+
+def shown(value: object) -> str:
+    """A value that somebody gave, as an error shows it: of a long or deep one a part."""
+    return _Short().repr(value)
+
+
+def clipped(text: str) -> str:
+    """Words of somebody else in an error: of many the first ones."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

@@ -26,10 +26,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.check:
         from shadowwatch.web.config import texts
 
+        files = [str(arguments.config or DEFAULT)] if arguments.config or os.path.exists(DEFAULT) else []
         if arguments.web_config_file:
             texts(arguments.web_config_file)
-        file = arguments.config or DEFAULT
-        print(f"shadowwatch: {file} is right" if os.path.exists(file) else f"shadowwatch: there is no {file} to check")
+            files.append(arguments.web_config_file)
+        for file in files:
+            print(f"shadowwatch: {file} is right")
+        if not files:
+            print(f"shadowwatch: there is no {DEFAULT} to check")
         return 0
     # Who asks for a reload before there is a model to keep is heard when there is.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))

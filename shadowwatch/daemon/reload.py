@@ -37,6 +37,9 @@ class Reload:
         except ShadowwatchError as error:
             say(f"{error}; all settings stay as they are", Level.WARNING)
             return
+        except Exception as error:  # a model of days is worth more than to know by a traceback what was not thought of
+            say(f"cannot read {self._config or DEFAULT}: {error!r}; all settings stay as they are", Level.WARNING)
+            return
         different = [setting for setting in TABLES["run"] if values[setting.name] != self._now[setting.name]]
         changed = [f"{setting.key} is {_words(values[setting.name])}" for setting in different if setting.live]
         fixed = [setting.key for setting in different if not setting.live]

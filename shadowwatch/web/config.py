@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import os
 import ssl
+from codecs import BOM_UTF8
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
-from shadowwatch.errors import ShadowwatchError
+from shadowwatch.errors import ShadowwatchError, clipped, shown
+from shadowwatch.file import LARGEST, contents
 from shadowwatch.web.users import Users
 
-#: Reads a file that the configuration names.
-Read = Callable[[str], bytes]
+#: Reads the configuration, or a file that it names: of this path, with no more bytes than this.
+Read = Callable[[str, int], bytes]
+
+#: Bytes of a configuration: hundreds of users. YAML is read slowly, and the daemon's loop waits for it.
+LONGEST = 64 << 10
 
 _KEYS: Mapping[str, Collection[str]] = {
     "tls_server_config": (
@@ -50,6 +54,9 @@ _CLIENT_AUTH: Mapping[str, ssl.VerifyMode | None] = {
     "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
 }
 
+#: How YAML 1.1 says it.
+_FALSE = ("false", "no", "off", "n")
+
 _VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 
 #: Headers that may be set -> the values that they may have, if these are few.
@@ -75,15 +82,7 @@ class Web:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def from_disk(path: str) -> bytes:
-    """What is in a file; ShadowwatchError when it cannot be read."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ShadowwatchError(f"cannot read {path}: {error.strerror}; check its path, owner and mode") from None
-
-
-def load(path: str, read: Read = from_disk) -> Web:
+def load(path: str, read: Read = contents) -> Web:
     """Read such a file and those that it names; ShadowwatchError for what is not right, with the file and the key."""
     try:
         return _Loading(path, read).web()
@@ -96,8 +95,8 @@ def texts(path: str) -> dict[str, str]:
     """The same file and those that it names, by their paths, for `from_texts`; checked as `load` does."""
     read: dict[str, str] = {}
 
-    def keep(path: str) -> bytes:
-        content = from_disk(path)
+    def keep(path: str, most: int) -> bytes:
+        content = contents(path, most)
         read[path] = content.decode("latin-1")
         return content
 
@@ -107,21 +106,21 @@ def texts(path: str) -> dict[str, str]:
 
 def from_texts(texts: Mapping[str, str]) -> Read:
     """Reads what another process read, for one that may not."""
-    return lambda path: texts[path].encode("latin-1")
+    return lambda path, _: texts[path].encode("latin-1")
 
 
 class _Loading:
     def __init__(self, path: str, read: Read) -> None:
         self._folder = os.path.dirname(path)
         self._read = read
-        self._values = _parsed(read(path).decode(errors="replace"))
+        self._values = _parsed(read(path, LONGEST))
 
     def web(self) -> Web:
         whole = self._table(self._values, _KEYS)
         tls = self._table(whole.get("tls_server_config"), _KEYS["tls_server_config"], "tls_server_config.")
         http = self._table(whole.get("http_server_config"), _KEYS["http_server_config"], "http_server_config.")
         users = self._strings(whole.get("basic_auth_users"), "basic_auth_users")
-        if http.get("http2", False) is not False:
+        if str(http.get("http2", "false")).lower() not in _FALSE:
             raise ShadowwatchError("http_server_config.http2: this serves HTTP/1.1; leave it out, or set it to false")
         return Web(
             tls=self._context(tls) if tls else None,
@@ -141,23 +140,26 @@ class _Loading:
             if key not in known:
                 near = get_close_matches(str(key), known, 1)
                 cure = f"did you mean {near[0]}" if near else f"there are {', '.join(known)}"
-                raise ShadowwatchError(f"there is no {table}{key}; {cure}")
+                raise ShadowwatchError(f"there is no {table}{clipped(str(key))}; {cure}")
         return values
 
-    def _strings(self, values: Any, key: str) -> Mapping[str, str]:
+    def _strings(self, values: Any, key: str, unquoted: bool = False) -> Mapping[str, str]:
+        """Values that are empty are "", and `unquoted` takes those that YAML would take for a number or the like."""
         if values is not None and not (
-            isinstance(values, dict) and all(isinstance(word, str) for pair in values.items() for word in pair)
+            isinstance(values, dict)
+            and all(isinstance(name, str) and isinstance(value, str | None) for name, value in values.items())
+            and (unquoted or not any(isinstance(value, _Unquoted) for value in values.values()))
         ):
             raise ShadowwatchError(f"{key} is no mapping of strings to strings; put quotes around what is none")
-        return values or {}
+        return {name: value or "" for name, value in (values or {}).items()}
 
     def _headers(self, values: Any) -> Mapping[str, str]:
-        headers = self._strings(values, "http_server_config.headers")
+        headers = self._strings(values, "http_server_config.headers", unquoted=True)
         self._table(headers, _HEADERS, "http_server_config.headers.")
         for name, value in headers.items():
             if not value.isprintable() or (_HEADERS[name] and value not in _HEADERS[name]):
                 right = " or ".join(_HEADERS[name]) or "one line of text"
-                raise ShadowwatchError(f"http_server_config.headers.{name}: {value!r} is not {right}")
+                raise ShadowwatchError(f"http_server_config.headers.{name}: {shown(str(value))} is not {right}")
         return {name: value for name, value in headers.items() if value}
 
     def _sans(self, tls: Mapping[str, Any]) -> frozenset[str]:
@@ -191,10 +193,15 @@ class _Loading:
             )
         if authority:
             path = self._path(tls, "client_ca_file")
-            try:
-                context.load_verify_locations(cadata=self._read(path).decode(errors="replace"))
-            except (ssl.SSLError, ValueError):
-                raise ShadowwatchError(f"tls_server_config.client_ca_file: {path} has no certificate in PEM") from None
+            # As a file and not as text, which may be nothing but ASCII: the format has room for comments.
+            with _as_file(self._read(path, LARGEST).removeprefix(BOM_UTF8)) as file:
+                try:
+                    context.load_verify_locations(file)
+                except ssl.SSLError:
+                    raise ShadowwatchError(
+                        f"tls_server_config.client_ca_file: {path} has no certificate in PEM;"
+                        f" `openssl x509 -inform der -in {path}` makes it of one in DER"
+                    ) from None
         context.verify_mode = mode
         return context
 
@@ -205,7 +212,8 @@ class _Loading:
         def encrypted() -> str:
             raise ShadowwatchError(f"tls_server_config.key_file: {key} is encrypted; `openssl pkey` writes it without")
 
-        with _as_file(self._read(certificate)) as certificate_file, _as_file(self._read(key)) as key_file:
+        pem, secret = (self._read(path, LARGEST).removeprefix(BOM_UTF8) for path in (certificate, key))
+        with _as_file(pem) as certificate_file, _as_file(secret) as key_file:
             try:
                 context.load_cert_chain(certificate_file, key_file, encrypted)
             except ssl.SSLError as error:
@@ -222,21 +230,64 @@ class _Loading:
         return os.path.join(self._folder, value)
 
     def _choice(self, tls: Mapping[str, Any], key: str, choices: Mapping[str, Any], default: str) -> Any:
-        value = tls.get(key, default)
-        if value not in choices:
-            raise ShadowwatchError(f"tls_server_config.{key}: {value} is none of {', '.join(choices)}")
+        value = tls.get(key) or default
+        if not isinstance(value, str) or value not in choices:
+            text = clipped(value) if isinstance(value, str) else shown(value)
+            raise ShadowwatchError(f"tls_server_config.{key}: {text} is none of {', '.join(choices)}")
         return choices[value]
 
 
-def _parsed(text: str) -> Any:
+class _Unquoted(str):
+    """The text of what YAML takes for a number, a truth or a time."""
+
+    __slots__ = ()
+
+
+def _parsed(text: bytes) -> Any:
+    """What the YAML holds: mappings, lists, None, and for all else the text that stands there.
+
+    So it is in the original: what belongs there is text, whatever YAML would take it for. And no key may stand there
+    twice, as with UnmarshalStrict.
+    """
     try:
         import yaml
     except ImportError:
         raise ShadowwatchError("a web.config file needs YAML for Python; apt install python3-yaml") from None
+
+    class Loader(yaml.SafeLoader):
+        def construct_scalar(self, node: Any) -> str:
+            word = super().construct_scalar(node)
+            if any("\ud800" <= letter <= "\udfff" for letter in word):
+                raise yaml.constructor.ConstructorError(None, None, "half a character", node.start_mark)
+            return str(word)
+
+        def construct_unquoted(self, node: Any) -> str:
+            return _Unquoted(self.construct_scalar(node))
+
+        def flatten_mapping(self, node: Any) -> None:
+            said = set()
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if key.value in said:
+                    where = f"again in line {key.start_mark.line + 1}"
+                    raise ShadowwatchError(f"{clipped(key.value)} stands there twice, {where}; keep one of them")
+                said.add(key.value)
+            super().flatten_mapping(node)
+            # Of what was merged only what counts: mappings that merge others again and again would fill the memory.
+            counts = {
+                key.value if isinstance(key, yaml.ScalarNode) else id(key): (key, each) for key, each in node.value
+            }
+            node.value = list(counts.values())
+
+    for kind in ("bool", "int", "float", "timestamp"):
+        Loader.add_constructor(f"tag:yaml.org,2002:{kind}", Loader.construct_unquoted)
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)  # noqa: S506 - it is a safe one
     except yaml.YAMLError as error:
-        raise ShadowwatchError(f"it is no YAML: {' '.join(str(error).split())}; mend that line") from None
+        raise ShadowwatchError(f"it is no YAML: {clipped(' '.join(str(error).split()))}; mend that line") from None
+    except RecursionError:
+        raise ShadowwatchError("it is nested too deep; what this takes is keys and values in a few mappings") from None
+    except ValueError as error:
+        raise ShadowwatchError(f"it is no YAML: {clipped(str(error))}; mend that") from None
 
 
 @contextmanager

@@ -226,6 +226,45 @@ def test_what_root_read_the_other_half_need_not(authority: Authority, written: W
 
 
 @pytest.mark.parametrize(
+    "before", [b"# M\xc3\xbcller CA\n", b"\xff\xfe\x00\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf# CA\r\n"]
+)
+def test_pem_has_room_for_comments_of_any_kind(authority: Authority, written: Written, before: bytes) -> None:
+    """In all three files: other letters, other encodings, and the mark of UTF-8."""
+    for name in ("server.pem", "server.key", "ca.pem"):
+        (authority.folder / f"noted-{name}").write_bytes(before + (authority.folder / name).read_bytes() + before)
+    served = serve(load(written(MUTUAL.replace(": server.", ": noted-server.").replace(": ca.", ": noted-ca."))))
+    assert ask(served, authority, "client").endswith(b"well\n")
+    assert unanswered(served, authority, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "headers"),
+    [
+        ("X-XSS-Protection: 1", {"X-XSS-Protection": "1"}),
+        ("X-XSS-Protection: 0x10", {"X-XSS-Protection": "0x10"}),
+        ("X-XSS-Protection: no", {"X-XSS-Protection": "no"}),
+        ("X-XSS-Protection: 2001-01-01", {"X-XSS-Protection": "2001-01-01"}),
+        ("X-XSS-Protection:", {}),
+        (
+            "Content-Security-Policy: &a x\n    X-XSS-Protection: *a",
+            dict.fromkeys(("Content-Security-Policy", "X-XSS-Protection"), "x"),
+        ),
+    ],
+)
+def test_text_needs_no_quotes(text: str, headers: dict[str, str], written: Written) -> None:
+    """As in the original, which takes what stands there whatever YAML would take it for."""
+    assert load(written(f"http_server_config:\n  http2: off\n  headers:\n    {text}\n")).headers == headers
+
+
+def test_a_mapping_may_be_merged_into_another(written: Written) -> None:
+    """YAML's own way of not to write a thing twice; what the mapping has itself wins."""
+    text = f"basic_auth_users: {{<<: {{alice: {hashed('x')}, bob: x}}, bob: {hashed('y')}}}"
+    users = load(written(text)).users
+    assert users
+    assert users.check("Basic " + b64encode(b"bob:y").decode())
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("a: [", "it is no YAML: .*; mend that line"),
