@@ -15,6 +15,13 @@ _MEMBER = struct.Struct("<III")
 _MAGIC = 0xEB9F
 _STRUCT, _UNION = 4, 5
 
+#: The parts of struct btf_type's info: from 7.3 on 24 bits of vlen and 7 of the kind, before 16 and 5, and those
+#: between were 0 (include/uapi/linux/btf.h).
+_VLEN, _KIND_SHIFT, _KIND = 0xFF_FFFF, 24, 0x7F
+
+#: No struct is nested deeper (MAX_RESOLVE_DEPTH in kernel/bpf/btf.c), or has more members in all.
+_DEEPEST, _MOST_MEMBERS = 32, 1 << 16
+
 #: kind -> (bytes after struct btf_type, bytes for each of its vlen entries)
 _TAIL = {
     1: (4, 0),
@@ -40,11 +47,14 @@ _TAIL = {
 
 
 class BtfError(ValueError):
-    """The data is no BTF, or of a newer kind than this reader."""
+    """The data is no BTF, is damaged, or is of a newer kind than this reader."""
 
 
 class Btf:
-    """One BTF blob; a module's types and strings follow on from those of its `base`, vmlinux."""
+    """One BTF blob; a module's types and strings follow on from those of its `base`, vmlinux.
+
+    Whatever is wrong with it is a BtfError, here or when it is asked for the first time.
+    """
 
     def __init__(self, data: bytes, base: Btf | None = None) -> None:
         try:
@@ -53,6 +63,8 @@ class Btf:
             magic = 0
         if magic != _MAGIC:
             raise BtfError("no BTF magic")
+        if header + types + types_len > len(data) or header + strings + strings_len > len(data):
+            raise BtfError("BTF ends before its types and strings do")
         self._base = base
         self._data = data
         self._strings = data[header + strings : header + strings + strings_len]
@@ -74,22 +86,27 @@ class Btf:
         try:
             while position < end:
                 name, info, _ = _TYPE.unpack_from(data, position)
-                kind = info >> 24 & 0x1F
+                kind = info >> _KIND_SHIFT & _KIND
                 if kind in (_STRUCT, _UNION) and name:
                     self._composites.setdefault(name, self._first_id + len(positions))
                 positions.append(position)
                 fixed, each = _TAIL[kind]
-                position += _TYPE.size + fixed + each * (info & 0xFFFF)
+                position += _TYPE.size + fixed + each * (info & _VLEN)
         except KeyError as error:
             raise BtfError(f"BTF type kind {error} is not known") from None
         except struct.error:
             raise BtfError("BTF ends inside a type") from None
+        if position > end:
+            raise BtfError("BTF ends inside a type")
 
     def _string(self, offset: int) -> str:
         if self._base and offset < self._first_string:
             return self._base._string(offset)
         start = offset - self._first_string
-        return self._strings[start : self._strings.index(b"\0", start)].decode()
+        try:
+            return self._strings[start : self._strings.index(b"\0", start)].decode()
+        except ValueError:
+            raise BtfError(f"BTF has no string at {offset}") from None
 
     def _string_offset(self, text: str) -> int | None:
         found = self._strings.find(b"\0" + text.encode() + b"\0")
@@ -97,16 +114,22 @@ class Btf:
             return self._first_string + found + 1
         return self._base._string_offset(text) if self._base else None
 
-    def _owner(self, type_id: int) -> Btf:
-        return self._base._owner(type_id) if self._base and type_id < self._first_id else self
+    def _type(self, type_id: int) -> tuple[Btf, int]:
+        """The blob that has this type, and where in it."""
+        if self._base and type_id < self._first_id:
+            return self._base._type(type_id)
+        if not self._first_id <= type_id < self._end_id:
+            raise BtfError(f"BTF has no type {type_id}")
+        return self, self._positions[type_id - self._first_id]
 
-    def _members(self, type_id: int, start: int = 0) -> Iterator[tuple[str, int, int]]:
-        owner = self._owner(type_id)
-        position = owner._positions[type_id - owner._first_id]
+    def _members(self, type_id: int, start: int = 0, depth: int = 0) -> Iterator[tuple[str, int, int]]:
+        if depth > _DEEPEST:
+            raise BtfError("BTF has a struct that is in itself")
+        owner, position = self._type(type_id)
         _, info, _ = _TYPE.unpack_from(owner._data, position)
-        if info >> 24 & 0x1F not in (_STRUCT, _UNION):
+        if info >> _KIND_SHIFT & _KIND not in (_STRUCT, _UNION):
             return
-        for number in range(info & 0xFFFF):
+        for number in range(info & _VLEN):
             name, member_type, offset = _MEMBER.unpack_from(owner._data, position + _TYPE.size + number * _MEMBER.size)
             width = 0
             if info >> 31:  # kind_flag: the upper byte is the width of a bit field
@@ -114,7 +137,9 @@ class Btf:
             if name:
                 yield owner._string(name), start + offset, width
             else:
-                yield from self._members(member_type, start + offset)
+                # So that those who count see it, too, when there is nothing in it.
+                yield "", start + offset, 0
+                yield from self._members(member_type, start + offset, depth + 1)
 
     def members(self, name: str) -> dict[str, tuple[int, int]]:
         """The members of `struct name` or `union name`: {member: (offset in bits, width of a bit field or 0)}.
@@ -127,6 +152,12 @@ class Btf:
             offset = blob._string_offset(name)
             type_id = blob._composites.get(offset) if offset else None
             if type_id is not None:
-                return {member: (bits, width) for member, bits, width in blob._members(type_id)}
+                members = {}
+                for number, (member, bits, width) in enumerate(blob._members(type_id)):
+                    if number == _MOST_MEMBERS:
+                        raise BtfError(f"BTF has a struct {name} without an end")
+                    if member:
+                        members[member] = (bits, width)
+                return members
             blob = blob._base
         return {}

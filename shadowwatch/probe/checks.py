@@ -21,6 +21,14 @@ class Check:
     missing: str
     cure: str
 
+    def words(self, host: Host) -> str:
+        """What to say of a host."""
+        words = self.found if self.holds(host) else f"{self.missing}; {self.cure}"
+        btf = f"this kernel's BTF is damaged ({host.damaged})"
+        if not host.damaged:
+            btf = "this kernel has no BTF (/sys/kernel/btf/vmlinux)"
+        return words.format(release=host.release, btf=btf)
+
 
 #: In the order in which a person would mend them.
 CHECKS = (
@@ -41,9 +49,9 @@ CHECKS = (
     ),
     Check(
         "BTF",
-        lambda host: host.btf,
+        lambda host: host.btf and not host.damaged,
         "/sys/kernel/btf/vmlinux",
-        "this kernel has no BTF (/sys/kernel/btf/vmlinux)",
+        "{btf}",
         "boot one with CONFIG_DEBUG_INFO_BTF=y, such as Debian 11's or later",
     ),
     Check(
@@ -86,7 +94,7 @@ def require_all_but_kvm(host: Host) -> None:
 
 def _require(check: Check, host: Host) -> None:
     if not check.holds(host):
-        raise ShadowwatchError(f"{check.missing}; {check.cure}".format(release=host.release))
+        raise ShadowwatchError(check.words(host))
 
 
 def require(host: Host) -> Plan:

@@ -64,7 +64,7 @@ class Host:
     `parameters` maps "module.parameter" to its value, `symbols` a name to its address,
     `functions` are those of CALLERS and their clones as (name, first address, address behind),
     lower halves; `layouts` maps a struct to its members' byte offsets, `role` the role's
-    fields to (first bit, width).
+    fields to (first bit, width). `damaged` is the file whose BTF cannot be read, and why.
     """
 
     release: str
@@ -81,6 +81,7 @@ class Host:
     functions: tuple[Function, ...]
     layouts: Layouts
     role: Mapping[str, tuple[int, int]]
+    damaged: str = ""
 
     @property
     def patched(self) -> bool:
@@ -118,16 +119,22 @@ def _symbols(root: Path) -> tuple[dict[str, int], tuple[Function, ...]]:
     return symbols, functions
 
 
-def _layouts(root: Path) -> tuple[Btf | None, Btf | None]:
-    folder = root / "sys/kernel/btf"
-    try:
-        vmlinux = Btf.load(folder / "vmlinux")
-    except (OSError, BtfError):
-        return None, None
-    try:
-        return vmlinux, Btf.load(folder / "kvm", vmlinux)
-    except (OSError, BtfError):
-        return vmlinux, None
+def _types(root: Path) -> tuple[bool, Mapping[str, Mapping[str, tuple[int, int]]], str]:
+    """Whether vmlinux has BTF, the members of each struct, and which file is damaged."""
+    members: dict[str, Mapping[str, tuple[int, int]]] = {name: {} for name in (*LAYOUTS, ROLE)}
+    files: list[Btf] = []
+    for name in ("vmlinux", "kvm"):
+        path = root / "sys/kernel/btf" / name
+        try:
+            types = Btf.load(path, *files)
+            # A module's are those of vmlinux and its own.
+            members = {struct: types.members(struct) for struct in members}
+        except OSError:
+            break
+        except BtfError as error:
+            return bool(files), members, f"/{path.relative_to(root)}: {error}"
+        files.append(types)
+    return bool(files), members, ""
 
 
 def _as_root(root: Path) -> bool:
@@ -149,9 +156,7 @@ def gather(root: Path = Path("/")) -> Host:
     """Read this host's facts; nothing is changed, and nothing that is missing is an error."""
     symbols, functions = _symbols(root)
     release = _read(root / "proc/sys/kernel/osrelease") or os.uname().release
-    vmlinux, kvm = _layouts(root)
-    types = kvm or vmlinux
-    members = {name: types.members(name) if types else {} for name in (*LAYOUTS, ROLE)}
+    btf, members, damaged = _types(root)
     parameters = {
         f"{module}.{name}": value
         for module, name in _PARAMETERS
@@ -166,7 +171,7 @@ def gather(root: Path = Path("/")) -> Host:
         kprobes=(root / "sys/bus/event_source/devices/kprobe").exists(),
         headers=(root / "lib/modules" / release / "build/include").is_dir()
         or (root / "sys/kernel/kheaders.tar.xz").exists(),
-        btf=vmlinux is not None,
+        btf=btf,
         kvm=kvm_is_loaded(root),
         parameters=parameters,
         symbols=symbols,
@@ -178,4 +183,5 @@ def gather(root: Path = Path("/")) -> Host:
             }
         ),
         role={field: place for field, place in members[ROLE].items() if place[1]},
+        damaged=damaged,
     )

@@ -35,9 +35,7 @@ def _table() -> Table:
 def _checks(host: Host) -> Table:
     table = _table()
     for check in CHECKS:
-        holds = check.holds(host)
-        words = check.found if holds else f"{check.missing}; {check.cure}"
-        table.add_row(_GOOD if holds else _BAD, check.name, words.format(release=host.release))
+        table.add_row(_GOOD if check.holds(host) else _BAD, check.name, check.words(host))
     return table
 
 

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shadowwatch.probe.btf import Btf, BtfError
 
@@ -86,3 +90,69 @@ def test_types_cut_in_the_middle_are_a_btf_error(compiled: tuple[Btf, dict[str, 
     btf, _ = compiled
     with pytest.raises(BtfError):
         Btf(btf._data[:40])
+
+
+def blob(types: list[tuple[int, ...]], strings: bytes = b"\0outer\0member\0") -> bytes:
+    """A BTF of these words for each type."""
+    packed = b"".join(struct.pack(f"<{len(words)}I", *words) for words in types)
+    header = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(packed), len(packed), len(strings))
+    return header + packed + strings
+
+
+STRUCT = 4
+OUTER, MEMBER = 1, 7
+
+
+def test_more_members_than_16_bits_count_are_read() -> None:
+    """7.3's btf.h has 24 bits for how many there are, and 7 for the kind."""
+    many = (OUTER, STRUCT << 24 | 1 << 16, 8, *((0, 2, 0) * ((1 << 16) - 1)), MEMBER, 2, 40)
+    assert Btf(blob([many, (0, 1 << 24, 4, 0)])).members("outer") == {"member": (40, 0)}
+
+
+def test_a_kind_of_7_bits_is_not_taken_for_another() -> None:
+    """0x24 is not 4."""
+    with pytest.raises(BtfError, match="kind 36 is not known"):
+        Btf(blob([(OUTER, 0x24 << 24, 0)]))
+
+
+@pytest.mark.parametrize(
+    ("types", "said"),
+    [
+        ([(OUTER, STRUCT << 24 | 1, 8, 99, 1, 0)], "no string at 99"),
+        ([(OUTER, STRUCT << 24 | 1, 8, 16, 1, 0)], "no string at 16"),
+        ([(OUTER, STRUCT << 24 | 1, 8, 0, 77, 0)], "no type 77"),
+        ([(OUTER, STRUCT << 24 | 1, 8, 0, 0, 0)], "no type 0"),
+        ([(OUTER, STRUCT << 24 | 1, 8, 0, 1, 0)], "a struct that is in itself"),
+        ([(OUTER, STRUCT << 24 | 9, 8, MEMBER, 1, 0)], "ends inside a type"),
+        # Each of 16 structs is twice in the one before.
+        (
+            [(OUTER, STRUCT << 24 | 2, 8, *(0, n + 2, 0) * 2) for n in range(16)] + [(0, 1 << 24, 4, 0)],
+            "without an end",
+        ),
+    ],
+)
+def test_what_cannot_be_is_a_btf_error(types: list[tuple[int, ...]], said: str) -> None:
+    """Each way in which a reader could go astray, or on for ever; the last string here is no UTF-8 and has no end."""
+    with pytest.raises(BtfError, match=said):
+        Btf(blob(types, b"\0outer\0member\0\xff\0\xfe")).members("outer")
+
+
+def test_strings_that_are_cut_off_are_a_btf_error() -> None:
+    """The header says how long they are."""
+    with pytest.raises(BtfError, match="before its types and strings do"):
+        Btf(blob([(OUTER, 7 << 24, 0)])[:-3])
+
+
+@given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), min_size=1, max_size=8), cut=st.data())
+def test_no_damage_is_anything_but_a_btf_error(
+    changes: list[tuple[int, int]], cut: st.DataObject, compiled: tuple[Btf, dict[str, int]]
+) -> None:
+    """Bytes that changed, and an end that is missing: what is read all the same is a layout or none."""
+    data = bytearray(compiled[0]._data)
+    for place, change in changes:
+        data[place % len(data)] ^= change
+    del data[cut.draw(st.integers(len(data) // 2, len(data))) :]
+    with suppress(BtfError):
+        damaged = Btf(bytes(data))
+        for name in ("page", "word", "inner"):
+            assert all(isinstance(member, str) for member in damaged.members(name))

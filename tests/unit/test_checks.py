@@ -18,6 +18,7 @@ LACKS: list[tuple[dict[str, Any], str]] = [
     ({"bpf": False}, "this kernel has no BPF; boot one with CONFIG_BPF_SYSCALL=y"),
     ({"lockdown": True}, "kernel lockdown (confidentiality) forbids BPF"),
     ({"btf": False}, "this kernel has no BTF (/sys/kernel/btf/vmlinux); boot one"),
+    ({"damaged": "/a: BTF ends inside a type"}, "this kernel's BTF is damaged (/a: BTF ends inside a type); boot one"),
     ({"kprobes": False}, "this kernel has no kprobes for perf"),
     ({"bcc": False}, "bcc for Python is not installed; apt install python3-bpfcc"),
     ({"headers": False}, "the headers of kernel 6.1.0-56-amd64 are not installed; apt install linux-headers-6.1.0-56"),
@@ -50,7 +51,7 @@ def test_a_host_that_waits_for_the_module_must_have_all_else() -> None:
     """Without kvm nothing is said; what the module would not bring is asked for at once."""
     waiting = replace(STOCK, kvm=False, symbols={}, layouts={}, role={})
     require_all_but_kvm(waiting)
-    for lack, said in LACKS[:7]:
+    for lack, said in LACKS[:8]:
         with pytest.raises(ShadowwatchError) as caught:
             require_all_but_kvm(replace(waiting, **lack))
         assert str(caught.value).startswith(said)

@@ -200,6 +200,23 @@ def test_damaged_btf_counts_as_none(root: Path) -> None:
     host = gather(root)
     assert not host.btf
     assert not any(host.layouts.values())
+    assert host.damaged == "/sys/kernel/btf/vmlinux: no BTF magic"
+
+
+def test_a_damaged_btf_of_kvm_is_named(root: Path) -> None:
+    """Also when the damage is found only by who asks for a struct: here its members have no names."""
+    blob = bytearray((root / "sys/kernel/btf/vmlinux").read_bytes())
+    blob = blob.replace(b"\0level\0", b"\0\xffevel\0")
+    (root / "sys/kernel/btf/vmlinux").rename(root / "sys/kernel/btf/whole")
+    (root / "sys/kernel/btf/vmlinux").write_bytes(blob)
+    host = gather(root)
+    assert not host.btf
+    assert host.damaged.startswith("/sys/kernel/btf/vmlinux: BTF has no string at ")
+    (root / "sys/kernel/btf/whole").replace(root / "sys/kernel/btf/vmlinux")
+    (root / "sys/kernel/btf/kvm").write_bytes(blob[:-1])
+    host = gather(root)
+    assert host.btf
+    assert host.damaged == "/sys/kernel/btf/kvm: BTF ends before its types and strings do"
 
 
 def test_a_kvm_without_btf_leaves_its_own_structs_unknown(root: Path) -> None:
