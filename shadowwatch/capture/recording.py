@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from shadowwatch.capture.format import Packed, Writer
 from shadowwatch.errors import ShadowwatchError
+from shadowwatch.event.abi import Batch
 from shadowwatch.event.facts import Facts, Name
 
 
@@ -55,6 +56,9 @@ class Recording:
         self.error = ""
         self.begins = facts.midway
         self._named = False
+        #: What the kernel's counters were when a file began in the midst of a run: earlier losses are none of its.
+        self._base = Batch(0, 0, 0, b"")
+        self._last = self._base
         self._writer = self._open()
 
     def _open(self) -> Writer:
@@ -70,6 +74,11 @@ class Recording:
         """Keep a batch and the names that came with it, unless this has ended."""
         if self.ended.is_set():
             return
+        if not self._named and self._facts.midway:
+            self._base = self._last if self._turn else packed.batch
+        self._last = batch = packed.batch
+        since = batch._replace(lost=batch.lost - self._base.lost, untracked=batch.untracked - self._base.untracked)
+        packed = packed._replace(batch=since)
         try:
             self._writer.write(packed, names if self._named else (*self._names(), *names))
             self._named = True

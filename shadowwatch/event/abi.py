@@ -132,6 +132,9 @@ STEP_RECORDS = 64
 #: `mapped` where the kernel does not count such pages (SHADOWWATCH_UNCOUNTED).
 UNCOUNTED = 0xFFFF_FFFF_FFFF_FFFF
 
+#: So many VMs that live are told apart (the map of bpf/mmu.bpf.c has room for them), events of others are not.
+MOST_VMS = 16_384
+
 #: Sequence numbers are 32 bits wide and wrap.
 SEQ_MASK = 0xFFFF_FFFF
 

@@ -6,11 +6,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Generic, Protocol, TypeVar
 
-from shadowwatch.event.abi import RECORD, SEQ_MASK, Flags, Kind, decode, of_a_walk_in_vain
+from shadowwatch.event.abi import MOST_VMS, RECORD, SEQ_MASK, Flags, Kind, decode, of_a_walk_in_vain
 
 #: The numbered kinds, as plain ints for the hot path.
 ALLOC, LINK, MOVE, ZAP = map(int, (Kind.ALLOC, Kind.LINK, Kind.MOVE, Kind.ZAP))
 DESTROY = int(Kind.DESTROY)
+
+#: The last number of a VM of which events without one were heard first, where events begin in the midst of the numbers.
+UNHEARD = -2
 
 #: No VM has this address; 0 is that of events about no VM.
 NO_KVM = -1
@@ -64,7 +67,8 @@ class Decoder(ABC, Generic[V]):
     """Every VM that records have spoken of, each with what it makes of its events.
 
     A VM ends by its DESTROY, or when that was lost by a walk over vm_list that does not tell of it, or by another one
-    that counts anew at its address. `midway` events begin in the midst of each VM's numbers.
+    that counts anew at its address. `midway` events begin in the midst of each VM's numbers: the first number that is
+    heard of a VM is no loss of those before.
     """
 
     def __init__(self, midway: bool) -> None:
@@ -112,6 +116,10 @@ class Decoder(ABC, Generic[V]):
                 if known is None and of_a_walk_in_vain(kind, flags):
                     current, vm = NO_KVM, self._nobody
                     continue
+                if known is None and len(vms) >= MOST_VMS:
+                    self._about_too_many(ns, kind)
+                    current, vm = NO_KVM, self._nobody
+                    continue
                 current = kvm
                 vm = known or self._new_vm(kvm, pid, seq if kind <= DESTROY else 0)
                 taker = takers[kvm]
@@ -124,6 +132,8 @@ class Decoder(ABC, Generic[V]):
                     current, vm = NO_KVM, self._nobody
                     continue
                 missing = (seq - last - 1) & SEQ_MASK
+                if last == UNHEARD:
+                    missing = 0
                 if missing > SEQ_MASK >> 1:
                     # It counts anew: the VM that had this address has died, and that was not heard.
                     self._end_vm(vm, ns)
@@ -170,6 +180,11 @@ class Decoder(ABC, Generic[V]):
             self._list_last = bool(flags & Flags.LAST)
             self._listed(ns, 0)
 
+    def _about_too_many(self, ns: int, kind: int) -> None:
+        self.undecodable += 1
+        if kind == Kind.VM:
+            self._listed(ns, 1)
+
     def _listed(self, ns: int, records: int) -> None:
         """Some of the records of a step over vm_list are here; after the last, VMs that are not on it are gone."""
         self._list_left -= records
@@ -184,7 +199,9 @@ class Decoder(ABC, Generic[V]):
         kvm, ns, _, _, _, _, seq, _, pid, _, _, _, walk, kind, flags = event
         if kind == Kind.STEP and seq != vm.seq and not flags & Flags.VOID:
             # Events before this step were lost, or this is the first that is heard of the VM.
-            if vm.seq and (seq - vm.seq) & SEQ_MASK > SEQ_MASK >> 1:
+            if vm.seq == UNHEARD:
+                pass
+            elif vm.seq and (seq - vm.seq) & SEQ_MASK > SEQ_MASK >> 1:
                 self._end_vm(vm, ns)
                 vm = self._new_vm(kvm, pid)
                 if seq:
@@ -204,8 +221,8 @@ class Decoder(ABC, Generic[V]):
         self._vms[kvm] = vm
         self._takers[kvm] = vm
         vm.listed = self._listing
-        if seq and self._midway:
-            vm.seq = seq - 1
+        if self._midway:
+            vm.seq = seq - 1 if seq else UNHEARD
         return vm
 
     def _end_vm(self, vm: V, ns: int) -> None:

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from shadowwatch.errors import ShadowwatchError
+from shadowwatch.event.abi import MOST_VMS
 from shadowwatch.event.ring import ring_pages
 from shadowwatch.probe.plan import DEFINES, OPTIONAL, Plan
-
-#: VMs at a time; further ones are counted as untracked.
-MAX_VMS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ def load(plan: Plan, ring_pages: int) -> Any:
             f"bcc for Python cannot be used ({error}); apt install python3-bpfcc (bcc on PyPI is another project)"
         ) from None
     folder = source_folder()
-    defines = {**plan.defines, "RING_PAGES": ring_pages, "MAX_VMS": MAX_VMS}
+    defines = {**plan.defines, "RING_PAGES": ring_pages, "MAX_VMS": MOST_VMS}
     # A probe whose definitions are not known is not attached, but its text is compiled with the others.
     unknown = {name: 0 for name in (*DEFINES, "MMU_PAGE_ZAP_PTE", "MMU_PAGE_ZAP_PTE_END") if name not in OPTIONAL}
     flags = [f"-D{name}={value:#x}ULL" for name, value in {**unknown, **defines}.items()]

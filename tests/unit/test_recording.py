@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from shadowwatch.capture.format import pack, reading
 from shadowwatch.capture.recording import Recording
-from shadowwatch.event.abi import Batch
+from shadowwatch.event.abi import Batch, Event, Kind
+from shadowwatch.simulate.simulator import Simulator
 from shadowwatch.snapshot import VmSnapshot
 from shadowwatch.watch import Watch
 from tests.unit.kernel import Kernel, facts, role_of
@@ -23,15 +25,22 @@ MOST = 20_000
 class Run:
     """A VM that lives on, and a recording of it that is fed as the daemon's loop does."""
 
-    def __init__(self, folder: Path, files: int, most: int | None) -> None:
+    def __init__(self, folder: Path, files: int, most: int | None, midway: bool = False) -> None:
         self.paths = [str(folder / str(number)) for number in range(files)]
         self.kernel = Kernel()
         self.vm = self.kernel.add(KVM, pid=31)
         self.watch = Watch(facts(), {31: "web1"}.__getitem__)
         opened = [(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644), path) for path in self.paths]
-        self.recording = Recording(opened, facts(), most, self.watch.names)
+        self.recording = Recording(opened, replace(facts(), midway=midway), most, self.watch.names)
         self.page = 0
         self.walks = 0
+        self.lost = 0
+
+    def hear(self) -> None:
+        """One look at the ring."""
+        self.page += 1
+        batch = Batch(10**9 + self.page, self.lost, self.lost, self.kernel.ring.take())
+        self.recording.write(pack(batch), self.watch.take(batch))
 
     def live(self) -> None:
         """Two pages come, the oldest goes, and whoever wants a walk gets it."""
@@ -44,7 +53,7 @@ class Run:
             self.recording.begins = False
             self.walks += 1
             self.kernel.walk(KVM, self.walks, True)
-        batch = Batch(10**9 + self.page, 0, 0, self.kernel.ring.take())
+        batch = Batch(10**9 + self.page, self.lost, 0, self.kernel.ring.take())
         self.recording.write(pack(batch), self.watch.take(batch))
         if self.recording.over:
             self.recording.close()
@@ -104,3 +113,40 @@ def test_without_a_limit_nothing_is_ended_or_overwritten(files: int, tmp_path: P
     assert run.recording.ended.is_set()
     vm = run.replayed(run.paths[0])
     assert (vm.allocations[1], vm.lost) == (run.page, 0)
+
+
+@pytest.mark.parametrize("kind", [Kind.WRITE, Kind.FLUSH, Kind.VM, Kind.STEP])
+@pytest.mark.parametrize("files", [1, 2])
+def test_what_has_no_number_begins_no_numbers(kind: Kind, files: int, tmp_path: Path) -> None:
+    """A file that begins in the midst of a run claims no loss, whatever it hears first of a VM; nor do further files.
+
+    Neither the kernel's counters nor gaps tell of one, also in the simulator; a gap that follows is one.
+    """
+    run = Run(tmp_path, files, 1 if files > 1 else None, midway=files == 1)
+    run.lost = 77
+    for page in range(1, 30):
+        run.vm.alloc(Story.spt(page), page, role_of(1))
+    if files == 1:
+        run.watch.take(Batch(10**9, run.lost, run.lost, run.kernel.ring.take()))
+    else:
+        run.hear()
+    first = Event(kvm=KVM, ns=10**9, pid=31, kind=kind, walk=1, seq=run.vm.seq if kind == Kind.STEP else 0)
+    run.kernel.ring.events.append(first)
+    run.vm.alloc(Story.spt(30), 30, role_of(1))
+    run.recording._most = None
+    run.hear()
+    run.recording.stop()
+    run.recording.close()
+    with reading(run.paths[-1]) as reader:
+        assert reader.facts.midway
+        watch, simulator = Watch(reader.facts, reader.name_of), Simulator(reader.facts, "stock")
+        for batch in reader.batches():
+            watch.take(batch)
+            simulator.feed(batch.records)
+    now = watch.snapshot()
+    assert (now.vms[0].lost, now.lost, now.untracked, now.vms[0].allocations) == (0, 0, 0, {1: 1})
+    assert simulator.living()[0].seq == run.vm.seq
+    run.vm.seq += 5
+    run.vm.alloc(Story.spt(31), 31, role_of(1))
+    watch.take(Batch(10**10, 0, 0, run.kernel.ring.take()))
+    assert watch.snapshot().vms[0].lost == 5
