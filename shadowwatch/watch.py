@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from itertools import count
+from functools import partial
 from threading import Lock
 
 from shadowwatch.event.abi import RECORD, Batch, Event
-from shadowwatch.event.facts import Facts, Name
+from shadowwatch.event.facts import Facts, Name, printable
 from shadowwatch.mmu.audit import Difference
 from shadowwatch.mmu.model import Model, Progress
 from shadowwatch.mmu.role import RoleLayout
@@ -26,28 +26,31 @@ AT_ONCE, GIVE_WAY_SECONDS = 64, 0.0002
 LONGEST_NAME = 128
 
 
-def _printable(name: str) -> str:
-    """The name as it may be sent to a terminal: it comes from a command line, and that from anywhere."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name)
-
-
 def _clipped(name: str, most: int = LONGEST_NAME) -> str:
     """The name, or of a long one the beginning, and a sign that there is more."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
-def _unique(name: str, pid: int, taken: Collection[str]) -> str:
+def _numbered(name: str, pid: int, number: int) -> str:
+    suffix = f"-{pid}" if number == 1 else f"-{pid}-{number}"
+    return _clipped(name, LONGEST_NAME - len(suffix)) + suffix
+
+
+def _unique(name: str, pid: int, taken: Callable[[str], bool]) -> str:
     """Two living VMs of one name would be one time series; the later one gets its pid, then a number.
 
     One that ended leaves its name to the next: for Prometheus that is a restart, as of any process.
     """
-    unique = name
-    for number in count(1):
-        if unique not in taken:
-            break
-        suffix = f"-{pid}" if number == 1 else f"-{pid}-{number}"
-        unique = _clipped(name, LONGEST_NAME - len(suffix)) + suffix
-    return unique
+    if not taken(name):
+        return name
+    # One process may have thousands: the first number that is free is looked for by halves.
+    low, free = 0, 1
+    while taken(_numbered(name, pid, free)):
+        low, free = free, 2 * free
+    while free - low > 1:
+        middle = (low + free) // 2
+        low, free = (middle, free) if taken(_numbered(name, pid, middle)) else (low, middle)
+    return _numbered(name, pid, free)
 
 
 def _ns(seconds: float | None) -> int | None:
@@ -99,8 +102,8 @@ class Watch:
                 for vm in model.unnamed():
                     vm.called = _clipped(self._name_of(vm.pid))
                     # Batches at no time are those of a plot, for which no VM is ever forgotten.
-                    taken = model.names(ended=not batch.now_ns)
-                    model.name(vm, _unique(_printable(vm.called) or str(vm.pid), vm.pid, taken))
+                    taken = partial(model.taken, ended=not batch.now_ns)
+                    model.name(vm, _unique(printable(vm.called) or str(vm.pid), vm.pid, taken))
                     names.append((vm.pid, vm.called))
             else:
                 self._behind_ns = 0

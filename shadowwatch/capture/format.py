@@ -16,14 +16,17 @@ import struct
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from io import SEEK_CUR, SEEK_END
+from shutil import copyfileobj
+from tempfile import TemporaryFile
 from typing import BinaryIO, NamedTuple
 
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Batch
-from shadowwatch.event.facts import Facts, Name
+from shadowwatch.event.facts import Facts, Name, printable
+from shadowwatch.event.ring import LOOK
 
 MAGIC = b"\x89shadowwatch\r\n\x1a"
 VERSION = 2
@@ -39,6 +42,13 @@ _NO_BATCH = Batch(0, 0, 0, b"")
 
 #: No honest frame is longer; a damaged length must not make a reader ask for all memory.
 _LONGEST = 1 << 28
+
+#: Bytes of records in a batch: what a look takes, and no more than so many for each byte of its frame. Where all that
+#: happens is that one guest writes to one place, zlib makes it 25 times shorter.
+_MOST, _SHORTER = LOOK * RECORD.size, 48
+
+#: What is wrong with what a frame holds.
+_WRONG = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, zlib.error)
 
 
 class Packed(NamedTuple):
@@ -164,7 +174,8 @@ class Reader:
         self.path = path
         self._names: dict[int, str] = {}
         self._records = 0
-        preamble = file.read(_PREAMBLE.size)
+        self._last_ns = 0
+        preamble = self._read(_PREAMBLE.size)
         if not preamble:
             raise ShadowwatchError(f"{path} is empty; record it again")
         if len(preamble) < _PREAMBLE.size or not preamble.startswith(MAGIC):
@@ -184,8 +195,17 @@ class Reader:
             if kind != _FACT:
                 raise ValueError(kind)
             self.facts = Facts.from_json(payload.decode())
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except _WRONG:
             raise self._damaged() from None
+
+    def _read(self, size: int) -> bytes:
+        try:
+            return self._file.read(size)
+        except OSError as error:
+            raise ShadowwatchError(
+                f"cannot read {self.path} after {self._records} events: {error.strerror}; the figures cover those,"
+                " look at the disk with `dmesg`"
+            ) from None
 
     def _damaged(self) -> ShadowwatchError:
         return ShadowwatchError(
@@ -200,13 +220,13 @@ class Reader:
         )
 
     def _frame(self) -> tuple[bytes, bytes, Batch]:
-        head = self._file.read(_FRAME.size)
+        head = self._read(_FRAME.size)
         if len(head) < _FRAME.size:
             raise self._cut()
         kind, length, now_ns, lost, untracked, crc = _FRAME.unpack(head)
         if length > _LONGEST:
             raise self._damaged()
-        payload = self._file.read(length)
+        payload = self._read(length)
         if len(payload) < length:
             raise self._cut()
         if zlib.crc32(payload, zlib.crc32(head[:-4])) != crc:
@@ -222,6 +242,11 @@ class Reader:
         """Bytes of the file."""
         return os.fstat(self._file.fileno()).st_size
 
+    @property
+    def position(self) -> int:
+        """Bytes that were read."""
+        return self._file.tell()
+
     def place(self) -> Place:
         """Where reading is, between two batches."""
         return self._file.tell(), self._records, dict(self._names)
@@ -230,19 +255,25 @@ class Reader:
         """Read on from there."""
         position, self._records, names = place
         self._names, self.fault = dict(names), None
+        self._last_ns = 0
         self._file.seek(position)
 
     def span(self) -> tuple[int, int]:
-        """The clocks of the first and the last whole batch, (0, 0) without any; reading goes on where it was."""
+        """The clocks of the first and the last whole batch, (0, 0) without any; reading goes on where it was.
+
+        A frame that is damaged is not noticed here, but where the clock goes back there is one.
+        """
         place = self.place()
         first = last = 0
         size = self._file.seek(0, SEEK_END)
         self.go_to(place)
-        while len(head := self._file.read(_FRAME.size)) == _FRAME.size:
+        while len(head := self._read(_FRAME.size)) == _FRAME.size:
             kind, length, now_ns, _, _, _ = _FRAME.unpack(head)
             if kind == _LAST or self._file.seek(length, SEEK_CUR) > size:
                 break
             if kind == _DATA:
+                if now_ns < last:
+                    break
                 first, last = first or now_ns, now_ns
         self.go_to(place)
         return first, last
@@ -261,9 +292,14 @@ class Reader:
             try:
                 if kind == _NAME:
                     pid, name = json.loads(payload)
-                    self._names[int(pid)] = str(name)
+                    if type(pid) is not int or type(name) is not str:
+                        raise ValueError(payload)
+                    self._names[pid] = printable(name)
                 elif kind == _DATA:
-                    records = zlib.decompressobj().decompress(payload, _LONGEST)
+                    records = _unpacked(payload)
+                    if batch.now_ns < self._last_ns:
+                        raise ValueError(batch.now_ns)
+                    self._last_ns = batch.now_ns
                     self._records += len(records) // RECORD.size
                     yield batch._replace(records=records)
                 elif kind == _LAST:
@@ -272,16 +308,38 @@ class Reader:
                     return
                 else:
                     raise ValueError(kind)
-            except (ValueError, TypeError, zlib.error):
+            except _WRONG:
                 raise self._damaged() from None
+
+
+def _unpacked(payload: bytes) -> bytes:
+    """The records of a batch; ValueError when they are more than there can be, or not all there."""
+    unpacker = zlib.decompressobj()
+    records = unpacker.decompress(payload, min(_MOST, _SHORTER * (len(payload) + _FRAME.size)) + 1)
+    if not unpacker.eof or len(records) > _MOST:
+        raise ValueError
+    return records
 
 
 @contextmanager
 def reading(path: str) -> Iterator[Reader]:
-    """Open the capture at this path; ShadowwatchError when it cannot be read or is none."""
-    try:
-        file = open(path, "rb")
-    except OSError as error:
-        raise ShadowwatchError(f"cannot read {path}: {error.strerror}; check the path") from None
-    with file:
+    """Open the capture at this path, a pipe's, too; ShadowwatchError when it cannot be read or is none."""
+    with ExitStack() as opened:
+        try:
+            file: BinaryIO = opened.enter_context(open(path, "rb"))
+            if not file.seekable():
+                file = opened.enter_context(_kept(file))
+        except OSError as error:
+            raise ShadowwatchError(f"cannot read {path}: {error.strerror}; check the path") from None
         yield Reader(file, path)
+
+
+def _kept(pipe: BinaryIO) -> BinaryIO:
+    """A file of what comes from a pipe, since readers go back in it; of what is no capture only the beginning."""
+    file = TemporaryFile()
+    beginning = pipe.read(_PREAMBLE.size)
+    file.write(beginning)
+    if beginning.startswith(MAGIC):
+        copyfileobj(pipe, file)
+    file.seek(0)
+    return file

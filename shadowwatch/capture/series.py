@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from shadowwatch.capture.format import reading
-from shadowwatch.event.abi import RECORD, UNCOUNTED, Batch, Event, Kind, decode
+from shadowwatch.capture.format import Reader, reading
+from shadowwatch.event.abi import MOST_VMS, RECORD, UNCOUNTED, Batch, Event, Kind, decode
 from shadowwatch.event.facts import Facts
 from shadowwatch.mmu.pick import only, pick
 from shadowwatch.snapshot import VmSnapshot
@@ -17,6 +17,7 @@ from shadowwatch.watch import Watch
 BINS = 300
 
 _KVM, _NS, _MAPPED, _KIND = (Event._fields.index(name) for name in ("kvm", "ns", "mapped", "kind"))
+_MOST_SPANS = 4 * MOST_VMS
 _COUNTING = frozenset({Kind.ALLOC, Kind.RECLAIM})
 
 
@@ -107,16 +108,18 @@ def _lasting(batch: Batch) -> Batch:
     return batch._replace(now_ns=0)
 
 
-def _span(path: str, name: str | None) -> _Span:
+def _span(reader: Reader, name: str | None) -> _Span:
     spans: dict[int, tuple[int, int]] = {}
-    with reading(path) as reader:
-        watch = Watch(reader.facts, reader.name_of)
-        for batch in reader.whole_batches():
-            watch.take(_lasting(batch))
-            for event in decode(batch.records)[0]:
-                kvm, ns = event[_KVM], event[_NS]
-                first, last = spans.get(kvm, (ns, ns))
-                spans[kvm] = (min(first, ns), max(last, ns))
+    watch = Watch(reader.facts, reader.name_of)
+    for batch in reader.whole_batches():
+        watch.take(_lasting(batch))
+        for event in decode(batch.records)[0]:
+            kvm, ns = event[_KVM], event[_NS]
+            first, last = spans.get(kvm, (ns, ns))
+            spans[kvm] = (min(first, ns), max(last, ns))
+        if len(spans) > _MOST_SPANS:
+            # The model has forgotten most of these VMs.
+            spans = {vm.kvm: spans[vm.kvm] for vm in watch.snapshot().vms}
     vms = watch.snapshot().vms
     if reader.fault and not vms:
         raise reader.fault
@@ -172,11 +175,12 @@ def read(path: str, name: str | None = None, bins: int = BINS) -> Series:
 
     The capture is read twice, so memory does not grow with it. ShadowwatchError when it is none, or has no such VM.
     """
-    span = _span(path, name)
-    sampler = _Sampler(span, bins)
     with reading(path) as reader:
+        beginning = reader.place()
+        span = _span(reader, name)
+        reader.go_to(beginning)
+        sampler = _Sampler(span, bins)
         watch = Watch(reader.facts, reader.name_of)
-
         for batch in reader.whole_batches():
             for records, ended in sampler.cut(batch.records):
                 watch.take(_lasting(batch)._replace(records=records))

@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     policies = choose(arguments.policy)
     with reading(arguments.file) as reader, view.bar(reader.size, sys.stderr) as bar:
-        result = simulated(reader, policies, lambda events: bar(reader.place()[0], events))
+        result = simulated(reader, policies, lambda events: bar(reader.position, events))
     result = result.only(arguments.vm)
     show = view.as_json if arguments.json else view.as_text
     show(arguments.file, result, sys.stdout)

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Self
+from typing import Any, Self
 
 #: The process of a VM, and the name that it gave it.
 Name = tuple[int, str]
@@ -19,6 +19,26 @@ PAGING: Mapping[str, str] = {
     "tdp_mmu_nested": "TDP MMU in use: nothing to watch but nested guests",
     "unknown": "unknown: neither kvm_amd nor kvm_intel is loaded",
 }
+
+
+#: union kvm_mmu_page_role is a word.
+_ROLE_BITS = 32
+
+#: Longer ago nothing is recent.
+_MOST_SECONDS = 1e9
+
+
+def printable(text: str) -> str:
+    """The text as it may be sent to a terminal: it comes from a command line or a file, and those from anywhere."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _bits(place: Sequence[Any]) -> tuple[int, int]:
+    """Where a field of the role is; ValueError when that is outside of the word."""
+    bit, width = map(int, place)
+    if bit < 0 or width < 1 or bit + width > _ROLE_BITS:
+        raise ValueError(place)
+    return bit, width
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +70,25 @@ class Facts:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote; ValueError, KeyError or TypeError when it is something else."""
+        """Read what `to_json` wrote, fit for a terminal.
+
+        Something else is a ValueError, KeyError, TypeError, AttributeError, OverflowError or RecursionError.
+        """
         values = json.loads(text)
+        role = {printable(str(name)): _bits(place) for name, place in values["role"].items()}
+        recent = None if values["recent_seconds"] is None else float(values["recent_seconds"])
+        if not {"level", "invalid"} <= role.keys() or values["paging"] not in PAGING:
+            raise ValueError(text)
+        if recent is not None and not 0 < recent <= _MOST_SECONDS:
+            raise ValueError(recent)
         return cls(
-            host=str(values["host"]),
-            kernel=str(values["kernel"]),
-            policy=str(values["policy"]),
-            probes={str(point): str(hook) for point, hook in values["probes"].items()},
-            role={str(name): (int(bit), int(width)) for name, (bit, width) in values["role"].items()},
+            host=printable(str(values["host"])),
+            kernel=printable(str(values["kernel"])),
+            policy=printable(str(values["policy"])),
+            probes={printable(str(point)): printable(str(hook)) for point, hook in values["probes"].items()},
+            role=role,
             functions=tuple((str(name), int(start), int(end)) for name, start, end in values["functions"]),
             paging=str(values["paging"]),
             midway=bool(values["midway"]),
-            recent_seconds=None if values["recent_seconds"] is None else float(values["recent_seconds"]),
+            recent_seconds=recent,
         )

@@ -51,6 +51,8 @@ class Model(Decoder[Vm]):
         self._recent_ns = recent_ns
         self._ended: list[Vm] = []
         self._unnamed: list[Vm] = []
+        #: Of the living VMs.
+        self._names: set[str] = set()
         super().__init__(midway)
         #: The first difference that an audit found.
         self.difference: Difference | None = None
@@ -93,6 +95,7 @@ class Model(Decoder[Vm]):
         super()._end_vm(vm, ns)
         vm.end(ns)
         self._ended.append(vm)
+        self._names.discard(vm.name)
         del self._ended[:-KEEP_MOST]
 
     def set_recent(self, recent_ns: int | None) -> None:
@@ -118,13 +121,15 @@ class Model(Decoder[Vm]):
         fresh, self._unnamed = self._unnamed, []
         return iter(fresh)
 
-    def names(self, ended: bool) -> set[str]:
-        """The names of the living VMs, and of those that ended and are still kept, if these count."""
-        return {vm.name for vm in (*self._vms.values(), *(self._ended if ended else ()))}
+    def taken(self, name: str, ended: bool) -> bool:
+        """Whether a living VM has this name, or one that ended and is still kept, if these count."""
+        return name in self._names or (ended and any(vm.name == name for vm in self._ended))
 
     def name(self, vm: Vm, name: str) -> None:
         """Call it so; one that ended and was called so is dropped: both would be one time series."""
         vm.name = name
+        if vm.ended_ns is None:
+            self._names.add(name)
         self._ended = [ended for ended in self._ended if ended.name != name or ended is vm]
 
     def forget(self, now_ns: int) -> None:

@@ -48,6 +48,10 @@ class Tree:
         return page
 
     def _connect(self, parent: Page, parent_pte: int, child: Page) -> None:
+        if self.levels[child.role] >= self.levels[parent.role]:
+            # No kernel does that; in a forged capture it would lead in circles, or as deep as there are pages.
+            self._disconnect(parent, parent_pte)
+            return
         before = parent.children.get(parent_pte)
         if before is not None and before.remove_parent(parent_pte):
             self.orphans += 1

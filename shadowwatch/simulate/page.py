@@ -62,7 +62,7 @@ class Page:
         self.slot = 0
         self.loaded = False
         self.lost = 0
-        self.followers: tuple[Page, ...] = ()
+        self.followers: list[Page] | None = None
 
     def broke(self, written: int) -> int:
         """When an spte that was written then was lost, by a reclaim of this page at its one end; NEVER if not."""

@@ -376,7 +376,9 @@ class SimulatedVm:
         self._chosen.append(page)
         if cause == _BY_PARENT and self._leaders:
             leader = self._leaders[-1]
-            leader.followers = (*leader.followers, page)
+            if leader.followers is None:
+                leader.followers = []
+            leader.followers.append(page)
         else:
             self._leaders.append(page)
 
@@ -402,7 +404,7 @@ class SimulatedVm:
         if self._victims == self._chosen:
             self.reproduced += len(self._chosen)
         for leader in self._leaders:
-            leader.followers = ()
+            leader.followers = None
         self._chosen = []
         self._leaders = []
 
@@ -457,7 +459,7 @@ class SimulatedVm:
         self.zaps += 1
         self._victims.append(page)
         counted = 1
-        for follower in page.followers:
+        for follower in page.followers or ():
             if follower.resident:
                 self._zap(follower)
                 counted += 1

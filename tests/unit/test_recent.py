@@ -153,7 +153,7 @@ def test_an_audit_that_was_dropped_is_not_counted_on(tmp_path: Path) -> None:
             recent.write(pack(noise(number)))
         for _ in range(marks):
             recent.mark()
-            recent.write(pack(Batch(1, 0, 0, b"")))
+            recent.write(pack(Batch(400, 0, 0, b"")))
         counts.append(len(kept(recent, tmp_path / "x")))
     # A batch more, which has room; then only that batch, from the last audit on, and the next.
     assert counts[0] > 100
