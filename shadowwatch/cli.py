@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
 from shadowwatch import __version__
 from shadowwatch.commands import audit, doctor, info, plot, record, replay, run, simulate, top, tree
+from shadowwatch.commands.streams import Output, forget_odd_sizes
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.service.log import Level, say
 
@@ -32,15 +32,29 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    forget_odd_sizes()
+    output = Output()
+    try:
+        try:
+            return _run(words)
+        finally:
+            # What cannot be written is known while it can be said.
+            sys.stdout.flush()
+    except OSError as error:
+        if not output.refused(error):
+            raise
+        # A reader that went away, as `head` does, has what it wanted.
+        if not isinstance(error, BrokenPipeError):
+            say(f"cannot write to standard output: {error.strerror}; send it to another place", Level.ERROR)
+        return 1
+
+
+def _run(words: Sequence[str] | None) -> int:
     try:
         arguments = parser().parse_args(words)
         code: int = arguments.command(arguments)
     except ShadowwatchError as error:
         say(str(error), Level.ERROR)
-        return 1
-    except BrokenPipeError:
-        # The reader of our output went away, as `head` does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         return 130

@@ -21,6 +21,6 @@ def audit_table(now: Snapshot, out: TextIO) -> bool:
         figures = (vm.all_pages, vm.audits, vm.audited, vm.differing, vm.resyncs, vm.lost)
         table.add_row(vm.name, *(f"{figure:,}" for figure in figures))
         good = good and not vm.differing and (vm.ended or vm.audits > 0)
-    console = Console(file=out, highlight=False, markup=False)
+    console = Console(file=out, highlight=False, emoji=False, markup=False)
     console.print(table if now.vms else "no VM is running")
     return good

@@ -57,7 +57,7 @@ def _points(plan: Plan, host: Host) -> Table:
 
 def show(host: Host, plan: Plan, runs: bool, out: TextIO) -> bool:
     """Print the screen, `runs` is whether a daemon does already; true when `shadowwatch run` can work here."""
-    console = Console(file=out, highlight=False, soft_wrap=False)
+    console = Console(file=out, highlight=False, emoji=False, soft_wrap=False)
     console.print(f"Linux {host.release}", style="bold", markup=False)
     console.print(_checks(host))
     console.print()

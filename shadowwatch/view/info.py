@@ -15,7 +15,7 @@ from shadowwatch.event.facts import PAGING
 
 def show(found: Contents, out: TextIO) -> None:
     """Print it."""
-    console = Console(file=out, highlight=False, markup=False)
+    console = Console(file=out, highlight=False, emoji=False, markup=False)
     now, facts, size = found.now, found.facts, found.size
     whole = max(1, now.received * RECORD.size)
     grid = Table.grid(padding=(0, 2))

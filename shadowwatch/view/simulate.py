@@ -42,7 +42,7 @@ def _change(now: float, before: int) -> str:
 
 def as_text(path: str, result: Simulated, out: TextIO) -> None:
     """Print a table of VMs and policies, and how to read it."""
-    console = Console(file=out, highlight=False, markup=False, width=None if out.isatty() else 120)
+    console = Console(file=out, highlight=False, emoji=False, markup=False, width=None if out.isatty() else 120)
     facts = result.facts
     kvm = f"reclaim_policy {facts.policy}" if facts.policy else "stock KVM"
     console.print(f"{path}: Linux {facts.kernel}, {kvm}, {result.events:,} events", style="bold")
