@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
+import time
 
 from shadowwatch.commands.arguments import Commands
 
@@ -35,7 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
         if reader.fault:
             print(f"shadowwatch: {reader.fault}", file=sys.stderr)
         status = Status(watch.facts, watch.facts.policy, None, None)
-        server = serve(watch, listening(arguments.listen), lambda: status, Web())
+        # The clock is the recorded host's, and all is read: it is ready, and as healthy as it will ever be.
+        server = serve(watch, listening(arguments.listen), lambda: status, Web(), seen_ns=time.monotonic_ns)
         print(f"shadowwatch: http://{server.address}/, Ctrl-C ends it", flush=True)
         threading.Event().wait()
     sys.stdout.buffer.write(exposition(watch))

@@ -130,7 +130,7 @@ class _Metrics:
         return self._text
 
 
-def _answers(watch: Watch, status: Callable[[], Status]) -> Callable[[str, bool], Answer]:
+def _answers(watch: Watch, status: Callable[[], Status], seen_ns: Callable[[], int]) -> Callable[[str, bool], Answer]:
     metrics = _Metrics(watch)
 
     def plain(text: str, status: HTTPStatus = HTTPStatus.OK, type: str = "text/plain") -> Answer:
@@ -147,9 +147,9 @@ def _answers(watch: Watch, status: Callable[[], Status]) -> Callable[[str, bool]
             return plain(_landing_page(watch, status()), type="text/html")
         if path == "/-/ready":
             # Probes are attached before this process begins, so one look makes it ready.
-            return plain("ready\n") if watch.seen_ns else plain("starting\n", HTTPStatus.SERVICE_UNAVAILABLE)
+            return plain("ready\n") if seen_ns() else plain("starting\n", HTTPStatus.SERVICE_UNAVAILABLE)
         if path == "/-/healthy":
-            if time.monotonic_ns() - watch.seen_ns > STUCK_SECONDS * 10**9:
+            if time.monotonic_ns() - seen_ns() > STUCK_SECONDS * 10**9:
                 return plain(f"no look at the ring for {STUCK_SECONDS} seconds\n", HTTPStatus.SERVICE_UNAVAILABLE)
             return plain("healthy\n")
         return plain("try / or /metrics\n", HTTPStatus.NOT_FOUND)
@@ -213,7 +213,15 @@ def passed(descriptor: int) -> socket.socket:
 
 
 def serve(
-    watch: Watch, listener: socket.socket, status: Callable[[], Status], web: Web, *more: socket.socket
+    watch: Watch,
+    listener: socket.socket,
+    status: Callable[[], Status],
+    web: Web,
+    *more: socket.socket,
+    seen_ns: Callable[[], int] | None = None,
 ) -> Server:
-    """Serve the watch at this socket, and perhaps at more, from threads of its own."""
-    return Server(listener, _answers(watch, status), web, *more)
+    """Serve the watch at this socket, and perhaps at more, from threads of its own.
+
+    `seen_ns` tells when it was last fed (time.monotonic_ns()), 0 before the first time; by default the watch's clock.
+    """
+    return Server(listener, _answers(watch, status, seen_ns or (lambda: watch.seen_ns)), web, *more)

@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
 from shadowwatch.probe.plan import make_plan
 from shadowwatch.view.doctor import show
 from tests.golden import matches
+from tests.unit.forged import capture, frame
 from tests.unit.hosts import PATCHED, STOCK
 from tests.unit.test_capture import recorded
 
@@ -121,3 +123,17 @@ def test_doctor_says_that_a_daemon_runs_already() -> None:
     out = io.StringIO()
     assert show(STOCK, make_plan(STOCK), True, out)
     assert out.getvalue().endswith("\nReady, and it runs: shadowwatch top\n")
+
+
+def test_a_replay_that_is_served_is_healthy_and_ready(tmp_path: Path) -> None:
+    """Whatever the recorded host's clock said, and also without any event: there is no loop that could stand still."""
+    path = tmp_path / "a.capture"
+    for content in (recorded()[0], capture([frame(b"LAST", b"0")])):
+        path.write_bytes(content)
+        command = [sys.executable, "-m", "shadowwatch", "replay", str(path), "--listen", "127.0.0.1:0"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as served:
+            assert served.stdout
+            address = served.stdout.readline().split()[1].rstrip(",")
+            for page in ("healthy", "ready"):
+                assert urlopen(f"{address}-/{page}", timeout=10).read().decode() == f"{page}\n"
+            served.terminate()

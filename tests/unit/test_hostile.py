@@ -127,7 +127,9 @@ def test_a_disk_that_fails_is_one_line(tmp_path: Path) -> None:
 def crowd(kinds: tuple[Kind, ...], vms: int, pids: int = 1) -> list[bytes]:
     """So many VMs, each with events of these kinds, in batches that are no longer than a look."""
     events = [
-        encode(Event(kvm=0x1000 * (number + 1), ns=number, pid=7 + number % pids, seq=place + 1, kind=kind, role=1, used=1))
+        encode(
+            Event(kvm=0x1000 * (number + 1), ns=number, pid=7 + number % pids, seq=place + 1, kind=kind, role=1, used=1)
+        )
         for number in range(vms)
         for place, kind in enumerate(kinds)
     ]
