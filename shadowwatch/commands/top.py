@@ -73,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
             top.interactive(source, state, sys.stdout, sys.stdin.fileno())
             return 0
         frame = top.once(source, state, arguments.at)
+        if arguments.vm and not frame.fault:
+            pick(frame.now.vms, arguments.vm)
         show = top.as_json if arguments.json else top.as_csv if arguments.csv else top.as_text
         show(frame, state, sys.stdout)
         if frame.fault:

@@ -130,7 +130,10 @@ class _Metrics:
         return self._text
 
 
-def _answers(watch: Watch, status: Callable[[], Status], seen_ns: Callable[[], int]) -> Callable[[str, bool], Answer]:
+def _answers(
+    watch: Watch, status: Callable[[], Status], seen_ns: Callable[[], int] | None = None
+) -> Callable[[str, bool], Answer]:
+    seen = seen_ns or (lambda: watch.seen_ns)
     metrics = _Metrics(watch)
 
     def plain(text: str, status: HTTPStatus = HTTPStatus.OK, type: str = "text/plain") -> Answer:
@@ -147,9 +150,9 @@ def _answers(watch: Watch, status: Callable[[], Status], seen_ns: Callable[[], i
             return plain(_landing_page(watch, status()), type="text/html")
         if path == "/-/ready":
             # Probes are attached before this process begins, so one look makes it ready.
-            return plain("ready\n") if seen_ns() else plain("starting\n", HTTPStatus.SERVICE_UNAVAILABLE)
+            return plain("ready\n") if seen() else plain("starting\n", HTTPStatus.SERVICE_UNAVAILABLE)
         if path == "/-/healthy":
-            if time.monotonic_ns() - seen_ns() > STUCK_SECONDS * 10**9:
+            if time.monotonic_ns() - seen() > STUCK_SECONDS * 10**9:
                 return plain(f"no look at the ring for {STUCK_SECONDS} seconds\n", HTTPStatus.SERVICE_UNAVAILABLE)
             return plain("healthy\n")
         return plain("try / or /metrics\n", HTTPStatus.NOT_FOUND)
@@ -224,4 +227,4 @@ def serve(
 
     `seen_ns` tells when it was last fed (time.monotonic_ns()), 0 before the first time; by default the watch's clock.
     """
-    return Server(listener, _answers(watch, status, seen_ns or (lambda: watch.seen_ns)), web, *more)
+    return Server(listener, _answers(watch, status, seen_ns), web, *more)

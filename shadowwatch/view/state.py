@@ -9,6 +9,9 @@ from enum import Enum
 
 from shadowwatch.view.columns import Column, Row, Units
 
+#: How a text that was pasted begins as a key.
+PASTED = "pasted "
+
 INTERVALS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 SPEEDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 64.0)
 
@@ -111,7 +114,8 @@ def _typed(state: State, key: str) -> State:
             return replace(done, seek=max(0.0, float(state.typed)), absolute=True)
         except ValueError:
             return done
-    typed = state.typed[:-1] if key == "backspace" else state.typed + (key if len(key) == 1 else "")
+    added = key.removeprefix(PASTED) if len(key) == 1 or key.startswith(PASTED) else ""
+    typed = state.typed[:-1] if key == "backspace" else state.typed + added
     # The filter works while it is typed.
     return replace(state, typed=typed, filter=typed if state.asking == "filter" else state.filter)
 

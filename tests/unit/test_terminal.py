@@ -34,6 +34,15 @@ from shadowwatch.view.terminal import keys_in
         (b"\x1b[99~q\x1b[1;5Aq", ["q", "q"]),  # an escape that nobody knows is not the Esc key
         (b"\x1b[[Aq\x1b[", ["?", "q"]),
         (b"\x1b\x1bq", ["escape", "escape", "q"]),  # typed ahead
+        (b"\x1b[200~quit\r\x1b[Aq\x1b[201~j", ["pasted quit[Aq", "j"]),
+        (b"\x1b[200~q", ["pasted q"]),
+        (b"\x1b]11;rgb:q/q/q\x07j", ["j"]),  # answers to questions of another program
+        (b"\x1b]11;rgb:q/q/q\x1b\\j", ["j"]),
+        (b"\x1bP1$rq\x1b\\\x1b_q\x07\x1b^q\x07\x1bXq\x07j", ["j"]),
+        (b"\x1b[M q!j", ["j"]),  # a click at column 81
+        (b"\x1b[M \xf1\xf1j", ["j"]),  # and one at 209
+        (b"\x1b[<0;81;5Mj", ["j"]),
+        ("aß漢😀".encode(), ["a", "ß", "漢", "😀"]),
     ],
 )
 def test_keys_are_told_from_what_is_sent(sent: bytes, keys: list[str]) -> None:
@@ -41,7 +50,18 @@ def test_keys_are_told_from_what_is_sent(sent: bytes, keys: list[str]) -> None:
     assert list(keys_in(sent)) == keys
 
 
-@pytest.mark.parametrize(("parts", "keys"), [((b"\x1b", b"[", b"B"), ["down"]), ((b"j\x1b", b"OA"), ["j", "up"])])
+@pytest.mark.parametrize(
+    ("parts", "keys"),
+    [
+        ((b"\x1b", b"[", b"B"), ["down"]),
+        ((b"j\x1b", b"OA"), ["j", "up"]),
+        ((b"\xc3", b"\xa4"), ["ä"]),
+        ((b"q\xf0", b"\x9f", b"\x98", b"\x80"), ["q", "😀"]),
+        ((b"\x1b[20", b"0~ab", b"c\x1b[20", b"1~"), ["pasted abc"]),
+        ((b"\x1b]11;q", b"q", b"\x07"), []),
+        ((b"\x1b[M", b" ", b"q!"), []),
+    ],
+)
 def test_a_key_that_comes_in_parts_is_one(
     parts: Sequence[bytes], keys: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -243,3 +243,63 @@ def test_a_cut_capture_is_shown_up_to_the_cut(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "zipf" in done.stdout
     assert "is cut off after" in done.stderr
+
+
+def test_it_stops_and_goes_on_as_a_job_of_a_shell(folder: Path) -> None:
+    """By a key and by signals: the shell has the terminal meanwhile, then top has its screen and its keys again."""
+    shell = Tmux(folder, ["bash", "--norc", "-i"])
+    shell.until("bash")
+    replay = f"{' '.join(TOP)} --replay {folder / 'a.capture'} --at 5"
+    shell.press("PS1='prompt '; stty echo", "Enter", replay, "Enter")
+    shell.until("web1", "replay")
+    shell.press("Space")
+    shell.until("paused")
+    for stop in ("C-z", "TSTP", "STOP"):
+        if stop == "C-z":
+            shell.press(stop)
+        else:
+            (pid,) = Path(f"/proc/{shell.pid}/task/{shell.pid}/children").read_text().split()
+            os.kill(int(pid), getattr(signal, f"SIG{stop}"))
+        shell.until("Stopped")
+        if stop != "STOP":
+            assert (shell.told("alternate_on"), shell.told("cursor_flag")) == ("0", "1")
+            shell.press("echo fo''und", "Enter")
+            shell.until("found")
+        shell.press("fg", "Enter")
+        shell.until("web1", "paused", "?: help")
+        assert shell.told("alternate_on") == "1"
+        shell.press("u")
+        shell.until("since the last look")
+        shell.press("u", "u")
+        shell.until("web1", gone="in all")
+        shell.press("q")
+        shell.until("prompt", gone="?: help")
+        shell.press("clear", "Enter", replay, "Enter")
+        shell.until("web1", "replay", "?: help")
+        shell.press("Space")
+        shell.until("paused")
+    shell.close()
+
+
+def test_what_is_pasted_presses_no_keys(tmux: Tmux) -> None:
+    """It is typed where something is asked for, and nothing elsewhere."""
+    tmux._run("set-buffer", "q/db1")
+    tmux._run("paste-buffer", "-p")
+    tmux.press("/")
+    tmux.until("name contains:")
+    tmux._run("paste-buffer", "-p")
+    tmux.until("name contains: q/db1")
+
+
+def test_a_vm_that_is_not_there_is_no_table(folder: Path) -> None:
+    """Also for scripts."""
+    for form in ("--once", "--json", "--csv"):
+        done = subprocess.run(
+            [*TOP, form, "--replay", str(folder / "a.capture"), "--vm", "nobody"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("shadowwatch: there is no VM nobody; choose from web1 (pid 1), ")
