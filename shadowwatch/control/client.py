@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shadowwatch.capture.recording import Progress
-from shadowwatch.control.protocol import GREETING, PATIENCE_SECONDS, SOCKET, VERSION, differ, version_in
+from shadowwatch.control.protocol import (
+    CONNECTIONS,
+    FULL,
+    GREETING,
+    PATIENCE_SECONDS,
+    SOCKET,
+    VERSION,
+    differ,
+    version_in,
+)
 from shadowwatch.control.wire import loads
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.snapshot import Snapshot, VmDetail
@@ -43,10 +52,17 @@ class Live:
     def greet(self) -> None:
         """Say which version this one speaks; ShadowwatchError when the daemon speaks another."""
         with self._spoken():
-            self._connection.sendall(f"{GREETING}\n".encode())
+            # A daemon that has no room has said so already, and hung up.
+            with suppress(BrokenPipeError):
+                self._connection.sendall(f"{GREETING}\n".encode())
             line = self._lines.readline()
         if not line:
             raise self._gone()
+        if line.strip() == FULL:
+            raise ShadowwatchError(
+                f"{self._path}: {CONNECTIONS} others are connected, which is as many as the daemon answers;"
+                " end one of them, such as a `shadowwatch top`"
+            )
         if (daemon := version_in(line)) != VERSION:
             raise ShadowwatchError(f"{self._path}: {differ(daemon, VERSION)}")
 

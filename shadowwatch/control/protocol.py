@@ -2,7 +2,8 @@
 """What both ends of the daemon's socket agree on; small, since the command line reads it, too.
 
 The first line of each side is its greeting, {"shadowwatch": VERSION}. With the same version a line of JSON asks and a
-line of JSON answers from there on, with another the connection ends.
+line of JSON answers from there on, with another the connection ends, as it does behind a greeting of the daemon that
+says "full".
 """
 
 from __future__ import annotations
@@ -21,7 +22,13 @@ MOST_FILES = 64
 #: Who does not read or answer for so long is left.
 PATIENCE_SECONDS = 10.0
 
+#: So many ask at once.
+CONNECTIONS = 32
+
 GREETING = json.dumps({"shadowwatch": VERSION})
+
+#: The greeting to one more.
+FULL = json.dumps({"shadowwatch": VERSION, "full": CONNECTIONS})
 
 
 def version_in(line: str) -> int:

@@ -21,14 +21,23 @@ from typing import Any
 
 from shadowwatch.capture.recording import Recording
 from shadowwatch.control.aside import Aside
-from shadowwatch.control.protocol import GREETING, MOST_FILES, PATIENCE_SECONDS, VERSION, differ, version_in
+from shadowwatch.control.protocol import (
+    CONNECTIONS,
+    FULL,
+    GREETING,
+    MOST_FILES,
+    PATIENCE_SECONDS,
+    VERSION,
+    differ,
+    version_in,
+)
 from shadowwatch.control.wire import dumps
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.source import Status
 from shadowwatch.watch import Watch
 
-#: At once; and a request is no longer than this.
-CONNECTIONS, LONGEST = 32, 1 << 16
+#: A request is no longer than this.
+LONGEST = 1 << 16
 
 PROGRESS_SECONDS = 1.0
 
@@ -167,6 +176,9 @@ class _Server(ThreadingMixIn, UnixStreamServer):
         if self.room.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
+            with suppress(OSError):
+                request.setblocking(False)
+                request.sendall(f"{FULL}\n".encode())
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
 import socket
 import stat
 import threading
@@ -20,8 +21,8 @@ from shadowwatch.capture.format import reading
 from shadowwatch.capture.recording import Progress
 from shadowwatch.control import aside
 from shadowwatch.control.client import Live, connect
-from shadowwatch.control.protocol import GREETING
-from shadowwatch.control.server import CONNECTIONS, LONGEST, listen
+from shadowwatch.control.protocol import CONNECTIONS, GREETING
+from shadowwatch.control.server import LONGEST, listen
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD
 from shadowwatch.watch import Watch
@@ -110,8 +111,16 @@ def test_too_many_askers_are_sent_away_and_make_room_when_they_go(daemon: Daemon
     """The others go on being answered."""
     lives = [connect(daemon.path) for _ in range(CONNECTIONS)]
     assert all(live.status() == STATUS for live in lives)
-    with pytest.raises(ShadowwatchError, match="has ended"):
+    with pytest.raises(ShadowwatchError, match="control: 32 others are connected, which is as many as"):
         connect(daemon.path)
+    # Also when it is heard only after the daemon has hung up.
+    with socket.socket(socket.AF_UNIX) as late:
+        late.connect(daemon.path)
+        hung_up = select.poll()
+        hung_up.register(late, select.POLLRDHUP)
+        assert hung_up.poll(10_000)
+        with pytest.raises(ShadowwatchError, match="32 others are connected"):
+            Live(late, daemon.path).greet()
     assert lives[0].status() == STATUS
     for live in lives:
         live.close()
