@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shadowwatch.event.abi import FIELDS, Batch, Event, Kind, decode, encode
+from shadowwatch.event.abi import EVENT, FIELDS, Batch, Event, Kind, encode
 from shadowwatch.event.facts import PAGING
 from tests.unit import lively
 from tests.unit.forged import READERS, capture, data, facts, frame, name, read
