@@ -123,7 +123,7 @@ class VmSnapshot:
     """One VM's counts since it was first seen.
 
     `mapped` is the guest pages of 4 KiB that sptes map, None where the kernel does not count them.
-    Maps are keyed by level in its order, `zaps` by (level, Cause), `strangers` by Kind; what is 0 is absent.
+    Maps are keyed by level in its order, `zaps` by (level, Cause), `unknown_pages` by Kind; what is 0 is absent.
     `what_if` has what other reclaim policies would have made of it, by their names, of those that are simulated.
     """
 
@@ -156,7 +156,7 @@ class VmSnapshot:
     reclaims: int
     writes: int
     newest_first: bool
-    strangers: Mapping[int, int]
+    unknown_pages: Mapping[int, int]
     what_if: Mapping[str, Estimate] = field(default_factory=dict)
 
     @property

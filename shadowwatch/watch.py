@@ -13,7 +13,7 @@ from threading import Lock
 from shadowwatch.event.abi import RECORD, Batch, Event
 from shadowwatch.event.facts import Facts, Name, printable
 from shadowwatch.mmu.audit import Difference
-from shadowwatch.mmu.model import Model, Progress
+from shadowwatch.mmu.model import Model, VmProgress
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.vm import Vm
 from shadowwatch.simulate.simulator import Simulator
@@ -111,7 +111,7 @@ class Watch:
             self._last = batch._replace(records=b"")
         return tuple(names)
 
-    def progress(self) -> dict[int, Progress]:
+    def progress(self) -> dict[int, VmProgress]:
         """How far each living VM is, by its `struct kvm *`."""
         with self._lock:
             return self._model.progress()

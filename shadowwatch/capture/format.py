@@ -112,7 +112,7 @@ class Writer:
             raise self._stopped(error) from None
 
 
-class Recent:
+class FlightRecorder:
     """The batches since the last audit but one, in memory; `keep` writes them as a capture.
 
     Replayed, the walks of the first audit build the model, the events that followed lead it

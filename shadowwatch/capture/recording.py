@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from threading import Event as Flag
 from typing import NamedTuple
 
 from shadowwatch.capture.format import Packed, Writer
@@ -15,7 +15,7 @@ from shadowwatch.event.abi import Batch
 from shadowwatch.event.facts import Facts, Name
 
 
-class Progress(NamedTuple):
+class RecordingProgress(NamedTuple):
     """How far a recording is: seconds since its first look, events and bytes so far, and the file in use."""
 
     seconds: float
@@ -48,11 +48,11 @@ class Recording:
         self._most = most
         self._names = names
         self._turn = 0
-        self._told = Progress(0, 0, 0, files[0][1])
+        self._before = RecordingProgress(0, 0, 0, files[0][1])
         self._first_ns = self._last_ns = 0
-        self._stop = Flag()
+        self._stop = threading.Event()
         #: Set when all is written, or nothing more can be: then `error` says why.
-        self.ended = Flag()
+        self.ended = threading.Event()
         self.error = ""
         self.begins = facts.midway
         self._named = False
@@ -94,7 +94,7 @@ class Recording:
         if len(self._files) == 1:
             self.stop()
             return
-        self._told = self.progress()
+        self._before = self.progress()
         self._writer.close()
         self._turn += 1
         self._facts = replace(self._facts, midway=True)
@@ -102,12 +102,12 @@ class Recording:
         self._writer = self._open()
         self.begins = True
 
-    def progress(self) -> Progress:
+    def progress(self) -> RecordingProgress:
         """How far it is; from any thread."""
-        return Progress(
+        return RecordingProgress(
             (self._last_ns - self._first_ns) / 1e9,
-            self._told.records + self._writer.records,
-            self._told.size + self._writer.size,
+            self._before.records + self._writer.records,
+            self._before.size + self._writer.size,
             self._files[self._turn % len(self._files)][1],
             self.error,
         )

@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print or serve the metrics."""
     from shadowwatch.capture.format import reading
-    from shadowwatch.metrics.exporter import listening, serve
+    from shadowwatch.metrics.exporter import open_listener, serve
     from shadowwatch.metrics.text import exposition
     from shadowwatch.source import Status
     from shadowwatch.watch import Watch
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"shadowwatch: {reader.fault}", file=sys.stderr)
         status = Status(watch.facts, watch.facts.policy, None, None)
         # The clock is the recorded host's, and all is read: it is ready, and as healthy as it will ever be.
-        server = serve(watch, listening(arguments.listen), lambda: status, Web(), seen_ns=time.monotonic_ns)
+        server = serve(watch, open_listener(arguments.listen), lambda: status, Web(), seen_ns=time.monotonic_ns)
         print(f"shadowwatch: http://{server.address}/, Ctrl-C ends it", flush=True)
         threading.Event().wait()
     sys.stdout.buffer.write(exposition(watch))

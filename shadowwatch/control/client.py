@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shadowwatch.capture.recording import Progress
+from shadowwatch.capture.recording import RecordingProgress
 from shadowwatch.control.protocol import (
     CONNECTIONS,
     FULL,
@@ -124,11 +124,11 @@ class Live:
         """One VM page by page; None when there is none of this name."""
         return self._ask(VmDetail | None, {"ask": "detail", "vm": name})  # type: ignore[arg-type]
 
-    def record(self, files: Sequence[tuple[int, str]], most: int | None) -> Iterator[Progress]:
+    def record(self, files: Sequence[tuple[int, str]], most: int | None) -> Iterator[RecordingProgress]:
         """Have the daemon record into open files, and yield how far it is, a second apart, until it ends."""
         request = {"ask": "record", "paths": [path for _, path in files], "most": most}
         self._send(request, [descriptor for descriptor, _ in files])
-        while progress := self._answer(Progress | None):  # type: ignore[arg-type]
+        while progress := self._answer(RecordingProgress | None):  # type: ignore[arg-type]
             yield progress
 
     def stop_recording(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from shadowwatch.capture.recording import Progress
+from shadowwatch.capture.recording import RecordingProgress
 from shadowwatch.control.client import Live
 from shadowwatch.errors import ShadowwatchError
 
@@ -33,14 +33,14 @@ def record(
     files: Sequence[tuple[int, str]],
     most: int | None,
     seconds: float | None,
-    show: Callable[[Progress], object],
-) -> Progress:
+    show: Callable[[RecordingProgress], object],
+) -> RecordingProgress:
     """Record until the time or the room is over or a signal comes; `show` hears each second how far that is.
 
     ShadowwatchError when the daemon cannot go on.
     """
     end = None if seconds is None else time.monotonic() + seconds
-    last: Progress | None = None
+    last: RecordingProgress | None = None
     with _signals() as signals:
         asked = False
         for progress in live.record(files, most):

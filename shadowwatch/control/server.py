@@ -3,8 +3,8 @@
 
 {"ask": "status"}, {"ask": "snapshot"} and {"ask": "detail", "vm": NAME} are answered with what Source says, as
 wire.py writes it; {"ask": "record", "paths": […], "most": BYTES or null} comes with the open files, and is answered
-with a Progress each second until it ends, which it does at the latest when the asker goes. {"error": TEXT} answers
-what cannot be done.
+with a RecordingProgress each second until it ends, which it does at the latest when the asker goes. {"error": TEXT}
+answers what cannot be done.
 """
 
 from __future__ import annotations

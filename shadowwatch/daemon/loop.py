@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from socket import socket
 from typing import Any
 
-from shadowwatch.capture.format import Recent, pack
+from shadowwatch.capture.format import FlightRecorder, pack
 from shadowwatch.capture.recording import Recording
 from shadowwatch.control.server import Control
 from shadowwatch.daemon.confine import confine
@@ -26,7 +26,7 @@ from shadowwatch.event.abi import RECORD, Batch
 from shadowwatch.event.facts import PAGING, Facts, Name
 from shadowwatch.event.request import Requests
 from shadowwatch.event.ring import LOOK, Ring
-from shadowwatch.metrics.exporter import listening, passed, serve
+from shadowwatch.metrics.exporter import open_listener, passed_listener, serve
 from shadowwatch.metrics.text import exposition
 from shadowwatch.probe.host import kvm_is_loaded, reclaim_policy
 from shadowwatch.service.log import Level, say
@@ -57,10 +57,10 @@ PERIOD_SECONDS = 0.05
 class Collection:
     """The loop's one step: what is in the ring goes to the watch, and to the recordings if there are any."""
 
-    def __init__(self, ring: Ring, watch: Watch, recent: Recent | None) -> None:
+    def __init__(self, ring: Ring, watch: Watch, flight: FlightRecorder | None) -> None:
         self._ring = ring
         self._watch = watch
-        self._recent = recent
+        self._flight = flight
         self._asked: SimpleQueue[Recording] = SimpleQueue()
         self._recordings: list[Recording] = []
         self._written = Batch(0, 0, 0, b"-")
@@ -98,12 +98,12 @@ class Collection:
             recording.ended.wait(max(0.0, end - time.monotonic()))
 
     def _keep(self, batch: Batch, names: Sequence[Name]) -> None:
-        if self._recordings or self._recent:
+        if self._recordings or self._flight:
             packed = pack(batch)
             for recording in self._recordings:
                 recording.write(packed, names)
-            if self._recent:
-                self._recent.write(packed)
+            if self._flight:
+                self._flight.write(packed)
 
 
 class Notices:
@@ -143,10 +143,10 @@ class Notices:
 class Audits:
     """Audits at an interval, for ever or so many times; the first difference is written down."""
 
-    def __init__(self, walker: Walker, watch: Watch, handover: Handover, recent: Recent | None) -> None:
+    def __init__(self, walker: Walker, watch: Watch, handover: Handover, flight: FlightRecorder | None) -> None:
         self._walker = walker
         self._watch = watch
-        self._recent = recent
+        self._flight = flight
         self._seconds = handover.audit_seconds
         self._rounds = handover.audits
         self._due_ns = 0
@@ -159,10 +159,10 @@ class Audits:
 
     def turn(self, now_ns: int) -> bool:
         """Do what is due; false when the last audit is over."""
-        if self._recent and self._watch.difference:
-            recent, self._recent = self._recent, None
+        if self._flight and self._watch.difference:
+            flight, self._flight = self._flight, None
             try:
-                recent.keep(self._watch.names())
+                flight.keep(self._watch.names())
             except ShadowwatchError as error:
                 # The figures go on, whatever became of the file.
                 say(str(error), Level.WARNING)
@@ -173,8 +173,8 @@ class Audits:
             if not self._rounds:
                 return False
         self._due_ns = now_ns + int(self._seconds * 1e9)
-        if self._recent:
-            self._recent.mark()
+        if self._flight:
+            self._flight.mark()
         self._walker.audit()
         return True
 
@@ -198,10 +198,10 @@ def watch_until_told(handover: Handover) -> bool:
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.set_threshold(*GC_THRESHOLDS)
     facts = handover.known_facts()
-    recent = Recent(handover.difference, handover.difference_path, facts) if handover.difference >= 0 else None
+    flight = FlightRecorder(handover.difference, handover.difference_path, facts) if handover.difference >= 0 else None
     watch = Watch(facts, name_of, handover.settings.get("what_if") or ())
     ring = Ring(handover.ring, handover.counters, handover.ring_size, time.monotonic_ns)
-    collection = Collection(ring, watch, recent)
+    collection = Collection(ring, watch, flight)
     capture = None
     if handover.captures:
         capture = Recording(handover.captures, facts, handover.capture_most, watch.names)
@@ -209,7 +209,7 @@ def watch_until_told(handover: Handover) -> bool:
     requests = Requests(handover.requests)
     collection.step()
     walker = Walker(requests, watch, ring.steps, collection.step)
-    audits = Audits(walker, watch, handover, recent)
+    audits = Audits(walker, watch, handover, flight)
     notices = Notices(watch)
     walks = "walk" in facts.probes
     if walks and not requests.heard:
@@ -223,7 +223,9 @@ def watch_until_told(handover: Handover) -> bool:
     server = None
     if handover.listen or handover.listeners:
         web = load(handover.settings["web_config_file"], from_texts(handover.web)) if handover.web else Web()
-        listener, *more = map(passed, handover.listeners) if handover.listeners else [listening(handover.listen)]
+        listener, *more = (
+            map(passed_listener, handover.listeners) if handover.listeners else [open_listener(handover.listen)]
+        )
         server = serve(watch, listener, lambda: _status(watch.facts), web, *more)
     if handover.control >= 0:
         Control(watch, lambda: _status(watch.facts), collection.record).serve(socket(fileno=handover.control))

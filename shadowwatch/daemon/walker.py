@@ -24,7 +24,7 @@ PATIENCE_NS = 150_000_000
 class _Asked:
     """A walk that was left to the probes: since when it stands at this step, and for what it was asked."""
 
-    told: int
+    steps: int
     since_ns: int
     audits: int
 
@@ -70,14 +70,14 @@ class Walker:
             kvm: audits for kvm, audits in self._audits.items() if kvm in progress and progress[kvm].audits == audits
         }
         self._asked = {kvm: asked for kvm, asked in self._asked.items() if kvm in progress}
-        for kvm, (exact, audits, told) in progress.items():
+        for kvm, (exact, audits, steps) in progress.items():
             if exact and kvm not in self._audits:
                 self._asked.pop(kvm, None)
                 continue
             asked = self._asked.get(kvm)
             if asked and asked.audits == audits:
-                if told != asked.told:
-                    asked.told, asked.since_ns = told, now_ns
+                if steps != asked.steps:
+                    asked.steps, asked.since_ns = steps, now_ns
                 if now_ns - asked.since_ns < PATIENCE_NS:
                     continue
             if any(self._walk(kvm) for _ in range(TRIES)):
@@ -85,7 +85,7 @@ class Walker:
             else:
                 self._number += 1
                 self._requests.walk_locked(kvm, self._number)
-                self._asked[kvm] = _Asked(told, now_ns, audits)
+                self._asked[kvm] = _Asked(steps, now_ns, audits)
 
     def _walk(self, kvm: int) -> bool:
         """Walk over this VM's list, or with 0 over vm_list; false when somebody changed it meanwhile."""

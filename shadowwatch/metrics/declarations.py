@@ -253,7 +253,7 @@ VM_METRICS = (
         "vm_unknown_pages",
         "counter",
         "Events about a page that the model does not hold although it is exact.",
-        lambda vm: (((Kind(kind).name.lower(),), count) for kind, count in sorted(vm.strangers.items())),
+        lambda vm: (((Kind(kind).name.lower(),), count) for kind, count in sorted(vm.unknown_pages.items())),
         ("kind",),
     ),
     VmMetric(

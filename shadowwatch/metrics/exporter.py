@@ -174,7 +174,7 @@ def split_address(address: str) -> tuple[str, int]:
     return bare, int(port)
 
 
-def listening(address: str) -> socket.socket:
+def open_listener(address: str) -> socket.socket:
     """Make a socket at HOST:PORT (port 0: any free one; no host, or ::, is all of them, IPv6 and IPv4)."""
     host, port = split_address(address)
     try:
@@ -202,7 +202,7 @@ def _everywhere(host: str, port: int) -> socket.socket:
         return socket.create_server(("", port))
 
 
-def passed(descriptor: int) -> socket.socket:
+def passed_listener(descriptor: int) -> socket.socket:
     """Take a socket that systemd passed; ShadowwatchError when nobody can connect to it for HTTP."""
     try:
         listener = socket.socket(fileno=descriptor)

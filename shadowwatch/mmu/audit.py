@@ -105,9 +105,9 @@ class Audited:
         self.over = self.over or not self._kernel.walk
 
     @property
-    def told(self) -> int:
-        """As Vm.told."""
-        return self._kernel.told
+    def steps(self) -> int:
+        """As Vm.steps."""
+        return self._kernel.steps
 
     def result(self) -> Difference | None:
         """Count what was compared, mend the model where it was wrong, and return the first difference.

@@ -22,12 +22,12 @@ KEEP_NS = 300 * 10**9
 KEEP_MOST = 128
 
 
-class Progress(NamedTuple):
+class VmProgress(NamedTuple):
     """How far a VM is: whether it is exact, its audits, and the steps of walks that it has heard."""
 
     exact: bool
     audits: int
-    told: int
+    steps: int
 
 
 class Model(Decoder[Vm]):
@@ -104,13 +104,13 @@ class Model(Decoder[Vm]):
         for vm in self._vms.values():
             vm.recent_ns = recent_ns
 
-    def progress(self) -> dict[int, Progress]:
+    def progress(self) -> dict[int, VmProgress]:
         """How far each living VM is."""
-        return {kvm: Progress(vm.exact, vm.audits, self._told(vm)) for kvm, vm in self._vms.items()}
+        return {kvm: VmProgress(vm.exact, vm.audits, self._steps(vm)) for kvm, vm in self._vms.items()}
 
-    def _told(self, vm: Vm) -> int:
+    def _steps(self, vm: Vm) -> int:
         taker = self._takers[vm.kvm]
-        return taker.told if isinstance(taker, Audited) else vm.told
+        return taker.steps if isinstance(taker, Audited) else vm.steps
 
     def newest_first(self) -> tuple[str, ...]:
         """The names of the living VMs whose newest pages are reclaimed."""

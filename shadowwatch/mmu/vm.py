@@ -85,7 +85,7 @@ class Vm(Walked):
         "refaults",
         "root_zaps",
         "seq",
-        "strangers",
+        "unknown_pages",
         "zap_causes",
         "zap_position",
         "zapped",
@@ -142,7 +142,7 @@ class Vm(Walked):
         self.zapped: dict[int, int] = {}
         self.zapped_before: dict[int, int] = {}
         #: Events about a page that the model does not hold although it is exact, by kind.
-        self.strangers = [0] * (max(Kind) + 1)
+        self.unknown_pages = [0] * (max(Kind) + 1)
 
     @property
     def blank(self) -> bool:
@@ -172,7 +172,7 @@ class Vm(Walked):
         if spt in pages:
             # The walk that is under way may have told of it just before.
             if not self.walk:
-                self.strangers[Kind.ALLOC] += 1
+                self.unknown_pages[Kind.ALLOC] += 1
             self._remove(pages[spt])
             self.waiting.pop(spt, None)
         level = self.levels[role]
@@ -198,7 +198,7 @@ class Vm(Walked):
         parent = self.directories.get(parent_pte & SPT_MASK)
         if child is None or parent is None:
             if self.exact:
-                self.strangers[Kind.LINK] += 1
+                self.unknown_pages[Kind.LINK] += 1
             if self.walk:
                 self._link_later(parent_pte, child)
             elif parent is not None:
@@ -222,7 +222,7 @@ class Vm(Walked):
         page = self.pages.get(spt)
         if page is None:
             if self.exact:
-                self.strangers[Kind.MOVE] += 1
+                self.unknown_pages[Kind.MOVE] += 1
             return
         self.active.move(page, self.pages)
 
@@ -249,7 +249,7 @@ class Vm(Walked):
         page = self.pages.get(spt)
         if page is None:
             if self.exact:
-                self.strangers[Kind.ZAP] += 1
+                self.unknown_pages[Kind.ZAP] += 1
             return
         recent = False
         if _IS_RECLAIM[cause]:
@@ -368,7 +368,7 @@ class Vm(Walked):
             reclaims=self.reclaims,
             writes=self.writes,
             newest_first=self.mean_position < NEWEST_FIRST,
-            strangers={kind: count for kind, count in enumerate(self.strangers) if count},
+            unknown_pages={kind: count for kind, count in enumerate(self.unknown_pages) if count},
             what_if=what_if,
         )
 

@@ -23,7 +23,7 @@ class Walked(Tree):
     it was, and all are in their order when the walk ends there.
     """
 
-    __slots__ = ("exact", "lost", "resyncs", "step_last", "step_left", "told", "waiting", "walk", "writes", "written")
+    __slots__ = ("exact", "lost", "resyncs", "step_last", "step_left", "steps", "waiting", "walk", "writes", "written")
 
     def __init__(self, roles: RoleLayout) -> None:
         super().__init__(roles)
@@ -31,11 +31,11 @@ class Walked(Tree):
         self.lost = 0
         self.resyncs = 0
         #: The walk under way (0: none), how many records of its step are to come, whether it is
-        #: the last, and how many steps were told so far, of this walk and others.
+        #: the last, and how many steps were heard so far, of this walk and others.
         self.walk = 0
         self.step_left = 0
         self.step_last = False
-        self.told = 0
+        self.steps = 0
         #: Writes of the guest so far; spt of a directory that the walk has not come to -> {parent_pte
         #: in it: the page that it points to, and `writes` when that was told}; gfn -> [(`writes`, the
         #: address written to)] since.
@@ -71,7 +71,7 @@ class Walked(Tree):
             self.walk = walk
         if walk != self.walk:
             return
-        self.told += 1
+        self.steps += 1
         if flags & Flags.VOID:
             self._forget_pages()
             return

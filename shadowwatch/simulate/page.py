@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 #: active_mmu_pages as simulated, the oldest page first.
-ActiveMmuPages: TypeAlias = "OrderedDict[Page, None]"
+SimulatedList: TypeAlias = "OrderedDict[SimulatedPage, None]"
 
 #: Later than all times.
 NEVER = 1 << 62
 
 
-class Page:
+class SimulatedPage:
     """A gfn and role that are shadowed now and then.
 
     Times are on the simulation's clock, which goes on with every fault and every reclaim; 0 is never. `recorded` and
@@ -55,14 +55,14 @@ class Page:
         self.resident = False
         self.reclaimed = self.before = 0
         self.died = 0
-        self.links: dict[Page, int] = {}
-        self.parents: dict[Page, int] = {}
-        self.children: dict[Page, None] = {}
-        self.up: Page | None = None
+        self.links: dict[SimulatedPage, int] = {}
+        self.parents: dict[SimulatedPage, int] = {}
+        self.children: dict[SimulatedPage, None] = {}
+        self.up: SimulatedPage | None = None
         self.slot = 0
         self.loaded = False
         self.lost = 0
-        self.followers: list[Page] | None = None
+        self.followers: list[SimulatedPage] | None = None
 
     def broke(self, written: int) -> int:
         """When an spte that was written then was lost, by a reclaim of this page at its one end; NEVER if not."""
@@ -70,6 +70,6 @@ class Page:
             return NEVER
         return self.before if self.before >= written and self.before else self.reclaimed
 
-    def directories(self) -> Iterator[Page]:
+    def directories(self) -> Iterator[SimulatedPage]:
         """The resident directories whose sptes point here in the simulation."""
         return (parent for parent, written in self.parents.items() if written >= parent.died and parent.resident)

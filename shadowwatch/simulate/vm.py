@@ -16,7 +16,7 @@ from collections import OrderedDict, deque
 from shadowwatch.mmu.cause import CauseTables, Unsettled
 from shadowwatch.mmu.page import SPT_MASK
 from shadowwatch.mmu.role import RoleLayout
-from shadowwatch.simulate.page import NEVER, ActiveMmuPages, Page
+from shadowwatch.simulate.page import NEVER, SimulatedList, SimulatedPage
 from shadowwatch.simulate.policies.stock import Stock
 from shadowwatch.simulate.spans import Spans
 from shadowwatch.snapshot import Cause, Estimate
@@ -35,7 +35,7 @@ _BY_RECLAIM, _BY_PARENT, _QUOTA = int(Unsettled.BY_RECLAIM), int(Unsettled.BY_PA
 _NO_RECLAIM = -1
 
 
-def _slot(page: Page) -> int:
+def _slot(page: SimulatedPage) -> int:
     return page.slot
 
 
@@ -109,28 +109,28 @@ class SimulatedVm:
     def forget(self) -> None:
         """Events were lost: the pages are not known any more, and what is heard from here on builds them anew."""
         self._clock = 1
-        self._pages: dict[int, Page] = {}
-        self._tables: dict[int, Page] = {}
-        self._list: ActiveMmuPages = OrderedDict()
-        self._loaded: deque[Page] = deque(maxlen=LOADED)
+        self._pages: dict[int, SimulatedPage] = {}
+        self._tables: dict[int, SimulatedPage] = {}
+        self._list: SimulatedList = OrderedDict()
+        self._loaded: deque[SimulatedPage] = deque(maxlen=LOADED)
         #: Pages that KVM counts but has not on the list, as roots that were zapped while in use.
         self._unlisted = 0
         #: The page that was allocated last, until its spte is written: a root has none.
-        self._fresh: Page | None = None
+        self._fresh: SimulatedPage | None = None
         #: Whose sptes the fault that is under way writes next, and whether it is one to the policy, too.
-        self._parent: Page | None = None
+        self._parent: SimulatedPage | None = None
         self._faulted = False
         #: The reclaim that is under way: its cause, the pages that it zapped, those of them that took others along.
         self._reclaiming = _NO_RECLAIM
-        self._chosen: list[Page] = []
-        self._leaders: list[Page] = []
+        self._chosen: list[SimulatedPage] = []
+        self._leaders: list[SimulatedPage] = []
         self._by_reclaim = False
         #: The policy's reclaim, which is to be compared with that one, is still due; what it zapped.
         self._due = False
-        self._victims: list[Page] = []
+        self._victims: list[SimulatedPage] = []
         #: When the last recorded reclaim was, and what the fault that it was for built of what it took.
         self._swept = 0
-        self._rebuilt: list[tuple[Page, Page]] = []
+        self._rebuilt: list[tuple[SimulatedPage, SimulatedPage]] = []
 
     @property
     def blank(self) -> bool:
@@ -171,12 +171,12 @@ class SimulatedVm:
             page.slot = parent_pte & ~SPT_MASK
             page.links[parent] = page.parents[parent] = self._clock
 
-    def _page(self, identity: int, role: int) -> Page:
+    def _page(self, identity: int, role: int) -> SimulatedPage:
         page = self._pages.get(identity)
         if page is None:
             if len(self._pages) > SLACK * (len(self._list) + len(self._tables)) + FLOOR:
                 self._pages = {key: page for key, page in self._pages.items() if page.recorded or page.resident}
-            page = Page(identity, self._levels[role], bool(self._roles.field(role, "guest_mode")))
+            page = SimulatedPage(identity, self._levels[role], bool(self._roles.field(role, "guest_mode")))
             self._pages[identity] = page
         return page
 
@@ -238,7 +238,7 @@ class SimulatedVm:
         self._fault(parent)
         self._attach(parent, child)
 
-    def _fault(self, parent: Page) -> None:
+    def _fault(self, parent: SimulatedPage) -> None:
         """The fault that is under way is one to the policy, too."""
         if not self._faulted:
             self._faulted = True
@@ -266,7 +266,7 @@ class SimulatedVm:
             self._fault(parent)
             self._attach(parent, child)
 
-    def _in_reach(self, page: Page) -> bool:
+    def _in_reach(self, page: SimulatedPage) -> bool:
         """Whether a root leads to a page in the simulated life, as one did in the recorded one."""
         while (up := page.up) is not None:
             if not page.resident or page.parents.get(up, -1) < up.died:
@@ -276,7 +276,7 @@ class SimulatedVm:
             self._load(page)
         return page.resident
 
-    def _reach(self, page: Page) -> None:
+    def _reach(self, page: SimulatedPage) -> None:
         """Build the path to a page, as far as it is not there."""
         up = page.up
         if up is None:
@@ -289,7 +289,7 @@ class SimulatedVm:
         if not page.resident or page.parents.get(up, -1) < up.died:
             self._attach(up, page)
 
-    def _attach(self, parent: Page, child: Page) -> None:
+    def _attach(self, parent: SimulatedPage, child: SimulatedPage) -> None:
         if not child.resident:
             self._place(child)
         child.parents[parent] = self._clock
@@ -312,14 +312,14 @@ class SimulatedVm:
         if page.resident:
             self._policy.moved(self._list, page)
 
-    def _place(self, page: Page) -> None:
+    def _place(self, page: SimulatedPage) -> None:
         """Allocate a page."""
         if page.died:
             self.refaults += 1
         page.resident = True
         self._list[page] = None
 
-    def _root(self, page: Page) -> None:
+    def _root(self, page: SimulatedPage) -> None:
         """The page that was allocated last has no spte: it is a root."""
         self._fresh = self._parent = None
         self._settle()
@@ -331,7 +331,7 @@ class SimulatedVm:
         if not page.loaded:
             self._load(page)
 
-    def _load(self, root: Page) -> None:
+    def _load(self, root: SimulatedPage) -> None:
         if len(self._loaded) == LOADED:
             self._loaded[0].loaded = False
         root.loaded = True
@@ -408,11 +408,11 @@ class SimulatedVm:
         self._chosen = []
         self._leaders = []
 
-    def _lose(self, page: Page, lost: int) -> None:
+    def _lose(self, page: SimulatedPage, lost: int) -> None:
         """A level-1 page went out of reach, or had been since one above it went: note what the policy did."""
         self._losses += 1
         died = lost
-        below: Page | None = page
+        below: SimulatedPage | None = page
         while below is not None:
             up = below.up
             if not below.resident:
@@ -438,7 +438,7 @@ class SimulatedVm:
     def _zap_oldest(self, wanted: int) -> None:
         """As kvm_mmu_zap_oldest_mmu_pages() does, but for the order."""
         self._victims = []
-        chosen: list[Page] = []
+        chosen: list[SimulatedPage] = []
         for page in self._policy.candidates(self._list, wanted):
             if len(chosen) >= wanted:
                 break
@@ -452,7 +452,7 @@ class SimulatedVm:
             if page.resident:
                 zapped += self._zap(page)
 
-    def _zap(self, page: Page) -> int:
+    def _zap(self, page: SimulatedPage) -> int:
         """Zap a page and what goes with it; return how many pages that is to KVM."""
         self._remove(page)
         page.died = self._clock
@@ -471,7 +471,7 @@ class SimulatedVm:
                     counted += 1
         return counted
 
-    def _remove(self, page: Page) -> None:
+    def _remove(self, page: SimulatedPage) -> None:
         page.resident = False
         page.parents = {}
         del self._list[page]

@@ -41,29 +41,29 @@ class Frame:
 
 
 class Drawn(NamedTuple):
-    """The lines of a screen; `room` of them are for what can be scrolled, the first of that is number `top`."""
+    """The lines of a screen; `room` of them are for what can be scrolled, the first of that is number `scroll`."""
 
     lines: list[Text]
     room: int
-    top: int
+    scroll: int
 
 
 def draw(frame: Frame, state: State, detail: VmDetail | None, width: int, height: int) -> Drawn:
     """A screen of this size, `detail` is the open VM."""
     head = [*_header(frame, state, width, height), Text()]
-    room, top = max(1, height - len(head) - 1), 0
+    room, scroll = max(1, height - len(head) - 1), 0
     if state.help or state.vm:
         above, body = ([], _help(state, width)) if state.help else _vm(frame, state, detail, width)
         room = max(1, room - len(above))
         # Nobody can scroll beyond the end.
-        top = min(state.top, max(0, len(body) - room))
-        body = [*above, *body[top : top + room]]
+        scroll = min(state.scroll, max(0, len(body) - room))
+        body = [*above, *body[scroll : scroll + room]]
     else:
         body = table(frame, state, width, room)
         room = max(1, room - 1)
     lines = [*head, *body][: height - 1]
     lines += [Text()] * (height - 1 - len(lines))
-    return Drawn([_cut(line, width) for line in (*lines, _footer(state))], room, top)
+    return Drawn([_cut(line, width) for line in (*lines, _footer(state))], room, scroll)
 
 
 def _cut(line: Text, width: int) -> Text:

@@ -39,7 +39,7 @@ class State:
     chosen: str = ""
     vm: str = ""
     pane: Pane = Pane.TREE
-    top: int = 0
+    scroll: int = 0
     filter: str = ""
     asking: str = ""
     typed: str = ""
@@ -73,18 +73,20 @@ def pressed(state: State, key: str, names: Sequence[str], height: int) -> State:
         return _typed(state, key)
     move = _moves(height).get(key)
     if state.help:
-        return replace(state, help=False, top=0) if move is None else replace(state, top=max(0, state.top + move))
+        if move is None:
+            return replace(state, help=False, scroll=0)
+        return replace(state, scroll=max(0, state.scroll + move))
     for keys in (_ANYWHERE, _IN_REPLAY if state.replayed else _LIVE, _IN_VM if state.vm else _IN_TABLE):
         if key in keys:
             return keys[key][1](state)
     if state.vm and move is not None:
-        return replace(state, top=max(0, state.top + move))
+        return replace(state, scroll=max(0, state.scroll + move))
     if not names:
         return state
     place = names.index(state.chosen) if state.chosen in names else 0
     if move is not None:
         return replace(state, chosen=names[min(max(place + move, 0), len(names) - 1)])
-    return replace(state, vm=names[place], top=0) if key in _OPEN and not state.vm else state
+    return replace(state, vm=names[place], scroll=0) if key in _OPEN and not state.vm else state
 
 
 def _moves(height: int) -> Mapping[str, int]:
@@ -157,21 +159,21 @@ def _units(state: State) -> State:
 def _pane(step: int) -> Change:
     def change(state: State) -> State:
         panes = list(Pane)
-        return replace(state, pane=panes[(panes.index(state.pane) + step) % len(panes)], top=0)
+        return replace(state, pane=panes[(panes.index(state.pane) + step) % len(panes)], scroll=0)
 
     return change
 
 
 def _close(state: State) -> State:
-    return replace(state, vm="", top=0)
+    return replace(state, vm="", scroll=0)
 
 
 #: key -> what help says of it ("" when another key says it), and what it does.
 Keys = Mapping[str, tuple[str, Change]]
 
 _ANYWHERE: Keys = {
-    "?": ("this help", lambda state: replace(state, help=True, top=0)),
-    "h": ("", lambda state: replace(state, help=True, top=0)),
+    "?": ("this help", lambda state: replace(state, help=True, scroll=0)),
+    "h": ("", lambda state: replace(state, help=True, scroll=0)),
     " ": ("pause and go on", lambda state: replace(state, paused=not state.paused)),
     "u": ("counters per second, since the last look, in all", _units),
 }

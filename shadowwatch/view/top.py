@@ -46,7 +46,7 @@ def interactive(source: Source, state: State, out: TextIO, keyboard: int, more: 
                 detail, shown = source.detail(state.vm) if state.vm else None, state.vm
             drawn = draw(frame, state, detail, width, height)
             terminal.show(drawn.lines)
-            state = replace(state, top=drawn.top)
+            state = replace(state, scroll=drawn.scroll)
             position, moved = replay.position if replay else 0.0, False
             for key in terminal.keys(due + state.interval):
                 if key in more and not state.asking and not state.help:

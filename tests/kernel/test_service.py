@@ -167,7 +167,7 @@ def test_a_recording_through_the_running_daemon_begins_in_mid_run(stock: Watched
     (vm,) = (vm for vm in watch.snapshot().vms if vm.name == "midway")
     assert sum(vm.allocations.values()) == after["mmu_cache_miss"] - before["mmu_cache_miss"]
     assert sum(vm.pages.values()) == after["mmu_cache_miss"] - after["mmu_shadow_zapped"]
-    assert (vm.exact, vm.lost, vm.strangers) == (True, 0, {})
+    assert (vm.exact, vm.lost, vm.unknown_pages) == (True, 0, {})
     assert stock.metrics().sum("events_lost_total") == 0
 
 

@@ -133,7 +133,7 @@ def cut_off_but_exact(path: Path) -> None:
     cut = f"{path} is cut off after {watch.received} events; the figures cover those"
     assert str(reader.fault).startswith(cut)
     (vm,) = (vm for vm in watch.snapshot().vms if vm.name == RESIDENT)
-    assert (vm.exact, vm.lost, vm.strangers, watch.difference) == (True, 0, {}, None)
+    assert (vm.exact, vm.lost, vm.unknown_pages, watch.difference) == (True, 0, {}, None)
     assert vm.audits > 0
     for command in ("info", "replay"):
         done = subprocess.run(

@@ -46,7 +46,7 @@ def test_figures_are_the_kernels(name: str) -> None:
     assert sum(vm.allocations.values()) == counters["mmu_cache_miss"]
     assert reclaimed == counters["mmu_recycled"] > 2000
     assert sum(vm.zaps.values()) == sum(vm.allocations.values())
-    assert vm.pages == vm.strangers == {}
+    assert vm.pages == vm.unknown_pages == {}
     assert vm.differing == 0
     assert vm.name == "zipf"
     assert vm.ended

@@ -184,7 +184,7 @@ def test_children_of_a_root_freed_at_last_are_filed_under_that(function: str) ->
     vm = frozen(story)
     assert vm.zaps == {(2, Cause.ZAP_ALL): 1, (1, Cause.ROOT_FREE): 1}
     assert vm.root_zaps == 1
-    assert vm.strangers == {}
+    assert vm.unknown_pages == {}
 
 
 @pytest.mark.parametrize("address", [0, 0x1234, 0xFFFF_FFFF])

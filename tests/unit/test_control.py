@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from shadowwatch.capture.format import reading
-from shadowwatch.capture.recording import Progress
+from shadowwatch.capture.recording import RecordingProgress
 from shadowwatch.control import aside
 from shadowwatch.control.client import Live, connect
 from shadowwatch.control.protocol import CONNECTIONS, GREETING
@@ -132,7 +132,7 @@ def test_too_many_askers_are_sent_away_and_make_room_when_they_go(daemon: Daemon
     pytest.fail("nobody was let in again")
 
 
-def recorded(live: Live, daemon: Daemon, path: str) -> Progress:
+def recorded(live: Live, daemon: Daemon, path: str) -> RecordingProgress:
     """Record for one progress line, and return the last one."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
     loop = looking(daemon)

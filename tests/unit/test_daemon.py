@@ -18,7 +18,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from shadowwatch.capture.format import Recent, pack
+from shadowwatch.capture.format import FlightRecorder, pack
 from shadowwatch.daemon.loop import PERIOD_SECONDS, Audits, Collection, Notices
 from shadowwatch.daemon.walker import Walker
 from shadowwatch.event.abi import RECORD, Batch
@@ -208,12 +208,12 @@ def test_a_full_disk_costs_what_led_to_a_difference_and_no_more(capsys: pytest.C
     kernel = Kernel()
     vm = kernel.add(KVM)
     watch = Watch(facts(), str)
-    recent = Recent(os.open("/dev/full", os.O_WRONLY), "/dev/full", facts())
+    flight = FlightRecorder(os.open("/dev/full", os.O_WRONLY), "/dev/full", facts())
 
     def hear() -> None:
         batch = Batch(time.monotonic_ns(), 0, 0, kernel.ring.take())
         watch.take(batch)
-        recent.write(pack(batch))
+        flight.write(pack(batch))
 
     grown(vm)
     hear()
@@ -222,7 +222,7 @@ def test_a_full_disk_costs_what_led_to_a_difference_and_no_more(capsys: pytest.C
     hear()
     assert watch.difference
     handover = Handover(ring=-1, ring_size=0, counters=-1, requests=-1, facts="", listen="")
-    audits = Audits(Walker(kernel, watch, 1000, hear), watch, handover, recent)
+    audits = Audits(Walker(kernel, watch, 1000, hear), watch, handover, flight)
     assert audits.turn(1)
     assert audits.turn(2)
     why = "No space left on device; make room, or record to another place"

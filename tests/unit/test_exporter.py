@@ -21,7 +21,7 @@ import pytest
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import Batch
 from shadowwatch.metrics import exporter
-from shadowwatch.metrics.exporter import listening, passed, serve, split_address
+from shadowwatch.metrics.exporter import open_listener, passed_listener, serve, split_address
 from shadowwatch.metrics.text import exposition
 from shadowwatch.watch import Watch
 from shadowwatch.web.config import Web
@@ -43,7 +43,7 @@ def watching(now_ns: int | None = None) -> Watch:
 
 def served(watch: Watch, address: str = "127.0.0.1:0") -> str:
     """Serve it without TLS, and return the address."""
-    return serve(watch, listening(address), lambda: STATUS, Web()).address
+    return serve(watch, open_listener(address), lambda: STATUS, Web()).address
 
 
 def get(address: str, path: str) -> tuple[int, str, str]:
@@ -196,7 +196,7 @@ def connects(listener: socket.socket, host: str, family: socket.AddressFamily) -
 )
 def test_everywhere_is_ipv4_and_ipv6(address: str, ipv4: bool, ipv6: bool) -> None:
     """As of Prometheus and its exporters: no host, and ::, stand for both."""
-    with listening(address) as listener:
+    with open_listener(address) as listener:
         assert connects(listener, "127.0.0.1", socket.AF_INET) == ipv4
         assert connects(listener, "::1", socket.AF_INET6) == ipv6
 
@@ -204,7 +204,7 @@ def test_everywhere_is_ipv4_and_ipv6(address: str, ipv4: bool, ipv6: bool) -> No
 def test_a_link_local_address_keeps_its_scope() -> None:
     """Without it the kernel could not know which link is meant, and says that the argument is invalid."""
     with pytest.raises(ShadowwatchError, match=r"cannot listen on \[fe80::1%lo\]:0: Cannot assign requested address"):
-        listening("[fe80::1%lo]:0")
+        open_listener("[fe80::1%lo]:0")
 
 
 def test_a_name_may_have_ipv6_alone(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_name_may_have_ipv6_alone(tmp_path: Path) -> None:
     hosts.write_text("::1 six both\n127.0.0.1 both\n")
     script = (
         f"mount --bind {hosts} /etc/hosts && {sys.executable} -c"
-        " 'from shadowwatch.metrics.exporter import listening; print(*(listening(name).getsockname()[0]"
+        " 'from shadowwatch.metrics.exporter import open_listener; print(*(open_listener(name).getsockname()[0]"
         ' for name in ("six:0", "both:0")))\''
     )
     done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True)
@@ -228,7 +228,7 @@ def test_a_host_that_is_none_is_one_sentence(host: str) -> None:
     with pytest.raises(
         ShadowwatchError, match=r"cannot listen on .*; choose another with --listen HOST:PORT"
     ) as caught:
-        listening(f"{host}:0")
+        open_listener(f"{host}:0")
     assert len(str(caught.value)) < 500
 
 
@@ -250,14 +250,14 @@ def test_a_descriptor_that_is_not_for_http_is_said_in_one_sentence(kind: str, tm
             descriptor = os.dup(0)
             os.close(descriptor)
         with pytest.raises(ShadowwatchError, match=r"shadowwatch\.socket is not one for HTTP; give it ListenStream="):
-            passed(descriptor)
+            passed_listener(descriptor)
         with suppress(OSError):
             os.close(descriptor)
 
 
 def test_all_sockets_are_answered_at() -> None:
     """As with two lines ListenStream=, and who is silent at one holds nobody at another."""
-    watch, first, second = watching(), listening("127.0.0.1:0"), listening("[::1]:0")
+    watch, first, second = watching(), open_listener("127.0.0.1:0"), open_listener("[::1]:0")
     assert serve(watch, first, lambda: STATUS, Web(), second).address == f"127.0.0.1:{first.getsockname()[1]}"
     with socket.create_connection(first.getsockname()):
         for _ in range(2):
@@ -271,4 +271,4 @@ def test_a_socket_that_is_not_for_http_is_said_in_one_sentence() -> None:
         socket.socket(socket.AF_UNIX) as other,
         pytest.raises(ShadowwatchError, match=r"shadowwatch\.socket is not one"),
     ):
-        passed(os.dup(other.fileno()))
+        passed_listener(os.dup(other.fileno()))

@@ -94,7 +94,7 @@ def test_files_are_filled_in_turn_and_the_oldest_is_overwritten(tmp_path: Path) 
     assert all(os.path.getsize(path) < 1.2 * MOST for path in run.paths)
     files = [run.replayed(run.paths[turn]) for turn in (2, 0, 1)]
     for vm in files:
-        assert (vm.name, vm.lost, vm.exact, vm.strangers) == ("web1", 0, True, {})
+        assert (vm.name, vm.lost, vm.exact, vm.unknown_pages) == ("web1", 0, True, {})
     live = run.watch.snapshot().vms[0]
     assert files[-1].pages == live.pages
     assert 0 < sum(vm.allocations[1] for vm in files) < live.allocations[1]

@@ -93,16 +93,16 @@ def test_every_line_is_come_by_when_pages_are_turned(state: State, size: tuple[i
 
     seen: list[str] = []
     drawn = draw(frame, state, detail, *size)
-    while drawn.top + drawn.room > len(seen) >= drawn.top:
-        seen[drawn.top :] = lines(drawn)
-        state = replace(state, top=drawn.top)
+    while drawn.scroll + drawn.room > len(seen) >= drawn.scroll:
+        seen[drawn.scroll :] = lines(drawn)
+        state = replace(state, scroll=drawn.scroll)
         drawn = after("pagedown")
     whole = lines(draw(frame, state, detail, size[0], 1000))
     assert [line for line in seen if line] == [line for line in whole if line]
-    assert after("end").top == state.top
-    for top in range(state.top - 1, -1, -1):
-        state = replace(state, top=after("up").top)
-        assert state.top == top
+    assert after("end").scroll == state.scroll
+    for scroll in range(state.scroll - 1, -1, -1):
+        state = replace(state, scroll=after("up").scroll)
+        assert state.scroll == scroll
 
 
 def test_what_is_not_per_second_is_not_headed_so() -> None:

@@ -47,17 +47,17 @@ def test_enter_opens_what_is_under_the_cursor_and_escape_goes_back() -> None:
     assert after(STATE, "down", "enter").vm == "vm1"
     for key in ("escape", "q", "left"):
         back = after(STATE, "enter", "down", key)
-        assert (back.vm, back.top, back.over) == ("", 0, False)
+        assert (back.vm, back.scroll, back.over) == ("", 0, False)
     assert pressed(STATE, "enter", [], 10) == STATE
 
 
 def test_tab_goes_through_what_is_shown_of_a_vm() -> None:
     """Around, both ways, from the top each time."""
     opened = after(STATE, "enter", "down", "down")
-    assert opened.top == 2
+    assert opened.scroll == 2
     assert [after(opened, *["tab"] * times).pane for times in range(4)] == [*Pane, Pane.TREE]
     assert after(opened, "shift-tab").pane is Pane.ZAPS
-    assert after(opened, "tab").top == 0
+    assert after(opened, "tab").scroll == 0
     assert after(STATE, "tab") == STATE
 
 
@@ -123,7 +123,7 @@ def test_help_scrolls_and_any_other_key_ends_it() -> None:
     """And does nothing else."""
     assert after(STATE, "?").help
     scrolled = after(STATE, "?", "down", "pagedown", "up")
-    assert (scrolled.help, scrolled.top) == (True, 9)
+    assert (scrolled.help, scrolled.scroll) == (True, 9)
     assert after(scrolled, "q") == STATE
     assert after(STATE, "h", "q") == STATE
 

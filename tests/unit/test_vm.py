@@ -224,7 +224,7 @@ def test_the_second_zap_of_a_root_is_counted_apart() -> None:
     vm = frozen(story)
     assert vm.zaps == {(3, Cause.GUEST_WRITE): 1}
     assert vm.root_zaps == 1
-    assert vm.strangers == {}
+    assert vm.unknown_pages == {}
     assert vm.pages == {2: 1}
 
 
@@ -236,7 +236,7 @@ def test_a_zap_of_a_page_never_seen_is_a_counted_oddity() -> None:
     story.link(98, 0, 1)
     vm = frozen(story)
     assert vm.zaps == {(2, Cause.QUOTA): 1}
-    assert vm.strangers == {Kind.ZAP: 1, Kind.MOVE: 1, Kind.LINK: 1}
+    assert vm.unknown_pages == {Kind.ZAP: 1, Kind.MOVE: 1, Kind.LINK: 1}
     assert vm.pages == {2: 1, 3: 1}
     assert vm.recently_parented_zaps == {}
     assert vm.zap_position == {}

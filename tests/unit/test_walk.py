@@ -49,7 +49,7 @@ def test_a_walk_in_steps_of_any_size_is_the_same(records: int) -> None:
         else:
             heard.walk()
         assert heard.same()
-        assert heard.model.progress()[KVM].told == (5 // records + 1 if records < 64 else 1)
+        assert heard.model.progress()[KVM].steps == (5 // records + 1 if records < 64 else 1)
 
 
 def test_the_page_under_the_cursor_may_go() -> None:
@@ -211,7 +211,7 @@ def test_what_an_inexact_model_does_not_know_is_not_strange() -> None:
     heard.hear()
     (vm,) = heard.model.snapshot()
     assert not vm.exact
-    assert vm.strangers == {}
+    assert vm.unknown_pages == {}
 
 
 def test_a_walk_over_what_has_just_ended_makes_no_vm() -> None:

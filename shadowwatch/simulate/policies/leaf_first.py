@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import ClassVar
 
-from shadowwatch.simulate.page import ActiveMmuPages, Page
+from shadowwatch.simulate.page import SimulatedList, SimulatedPage
 from shadowwatch.simulate.policies.stock import Stock
 
 #: So many pages are looked at for each that is wanted, but no more than half the list.
@@ -19,12 +19,12 @@ class LeafFirst(Stock):
 
     name: ClassVar[str] = "leaf-first"
 
-    def candidates(self, pages: ActiveMmuPages, wanted: int) -> Iterable[Page]:
+    def candidates(self, pages: SimulatedList, wanted: int) -> Iterable[SimulatedPage]:
         """Look at the oldest pages twice."""
         window = max(wanted, min(LOOKS * wanted, len(pages) // 2))
         return self._twice(pages, window)
 
-    def _twice(self, pages: ActiveMmuPages, window: int) -> Iterator[Page]:
+    def _twice(self, pages: SimulatedList, window: int) -> Iterator[SimulatedPage]:
         leaves = [page for page in islice(pages, window) if page.level == 1]
         yield from leaves
         chosen = set(leaves)

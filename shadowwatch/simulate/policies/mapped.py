@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from shadowwatch.simulate.page import ActiveMmuPages, Page
+from shadowwatch.simulate.page import SimulatedList, SimulatedPage
 from shadowwatch.simulate.policies.parents import Parents
 
 
@@ -18,7 +18,7 @@ class Mapped(Parents):
 
     name: ClassVar[str] = "mapped"
 
-    def moved(self, pages: ActiveMmuPages, page: Page) -> None:
+    def moved(self, pages: SimulatedList, page: SimulatedPage) -> None:
         """Move it likewise."""
         self._told = True
         pages.move_to_end(page)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from shadowwatch.simulate.page import ActiveMmuPages, Page
+from shadowwatch.simulate.page import SimulatedList, SimulatedPage
 from shadowwatch.simulate.policies.stock import Stock
 
 
@@ -16,6 +16,6 @@ class Newest(Stock):
     name: ClassVar[str] = "newest"
     bounded: ClassVar[bool] = False
 
-    def candidates(self, pages: ActiveMmuPages, wanted: int) -> Iterable[Page]:
+    def candidates(self, pages: SimulatedList, wanted: int) -> Iterable[SimulatedPage]:
         """From the head on."""
         return reversed(pages)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from shadowwatch.simulate.page import ActiveMmuPages, Page
+from shadowwatch.simulate.page import SimulatedList, SimulatedPage
 from shadowwatch.simulate.policies.stock import Stock
 
 
@@ -18,7 +18,7 @@ class Parents(Stock):
         #: Which roots are in use, and so move, is told by a kernel that moves them; else it is guessed.
         self._told = False
 
-    def linked(self, pages: ActiveMmuPages, directory: Page) -> None:
+    def linked(self, pages: SimulatedList, directory: SimulatedPage) -> None:
         """Move the directory to the head, and then its ancestors: the root becomes the newest."""
         visited = {directory}
         waiting = [directory]
@@ -30,7 +30,7 @@ class Parents(Stock):
                     visited.add(parent)
                     waiting.append(parent)
 
-    def moved(self, pages: ActiveMmuPages, page: Page) -> None:
+    def moved(self, pages: SimulatedList, page: SimulatedPage) -> None:
         """Move a root likewise."""
         self._told = True
         if page.up is None:

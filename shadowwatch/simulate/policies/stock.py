@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from shadowwatch.simulate.page import ActiveMmuPages, Page
+from shadowwatch.simulate.page import SimulatedList, SimulatedPage
 
 
 class Stock:
@@ -16,12 +16,12 @@ class Stock:
     #: Whether a page that comes back stays for a while, so that one more fault for each that went is the most.
     bounded: ClassVar[bool] = True
 
-    def linked(self, pages: ActiveMmuPages, directory: Page) -> None:
+    def linked(self, pages: SimulatedList, directory: SimulatedPage) -> None:
         """An spte of this directory was made to point to a child."""
 
-    def moved(self, pages: ActiveMmuPages, page: Page) -> None:
+    def moved(self, pages: SimulatedList, page: SimulatedPage) -> None:
         """The recorded kernel, which moves pages, moved this one."""
 
-    def candidates(self, pages: ActiveMmuPages, wanted: int) -> Iterable[Page]:
+    def candidates(self, pages: SimulatedList, wanted: int) -> Iterable[SimulatedPage]:
         """The pages in the order in which a reclaim of so many looks at them."""
         return pages

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from shadowwatch.capture.format import Reader, Recent, pack
+from shadowwatch.capture.format import FlightRecorder, Reader, pack
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Batch, Event, Kind, encode
 from shadowwatch.metrics.text import exposition
@@ -33,7 +33,7 @@ class Watched:
         self.vm = self.kernel.add(KVM, pid=31)
         self.watch = Watch(facts(), {31: "web1"}.__getitem__)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        self.recent = Recent(descriptor, str(path), facts())
+        self.flight = FlightRecorder(descriptor, str(path), facts())
         self.number = 0
         self.page = 0
 
@@ -53,11 +53,11 @@ class Watched:
         """One look at the ring."""
         batch = Batch(10**9 + self.page, self.kernel.ring.lost, 0, self.kernel.ring.take())
         self.watch.take(batch)
-        self.recent.write(pack(batch))
+        self.flight.write(pack(batch))
 
     def audit(self) -> None:
         """One audit, by a walk that is heard."""
-        self.recent.mark()
+        self.flight.mark()
         self.number += 1
         self.kernel.walk(KVM, self.number, True)
         self.hear()
@@ -67,7 +67,7 @@ class Watched:
         del self.vm.edges[max(self.vm.edges)]
         self.audit()
         assert self.watch.difference
-        self.recent.keep(self.watch.names())
+        self.flight.keep(self.watch.names())
         return str(self.watch.difference)
 
 
@@ -123,38 +123,38 @@ def noise(seed: int) -> Batch:
     return Batch(seed, 0, 0, b"".join(encode(Event(1, spt, spt, spt, spt, kind=Kind.LINK)) for spt in spts))
 
 
-def kept(recent: Recent, path: Path) -> list[Batch]:
+def kept(flight: FlightRecorder, path: Path) -> list[Batch]:
     """What is written, read back."""
-    recent.keep(())
+    flight.keep(())
     with path.open("rb") as file:
         return list(Reader(file, str(path)).batches())
 
 
 def test_memory_is_bounded_without_audits(tmp_path: Path) -> None:
     """The oldest batches go first; what is kept is the newest, whole and in order, and as much as there is room for."""
-    recent = Watched(tmp_path / "full").recent
+    flight = Watched(tmp_path / "full").flight
     batches = [noise(number) for number in range(400)]
     sizes = [len(zlib.compress(batch.records, 1)) for batch in batches]
-    assert sum(sizes) > 1.9 * Recent.MOST
+    assert sum(sizes) > 1.9 * FlightRecorder.MOST
     for batch in batches:
-        recent.write(pack(batch))
-    left = kept(recent, tmp_path / "full")
+        flight.write(pack(batch))
+    left = kept(flight, tmp_path / "full")
     assert left == batches[-len(left) :]
-    assert sum(sizes[-len(left) :]) <= Recent.MOST < sum(sizes[-len(left) - 1 :])
+    assert sum(sizes[-len(left) :]) <= FlightRecorder.MOST < sum(sizes[-len(left) - 1 :])
 
 
 def test_an_audit_that_was_dropped_is_not_counted_on(tmp_path: Path) -> None:
     """When the mark of the last audit went with the oldest batches, the next audit drops nothing more."""
     counts = []
     for marks in (0, 1, 2):
-        recent = Watched(tmp_path / "x").recent
-        recent.mark()
+        flight = Watched(tmp_path / "x").flight
+        flight.mark()
         for number in range(400):
-            recent.write(pack(noise(number)))
+            flight.write(pack(noise(number)))
         for _ in range(marks):
-            recent.mark()
-            recent.write(pack(Batch(400, 0, 0, b"")))
-        counts.append(len(kept(recent, tmp_path / "x")))
+            flight.mark()
+            flight.write(pack(Batch(400, 0, 0, b"")))
+        counts.append(len(kept(flight, tmp_path / "x")))
     # A batch more, which has room; then only that batch, from the last audit on, and the next.
     assert counts[0] > 100
     assert counts[1] >= counts[0]
@@ -163,10 +163,10 @@ def test_an_audit_that_was_dropped_is_not_counted_on(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_one_sentence() -> None:
     """As for any capture."""
-    recent = Recent(os.open("/dev/full", os.O_WRONLY), "/dev/full", facts())
-    recent.write(pack(noise(1)))
+    flight = FlightRecorder(os.open("/dev/full", os.O_WRONLY), "/dev/full", facts())
+    flight.write(pack(noise(1)))
     with pytest.raises(ShadowwatchError, match="cannot go on writing /dev/full: No space left on device; make room"):
-        recent.keep(())
+        flight.keep(())
 
 
 def test_replay_says_the_difference_on_standard_error(tmp_path: Path) -> None:
