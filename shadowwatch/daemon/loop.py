@@ -8,11 +8,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from mmap import PAGESIZE
 from pathlib import Path
 from queue import SimpleQueue
 from socket import socket
-from typing import Any
+from typing import Any, Self
 
 from shadowwatch.capture.format import FlightRecorder, pack
 from shadowwatch.capture.recording import Recording
@@ -35,6 +36,7 @@ from shadowwatch.source import Status
 from shadowwatch.start.handover import RELOAD_SIGNAL, STOP_SIGNALS, Handover
 from shadowwatch.watch import Watch
 from shadowwatch.web.config import Web, from_texts, load
+from shadowwatch.web.server import Server
 
 #: How long a thread that answers somebody may keep the interpreter while the loop waits for it.
 SWITCH_SECONDS = 0.0005
@@ -42,7 +44,7 @@ SWITCH_SECONDS = 0.0005
 #: The garbage collector looks at young objects when there are many, and at all of them only when the loop says so: the
 #: model makes none that it would find. To look for some in a large model holds the loop for a tenth of a second and
 #: more, and in a thousand VMs' snapshot, again and again while it is made, took a third of the time that it takes.
-GC_THRESHOLDS, GC_SECONDS = (50_000, 10, 1 << 30), 3600.0
+GC_THRESHOLDS, GC_NS = (50_000, 10, 1 << 30), 3600 * 10**9
 
 #: Of so many VMs it is said that their newest pages are reclaimed; nobody needs to hear of more.
 MOST_TOLD = 100
@@ -190,111 +192,184 @@ def _status(facts: Facts) -> Status:
     return Status(facts=facts, policy=reclaim_policy(), cpu_ns=time.process_time_ns(), resident=resident)
 
 
-def watch_until_told(handover: Handover) -> bool:
-    """Run until SIGINT, SIGTERM, the end of the time asked for or of the audits; false when those found a difference.
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the loop has from the host: the ring, the way to ask for walks, time, signals, and whether kvm is there.
 
-    Raises ShadowwatchError when the kvm module goes, or a file takes no more.
+    `clock` is CLOCK_MONOTONIC in ns; `signal` takes one of STOP_SIGNALS and RELOAD_SIGNAL that has come, None without;
+    `confine` gives up all system calls that are not needed any more.
     """
-    sys.setswitchinterval(SWITCH_SECONDS)
-    gc.set_threshold(*GC_THRESHOLDS)
-    facts = handover.known_facts()
-    flight = FlightRecorder(handover.difference, handover.difference_path, facts) if handover.difference >= 0 else None
-    watch = Watch(facts, name_of, handover.settings.get("what_if") or ())
-    ring = Ring(handover.ring, handover.counters, handover.ring_size, time.monotonic_ns)
-    collection = Collection(ring, watch, flight)
-    capture = None
-    if handover.captures:
-        capture = Recording(handover.captures, facts, handover.capture_most, watch.names)
-        collection.record(capture)
-    requests = Requests(handover.requests)
-    collection.step()
-    walker = Walker(requests, watch, ring.steps, collection.step)
-    audits = Audits(walker, watch, handover, flight)
-    notices = Notices(watch)
-    walks = "walk" in facts.probes
-    if walks and not requests.heard:
-        walks = False
-        say(
-            "the kernel hears no request for a walk, so losses stay; allow the process sched_rr_get_interval(2)",
-            Level.WARNING,
-        )
-    if walks:
-        walker.turn(time.monotonic_ns())
-    server = None
-    if handover.listen or handover.listeners:
-        web = load(handover.settings["web_config_file"], from_texts(handover.web)) if handover.web else Web()
-        listener, *more = (
-            map(passed_listener, handover.listeners) if handover.listeners else [open_listener(handover.listen)]
-        )
-        server = serve(watch, listener, lambda: _status(watch.facts), web, *more)
-    if handover.control >= 0:
-        Control(watch, lambda: _status(watch.facts), collection.record).serve(socket(fileno=handover.control))
-    say(_about(facts, server.address if server else ""))
-    watchdog = Watchdog()
-    confine()
-    notify("READY=1")
 
-    def set_web(path: str | None) -> None:
-        if server:
-            server.web = load(path) if path else Web()
+    ring: Ring
+    requests: Requests
+    clock: Callable[[], int]
+    sleep: Callable[[float], None]
+    signal: Callable[[], int | None]
+    kvm_is_loaded: Callable[[], bool]
+    name_of: Callable[[int], str]
+    confine: Callable[[], None]
 
-    changes: dict[str, Callable[[Any], None]] = {
-        "web_config_file": set_web,
-        "recent_seconds": watch.set_recent,
-        "audit_interval": audits.every,
-    }
-    reload = Reload(handover.config, handover.settings, handover.given, changes) if handover.settings else None
-    garbage = time.monotonic() + GC_SECONDS
-    end = None if handover.seconds is None else time.monotonic() + handover.seconds
-    while end is None or time.monotonic() < end:
-        # Not with this as timeout: interrupted as time is up, by SIGCONT or a debugger, CPython makes a signal up.
-        time.sleep(PERIOD_SECONDS)
-        told = signal.sigtimedwait((*STOP_SIGNALS, RELOAD_SIGNAL), 0)
-        if told and reload and told.si_signo == RELOAD_SIGNAL:
-            notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-            reload.turn()
+    @classmethod
+    def of(cls, handover: Handover) -> Self:
+        """Those of this host, with the descriptors that were handed over."""
+        return cls(
+            ring=Ring(handover.ring, handover.counters, handover.ring_size, time.monotonic_ns),
+            requests=Requests(handover.requests),
+            clock=time.monotonic_ns,
+            sleep=time.sleep,
+            signal=_signal,
+            kvm_is_loaded=kvm_is_loaded,
+            name_of=name_of,
+            confine=confine,
+        )
+
+
+def _signal() -> int | None:
+    # Not with a timeout: interrupted as time is up, by SIGCONT or a debugger, CPython makes a signal up.
+    told = signal.sigtimedwait((*STOP_SIGNALS, RELOAD_SIGNAL), 0)
+    return told.si_signo if told else None
+
+
+class Loop:
+    """The long-running half while it runs: made when it is ready, turned until it is over."""
+
+    def __init__(self, handover: Handover, parts: Parts) -> None:
+        """Look at the ring for the first time, serve who asks, and tell systemd; ShadowwatchError when that fails."""
+        self._handover = handover
+        self._parts = parts
+        facts = handover.known_facts()
+        flight = None
+        if handover.difference >= 0:
+            flight = FlightRecorder(handover.difference, handover.difference_path, facts)
+        self._watch = watch = Watch(facts, parts.name_of, handover.settings.get("what_if") or ())
+        self._collection = Collection(parts.ring, watch, flight)
+        self._capture: Recording | None = None
+        if handover.captures:
+            self._capture = Recording(handover.captures, facts, handover.capture_most, watch.names)
+            self._collection.record(self._capture)
+        self._collection.step()
+        self._walker = Walker(parts.requests, watch, parts.ring.steps, self._collection.step)
+        self._audits = Audits(self._walker, watch, handover, flight)
+        self._notices = Notices(watch)
+        self._walks = "walk" in facts.probes
+        if self._walks and not parts.requests.heard:
+            self._walks = False
+            say(
+                "the kernel hears no request for a walk, so losses stay; allow the process sched_rr_get_interval(2)",
+                Level.WARNING,
+            )
+        if self._walks:
+            self._walker.turn(parts.clock())
+        self._server = self._serve()
+        say(_about(facts, self._server.address if self._server else ""))
+        self._watchdog = Watchdog()
+        parts.confine()
+        notify("READY=1")
+        changes: dict[str, Callable[[Any], None]] = {
+            "web_config_file": self._set_web,
+            "recent_seconds": watch.set_recent,
+            "audit_interval": self._audits.every,
+        }
+        self._reload: Reload | None = None
+        if handover.settings:
+            self._reload = Reload(handover.config, handover.settings, handover.given, changes)
+        self._garbage_ns = parts.clock() + GC_NS
+        self._end_ns = None if handover.seconds is None else parts.clock() + int(handover.seconds * 1e9)
+
+    def _serve(self) -> Server | None:
+        """Serve metrics and the socket, as far as that was asked for."""
+        handover, watch = self._handover, self._watch
+
+        def status() -> Status:
+            return _status(watch.facts)
+
+        server = None
+        if handover.listen or handover.listeners:
+            web = load(handover.settings["web_config_file"], from_texts(handover.web)) if handover.web else Web()
+            passed = map(passed_listener, handover.listeners)
+            listener, *more = passed if handover.listeners else [open_listener(handover.listen)]
+            server = serve(watch, listener, status, web, *more)
+        if handover.control >= 0:
+            Control(watch, status, self._collection.record).serve(socket(fileno=handover.control))
+        return server
+
+    def _set_web(self, path: str | None) -> None:
+        if self._server:
+            self._server.web = load(path) if path else Web()
+
+    def turn(self) -> bool:
+        """Wait a while and do what is due then; false when it is over: told so, or time, audits or capture are.
+
+        Raises ShadowwatchError when the kvm module has gone.
+        """
+        parts = self._parts
+        if self._end_ns is not None and parts.clock() >= self._end_ns:
+            return False
+        parts.sleep(PERIOD_SECONDS)
+        told = parts.signal()
+        if told == RELOAD_SIGNAL and self._reload:
+            notify(f"RELOADING=1\nMONOTONIC_USEC={parts.clock() // 1000}")
+            self._reload.turn()
             notify("READY=1")
         elif told:
-            break
-        collection.step()
-        watchdog.turn(time.monotonic_ns())
-        if walks:
-            walker.turn(time.monotonic_ns())
-            if collection.begins():
-                walker.audit()
-            if not audits.turn(time.monotonic_ns()):
-                break
-        if capture and capture.over:
-            break
-        notices.look()
-        if time.monotonic() > garbage:
-            garbage += GC_SECONDS
+            return False
+        self._collection.step()
+        self._watchdog.turn(parts.clock())
+        if self._walks:
+            self._walker.turn(parts.clock())
+            if self._collection.begins():
+                self._walker.audit()
+            if not self._audits.turn(parts.clock()):
+                return False
+        if self._capture and self._capture.over:
+            return False
+        self._notices.look()
+        if parts.clock() > self._garbage_ns:
+            self._garbage_ns += GC_NS
             gc.collect()
-        if not kvm_is_loaded():
+        if not parts.kvm_is_loaded():
             raise ShadowwatchError("the kvm module was unloaded, and the probes with it; start shadowwatch again")
-    notify("STOPPING=1")
-    collection.step(last=True)
-    if capture and capture.error:
-        raise ShadowwatchError(capture.error)
-    if handover.metrics >= 0:
-        try:
-            with open(handover.metrics, "wb") as metrics:
-                metrics.write(exposition(watch))
-        except OSError as error:
-            raise ShadowwatchError(f"cannot write the metrics: {error.strerror}; make room for them") from None
-    if not handover.audits:
         return True
-    # Here and not above: the daemon has no use for rich, and rich is large.
-    from shadowwatch.view.audit import audit_table
 
-    return audit_table(watch.snapshot(), sys.stdout)
+    def end(self) -> bool:
+        """Take and write what is left; false when the audits that were asked for found a difference.
+
+        Raises ShadowwatchError when a file takes no more.
+        """
+        handover, watch = self._handover, self._watch
+        notify("STOPPING=1")
+        self._collection.step(last=True)
+        if self._capture and self._capture.error:
+            raise ShadowwatchError(self._capture.error)
+        if handover.metrics >= 0:
+            try:
+                with open(handover.metrics, "wb") as metrics:
+                    metrics.write(exposition(watch))
+            except OSError as error:
+                raise ShadowwatchError(f"cannot write the metrics: {error.strerror}; make room for them") from None
+        if not handover.audits:
+            return True
+        # Here and not above: the daemon has no use for rich, and rich is large.
+        from shadowwatch.view.audit import audit_table
+
+        return audit_table(watch.snapshot(), sys.stdout)
+
+
+def run(handover: Handover, parts: Parts) -> int:
+    """Run to the end; returns the exit code."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.set_threshold(*GC_THRESHOLDS)
+    try:
+        loop = Loop(handover, parts)
+        while loop.turn():
+            pass
+        return 0 if loop.end() else 1
+    except ShadowwatchError as error:
+        say(str(error), Level.ERROR)
+        return 1
 
 
 def main() -> int:
     """Entry of the exec'ed half: argument 1 is the descriptor of the handover."""
     handover = Handover.read(int(sys.argv[1]))
-    try:
-        return 0 if watch_until_told(handover) else 1
-    except ShadowwatchError as error:
-        say(str(error), Level.ERROR)
-        return 1
+    return run(handover, Parts.of(handover))

@@ -59,12 +59,19 @@ class Handover:
 
     @classmethod
     def read(cls, descriptor: int) -> Self:
-        """Read what `execute` wrote."""
+        """Read what `write` wrote."""
         with open(descriptor) as file:
             values = json.load(file)
             captures = tuple((int(descriptor), str(path)) for descriptor, path in values.pop("captures"))
             listeners = tuple(map(int, values.pop("listeners")))
             return cls(**values, captures=captures, listeners=listeners)
+
+    def write(self) -> int:
+        """Write it into memory, and return the descriptor to read it from."""
+        message = os.memfd_create("handover", 0)
+        os.write(message, json.dumps(asdict(self)).encode())
+        os.lseek(message, 0, os.SEEK_SET)
+        return message
 
     def descriptors(self) -> frozenset[int]:
         """All that must stay open."""
@@ -159,9 +166,7 @@ def check_reach(program: str, package: str) -> None:
 
 def execute(handover: Handover, links: tuple[int, ...], user: User) -> NoReturn:
     """Become the long-running half: this process, without privileges, without LLVM in memory."""
-    message = os.memfd_create("handover", 0)
-    os.write(message, json.dumps(asdict(handover)).encode())
-    os.lseek(message, 0, os.SEEK_SET)
+    message = handover.write()
     keep = {0, 1, 2, message, *handover.descriptors(), *links}
     for descriptor in map(int, os.listdir("/proc/self/fd")):
         # Links hold the programs, and programs the other maps: nothing else needs to stay open.

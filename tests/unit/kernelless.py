@@ -16,14 +16,16 @@ import struct
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from socket import socket
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from shadowwatch.config import settle
-from shadowwatch.daemon import loop as daemon
+from shadowwatch.daemon.loop import Parts, run
+from shadowwatch.event.abi import Batch
+from shadowwatch.event.ring import Ring
 from shadowwatch.start.handover import RELOAD_SIGNAL, STOP_SIGNALS, Handover
 from shadowwatch.web.config import texts
 from tests.unit.story import FACTS
@@ -58,9 +60,7 @@ class Kernelless:
             given=given,
             web=texts(whole["web_config_file"]) if whole["web_config_file"] else {},
         )
-        message = os.memfd_create("handover")
-        os.write(message, json.dumps(asdict(handover)).encode())
-        os.lseek(message, 0, os.SEEK_SET)
+        message = handover.write()
         descriptors = (ring, counters, requests, message)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.unit.kernelless", str(message)],
@@ -136,20 +136,25 @@ class Kernelless:
         self._memory.close()
 
 
+class NotedRing(Ring):
+    """A ring that notes when it was looked at."""
+
+    looks_ns: ClassVar[list[int]] = []
+
+    def look(self) -> Batch:
+        """Look, and note when that is done."""
+        batch = super().look()
+        self.looks_ns.append(time.monotonic_ns())
+        return batch
+
+
 def main() -> int:
     """Be the daemon, which takes the kvm module for loaded."""
-    looks: list[int] = []
-    step = daemon.Collection.step
-
-    def noted(self: daemon.Collection, last: bool = False) -> None:
-        step(self, last)
-        looks.append(time.monotonic_ns())
-
-    daemon.Collection.step = noted  # type: ignore[method-assign]
-    vars(daemon)["kvm_is_loaded"] = lambda: True
     signal.pthread_sigmask(signal.SIG_BLOCK, (*STOP_SIGNALS, RELOAD_SIGNAL))
-    code = daemon.main()
-    print(json.dumps(looks), flush=True)
+    handover = Handover.read(int(sys.argv[1]))
+    ring = NotedRing(handover.ring, handover.counters, handover.ring_size, time.monotonic_ns)
+    code = run(handover, replace(Parts.of(handover), ring=ring, kvm_is_loaded=lambda: True))
+    print(json.dumps(ring.looks_ns), flush=True)
     return code
 
 

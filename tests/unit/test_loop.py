@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's loop with other parts: time that passes when it sleeps, a kernel that holds lists, signals on demand."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from shadowwatch.daemon.loop import PERIOD_SECONDS, Loop, Parts
+from shadowwatch.errors import ShadowwatchError
+from shadowwatch.event.abi import Batch
+from shadowwatch.event.ring import Ring
+from shadowwatch.start.handover import RELOAD_SIGNAL, STOP_SIGNALS, Handover
+from tests.unit.heard import KVM, grown, spt
+from tests.unit.kernel import Kernel, facts, role_of
+
+HANDOVER = Handover(ring=-1, ring_size=0, counters=-1, requests=-1, facts=facts().to_json(), listen="")
+
+
+class KernelRing(Ring):
+    """The ring that the fake kernel fills."""
+
+    def __init__(self, host: Host) -> None:
+        self.looks = 1
+        self.steps = 1000
+        self._host = host
+
+    def look(self) -> Batch:
+        """All that is in it."""
+        return Batch(self._host.now_ns, self._host.kernel.ring.lost, 0, self._host.kernel.ring.take())
+
+
+class Host:
+    """What a loop runs on, and when it is there."""
+
+    def __init__(self) -> None:
+        self.kernel = Kernel()
+        self.now_ns = 10**9
+        self.signals: list[int] = []
+        self.kvm = True
+        self.confined = False
+
+    def sleep(self, seconds: float) -> None:
+        """Time passes."""
+        self.now_ns += int(seconds * 1e9)
+
+    def confine(self) -> None:
+        """Note that it is done."""
+        self.confined = True
+
+    def loop(self, handover: Handover = HANDOVER) -> Loop:
+        """One that is ready."""
+        parts = Parts(
+            ring=KernelRing(self),
+            requests=self.kernel,
+            clock=lambda: self.now_ns,
+            sleep=self.sleep,
+            signal=lambda: self.signals.pop() if self.signals else None,
+            kvm_is_loaded=lambda: self.kvm,
+            name_of=lambda pid: f"vm{pid}",
+            confine=self.confine,
+        )
+        return Loop(handover, parts)
+
+
+def test_it_ends_when_its_time_is_over() -> None:
+    """By its clock, after as many turns as there are periods in it."""
+    host = Host()
+    loop = host.loop(replace(HANDOVER, seconds=10 * PERIOD_SECONDS))
+    assert host.confined
+    turns = 0
+    while loop.turn():
+        turns += 1
+    assert turns == 10
+    assert loop.end()
+
+
+@pytest.mark.parametrize("number", [*STOP_SIGNALS, RELOAD_SIGNAL])
+def test_a_signal_ends_it(number: int) -> None:
+    """That for a reload, too, where there are no settings to read again."""
+    host = Host()
+    loop = host.loop()
+    assert loop.turn()
+    host.signals.append(number)
+    assert not loop.turn()
+
+
+def test_it_ends_with_the_kvm_module() -> None:
+    """Nothing comes any more, and who waits for figures must hear that."""
+    host = Host()
+    loop = host.loop()
+    assert loop.turn()
+    host.kvm = False
+    with pytest.raises(ShadowwatchError, match="the kvm module was unloaded, and the probes with it; start"):
+        loop.turn()
+
+
+def metrics(host: Host, lost: bool) -> str:
+    """What it counts at its end, of a VM that grew while it ran, with an event lost or not."""
+    descriptor = os.memfd_create("metrics")
+    loop = host.loop(replace(HANDOVER, metrics=os.dup(descriptor)))
+    vm = host.kernel.add(KVM, 7)
+    grown(vm)
+    assert loop.turn()
+    host.kernel.ring.full = lambda: lost
+    vm.zap(spt(12))
+    host.kernel.ring.full = lambda: False
+    vm.alloc(spt(20), 20, role_of(1))
+    for _ in range(3):
+        assert loop.turn()
+    loop.end()
+    return os.pread(descriptor, 1 << 20, 0).decode()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_loss_is_made_good_by_the_next_turns(lost: bool) -> None:
+    """The list is walked, and the VM is exact again."""
+    host = Host()
+    text = metrics(host, lost)
+    assert 'shadowwatch_vm_exact{vm="vm7"} 1\n' in text
+    assert f'shadowwatch_vm_events_lost_total{{vm="vm7"}} {int(lost)}\n' in text
+    assert (("walk", KVM) in host.kernel.asked) == lost
+
+
+def test_audits_end_it_when_they_are_over(capsys: pytest.CaptureFixture[str]) -> None:
+    """As many as were asked for, an interval apart; the table says what came of them."""
+    host = Host()
+    grown(host.kernel.add(KVM, 7))
+    loop = host.loop(replace(HANDOVER, audits=2, audit_seconds=1.0))
+    begun = host.now_ns
+    while loop.turn():
+        assert host.now_ns < begun + 10 * 10**9
+    assert 2.0 <= (host.now_ns - begun) / 1e9 < 3.0
+    capsys.readouterr()
+    assert loop.end()
+    assert capsys.readouterr().out.splitlines()[-1].split()[:5] == ["vm7", "5", "2", "10", "0"]
