@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import re
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -19,16 +18,38 @@ from shadowwatch.start.handover import Handover, User, check_reach, unprivileged
 from tests.unit.story import FACTS
 
 
-def test_a_handover_comes_through_whole(tmp_path: Path) -> None:
-    """Written as `execute` does, read by the other half."""
+def test_a_handover_comes_through_whole() -> None:
+    """Every field with something of its own in it, through the memory that the other half reads, and in its types."""
     given = Handover(
-        ring=3, ring_size=4096, counters=4, requests=5, facts=FACTS.to_json(), listen="127.0.0.1:0", seconds=1.5
+        ring=3,
+        ring_size=4096,
+        counters=4,
+        requests=5,
+        facts=FACTS.to_json(),
+        listen="127.0.0.1:0",
+        audit_seconds=2.5,
+        audits=3,
+        difference=6,
+        difference_path="/d",
+        captures=((7, "/a"), (8, "/b")),
+        capture_most=1 << 20,
+        control=9,
+        listeners=(10, 12),
+        metrics=11,
+        seconds=1.5,
+        config="/etc/shadowwatch.toml",
+        settings={"what_if": ["parents"], "recent_seconds": None, "ring_mib": 4},
+        given={"listen": ""},
+        web={"/web.yml": "tls_server_config: {}\n"},
     )
-    path = tmp_path / "handover"
-    path.write_text(json.dumps(asdict(given)))
-    taken = Handover.read(os.open(path, os.O_RDONLY))
+    untouched = [field.name for field in fields(Handover) if getattr(given, field.name) == field.default]
+    assert untouched == []
+    message = given.write()
+    assert os.get_inheritable(message)  # by the exec
+    taken = Handover.read(message)
     assert taken == given
     assert taken.known_facts() == FACTS
+    assert taken.descriptors() == {3, 4, 5, 6, 7, 8, 9, 10, 11, 12}
 
 
 def test_the_user_is_one_without_privileges() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,22 +42,30 @@ def test_the_watchdog_is_told_twice_in_its_time(manager: socket.socket) -> None:
 
 
 def test_a_manager_that_is_stuck_or_gone_does_not_hold_the_loop(manager: socket.socket) -> None:
-    """Its queue is full, then it is closed: no error, and no wait for ever."""
-    for _ in range(int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text()) + 2):
-        notify("STATUS=busy")
+    """What finds no room in its queue is left out after a short wait, what comes when there is room again is heard."""
+    most = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text()) + 1
+    for number in range(most + 3):
+        begun = time.monotonic()
+        notify(f"STATUS={number}")
+        if number >= most:
+            assert 0.01 <= time.monotonic() - begun < 5
+    assert [manager.recv(100) for _ in range(most)] == [f"STATUS={number}".encode() for number in range(most)]
+    notify("READY=1")
+    assert manager.recv(100) == b"READY=1"
     manager.close()
     notify("STOPPING=1")
+    Watchdog().turn(10**18)
 
 
-def test_nobody_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run by hand, nothing is told to anybody."""
-    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
-    module._service_manager.cache_clear()
+def test_nobody_asked(manager: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run by hand, nothing is told to anybody, though a service manager listens for others; and no socket is made."""
+    monkeypatch.delenv("NOTIFY_SOCKET")
+    before = os.listdir("/proc/self/fd")
     Watchdog().turn(10**18)
     notify("READY=1")
-    assert module._service_manager() is None
-    module._service_manager.cache_clear()
+    assert os.listdir("/proc/self/fd") == before
+    with pytest.raises(BlockingIOError):
+        manager.recv(100)
 
 
 def test_a_socket_is_for_the_process_that_it_was_passed_to(monkeypatch: pytest.MonkeyPatch) -> None:
