@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Captures: batches of raw records in a file.
 
+A format of its own, for no common one can be written to a descriptor that only takes more, be cut anywhere by a full
+disk or a kill, and still be read and proven to the cut: a zip file's table comes last, a database must seek and lock.
+
 A file is the magic, the version, then frames. A frame is a header (kind, payload length,
 clock, kernel counters, CRC-32 of all that and the payload) and a payload: the host's facts
 (FACT, first), a VM's name (NAME, before the batch that first speaks of it), a batch of ring

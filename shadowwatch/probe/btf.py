@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Struct layouts from the kernel's BTF (Documentation/bpf/btf.rst)."""
+"""Struct layouts from the kernel's BTF (Documentation/bpf/btf.rst).
+
+Read here and not by a library: bcc does not give its reader to Python, and bpftool and pahole are programs that a host
+would need besides. Kernels of five years have one format, and what is not known of it is an error.
+"""
 
 from __future__ import annotations
 
