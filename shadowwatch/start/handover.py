@@ -20,6 +20,9 @@ from shadowwatch.event.facts import Facts
 #: include/uapi/linux/prctl.h and capability.h
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _CAPABILITY_VERSION_3 = 24, 38, 0x20080522
 
+#: The long-running half, by whose last word people find it with pgrep; behind it comes the handover's descriptor.
+COMMAND = (sys.executable, "-P", "-X", "faulthandler", "-m", "shadowwatch.daemon")
+
 #: They end the long-running half, which waits for them and for its next look at the ring in one place.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -177,4 +180,4 @@ def execute(handover: Handover, links: tuple[int, ...], user: User) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_BLOCK, (*STOP_SIGNALS, RELOAD_SIGNAL))
     _drop_privileges(user)
     check_reach(sys.executable, __file__)
-    os.execv(sys.executable, [sys.executable, "-P", "-X", "faulthandler", "-m", "shadowwatch.daemon", str(message)])
+    os.execv(sys.executable, [*COMMAND, str(message)])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import pwd
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.start.handover import Handover, User, check_reach, unprivileged_user
+from shadowwatch.start.handover import COMMAND, Handover, User, check_reach, unprivileged_user
 from tests.unit.story import FACTS
 
 
@@ -50,6 +51,27 @@ def test_a_handover_comes_through_whole() -> None:
     assert taken == given
     assert taken.known_facts() == FACTS
     assert taken.descriptors() == {3, 4, 5, 6, 7, 8, 9, 10, 11, 12}
+
+
+def test_the_command_is_the_long_running_half() -> None:
+    """What the start execs reads the handover, says that it is ready, and ends when its time is over or kvm is gone."""
+    ring, counters, requests = (os.memfd_create(name) for name in ("ring", "counters", "requests"))
+    size = 1 << 20
+    os.truncate(ring, 2 * mmap.PAGESIZE + size)
+    for descriptor in (counters, requests):
+        os.truncate(descriptor, mmap.PAGESIZE)
+    handover = Handover(ring, size, counters, requests, FACTS.to_json(), listen="", seconds=0.1)
+    message = handover.write()
+    descriptors = (ring, counters, requests, message)
+    done = subprocess.run(
+        [*COMMAND, str(message)], pass_fds=descriptors, capture_output=True, text=True, timeout=60, check=False
+    )
+    for descriptor in descriptors:
+        os.close(descriptor)
+    assert COMMAND[-1] == "shadowwatch.daemon"
+    assert f"probes on Linux {FACTS.kernel}" in done.stdout
+    gone = "shadowwatch: the kvm module was unloaded, and the probes with it; start shadowwatch again\n"
+    assert (done.returncode, done.stderr) in ((0, ""), (1, gone))
 
 
 def test_the_user_is_one_without_privileges() -> None:
