@@ -169,3 +169,20 @@ def test_an_installation_that_the_user_may_not_read_is_one_sentence(tmp_path: Pa
         " install shadowwatch where every user may, or name one who may with --user\n"
     )
     check_reach("/bin/true", "/bin/true")
+
+
+def test_a_standard_stream_that_is_closed_is_held_by_nothing() -> None:
+    """Else the ring, a capture or the socket would have its number, and get what is written to it."""
+    code = (
+        "import os; from shadowwatch.start.launch import _hold_standard_streams as hold; hold(); said = os.open("
+        "os.environ['SAID'], os.O_WRONLY); assert said > 2\n"
+        "for number in range(3): os.write(said, os.readlink(f'/proc/self/fd/{number}').encode() + b' ')"
+    )
+    reader, writer = os.pipe()
+    environment = {**os.environ, "SAID": f"/proc/{os.getpid()}/fd/{writer}"}
+    subprocess.run(
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", code], env=environment, check=True
+    )
+    os.close(writer)
+    with open(reader) as said:
+        assert said.read() == "/dev/null " * 3
