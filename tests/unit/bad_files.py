@@ -65,6 +65,7 @@ WEB: dict[str, Bad] = {
     "a mapping where a word belongs": _text(f"{TLS}  min_version: {{a: b}}", "min_version: {'a': 'b'} is none of"),
     "a list where a path belongs": _text(TLS.replace("server.pem", "[a]"), "cert_file is missing"),
     "a path that no file has": _text(TLS.replace("server.pem", '"a\\0"'), "no file can have this name"),
+    "a path that is endless": _text(TLS.replace("server.pem", "a" * 9000), "…: File name too long; check its path"),
     "an authority in DER": _text(f"{MUTUAL}ca.der", "has no certificate in PEM; `openssl x509 -inform der"),
     "users that are given twice": _text(
         f'basic_auth_users: {{a: "{HASH}"}}\nbasic_auth_users: {{}}', "basic_auth_users stands there twice"
