@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http import HTTPStatus
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from shadowwatch.control.protocol import GREETING
 from shadowwatch.daemon.vmname import name_in
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import Batch
+from shadowwatch.file import contents
 from shadowwatch.metrics.text import exposition
 from shadowwatch.watch import LONGEST_NAME, Watch
 from shadowwatch.web import server
@@ -128,7 +129,7 @@ def _web(data: bytes, files: dict[str, bytes]) -> None:
             return data
         if path in files:
             return files[path]
-        raise ShadowwatchError(f"cannot read {path}: No such file; check it")
+        return contents(path, most)
 
     try:
         load("/etc/web.yml", read)
@@ -282,4 +283,5 @@ def test_lines_to_the_socket(capsys: pytest.CaptureFixture[str], tmp_path: Path)
             assert not daemon.recordings
 
         _fed(Target("socket lines", feed, LINES, JSON_WORDS), capsys)
-        assert connect(daemon.path).status() == STATUS
+        with closing(connect(daemon.path)) as live:
+            assert live.status() == STATUS
