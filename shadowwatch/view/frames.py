@@ -40,11 +40,11 @@ class Frames:
         if last and now.now_ns == last.now.now_ns:
             return last
         seconds = (now.now_ns - last.now.now_ns) / 1e9 if last else 0.0
-        before = {(vm.kvm, vm.name): vm for vm in last.now.vms} if last else {}
+        before = {(vm.kvm, vm.pid, vm.name): vm for vm in last.now.vms} if last else {}
         tdp = status.facts.paging.startswith("tdp_mmu")
         rows = []
         for vm in now.vms:
-            then = before.get((vm.kvm, vm.name))
+            then = before.get((vm.kvm, vm.pid, vm.name))
             ticks = self._ticks.setdefault(vm.name, deque(maxlen=SPARK))
             while ticks and ticks[-1].now_ns > now.now_ns:
                 ticks.pop()

@@ -14,11 +14,15 @@ from hypothesis import strategies as st
 from shadowwatch.capture.format import Writer, pack, reading
 from shadowwatch.capture.replay import Replay
 from shadowwatch.event.abi import Batch
+from shadowwatch.snapshot import Snapshot, VmDetail
+from shadowwatch.source import Status
 from shadowwatch.view.columns import COLUMNS, SPARK, choose
 from shadowwatch.view.frames import Frames
 from shadowwatch.view.screen import Frame, draw
 from shadowwatch.view.state import State
+from shadowwatch.watch import Watch
 from tests.unit import lively
+from tests.unit.daemon import STATUS
 from tests.unit.lively import LivelyDaemon, looked
 from tests.unit.story import FACTS, Story
 
@@ -158,3 +162,53 @@ def test_in_an_idle_stretch_no_rate_stays(tmp_path: Path) -> None:
         frames = Frames(replay)
         assert "web1 thrashes" in screen(frames.at(1.0, 1.0))[2]
         assert screen(frames.at(11.0, 10.0))[2] == "No VM reclaims shadow pages now."
+
+
+class Restarted:
+    """A source with one VM, which ends between two looks and starts again: same name, same address, another process."""
+
+    replay = None
+
+    def __init__(self) -> None:
+        self.watch = Watch(FACTS, lambda pid: "web1")
+        self.happen(1, 10)
+
+    def happen(self, pid: int, pages: int) -> Story:
+        """A VM allocates so many pages."""
+        story = Story(pid=pid)
+        story.ns += pid * 10**9
+        for page in range(1, pages + 1):
+            story.alloc(page)
+        self.watch.take(Batch(story.ns, 0, 0, story.records()))
+        self.story = story
+        return story
+
+    def restart(self) -> None:
+        """It ends, and the next one has fewer pages."""
+        self.story.events.clear()
+        self.story.destroy()
+        self.watch.take(Batch(self.story.ns, 0, 0, self.story.records()))
+        self.happen(2, 3)
+
+    def status(self) -> Status:
+        """Of a daemon."""
+        return STATUS
+
+    def snapshot(self) -> Snapshot:
+        """As it is now."""
+        return self.watch.snapshot()
+
+    def detail(self, name: str) -> VmDetail | None:
+        """Nobody asks."""
+        raise AssertionError(name)
+
+
+def test_a_vm_that_starts_again_is_compared_with_nothing() -> None:
+    """Its counts begin anew: no rate is below 0, whatever the one before of its name and address had."""
+    source = Restarted()
+    frames = Frames(source)
+    frames.look()
+    source.restart()
+    (row,) = frames.look().rows
+    assert (row.vm.pid, row.before) == (2, None)
+    assert row.change(lambda vm: sum(vm.allocations.values())) == 3
