@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import json
-import zlib
+from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shadowwatch.event.abi import EVENT, FIELDS, Batch, Event, Kind, encode
+from shadowwatch.event.abi import FIELDS, Batch, Event, Kind, decode, encode
 from shadowwatch.event.facts import PAGING
 from tests.unit import lively
 from tests.unit.forged import READERS, capture, data, facts, frame, name, read
@@ -80,9 +80,7 @@ FRAMES = st.one_of(
     st.builds(lambda value: frame(b"NAME", json.dumps(value).encode()), JSON),
     st.builds(lambda value: frame(b"LAST", json.dumps(value).encode()), JSON),
     st.builds(frame, st.sampled_from([b"DATA", b"NAME", b"LAST", b"FACT"]), st.binary(max_size=60), WIDE["Q"]),
-    st.builds(
-        lambda records, now_ns: frame(b"DATA", zlib.compress(records), now_ns), st.binary(max_size=300), WIDE["Q"]
-    ),
+    st.builds(data, st.binary(max_size=300), WIDE["Q"]),
 )
 
 
@@ -125,16 +123,19 @@ def test_bytes_that_changed_on_a_disk_are_read_or_refused(
     all_read(bytes(content[: cut % (len(content) + 1)] if cut % 3 == 0 else content), folder / "changed")
 
 
+@cache
+def some_batches() -> list[Batch]:
+    """The first of a lively host."""
+    return lively.batches()[:6]
+
+
 @given(changes=st.lists(st.tuples(st.integers(0, 10**9), st.sampled_from(NUMBERS)), max_size=12), to=st.data())
 def test_events_that_changed_are_read(changes: list[tuple[int, str]], to: st.DataObject, folder: Path) -> None:
     """Fields of a lively host's events, in frames that are right."""
-    batches: list[Batch] = lively.batches()[:6]
     codes = dict(FIELDS)
     frames = [name(1, "web1")]
-    for number, batch in enumerate(batches):
-        events = [
-            Event(*EVENT.unpack_from(batch.records, at + 8)) for at in range(0, len(batch.records), EVENT.size + 8)
-        ]
+    for number, batch in enumerate(some_batches()):
+        events = [Event(*fields) for fields in decode(batch.records)[0]]
         for place, field in changes[number::6]:
             at = place % len(events)
             value = to.draw(LIKELY.get(field, WIDE[codes[field]]) | WIDE[codes[field]])
