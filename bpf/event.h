@@ -7,10 +7,10 @@
  * Every record is one event of fixed size, zeroed before use, all padding
  * explicit. A field that a kind does not fill is 0.
  *
- * Kinds up to DESTROY are made one at a time for each VM, so they are numbered
- * and a gap tells that one was lost. The others are not: FLUSH and WRITE come
- * before the lock is taken (when one is lost, the next number is skipped), and
- * a walk speaks for itself: a step says how many records it has.
+ * Kinds up to FLUSH are made one at a time for each VM, so they are numbered
+ * and a gap tells that one was lost. The others are not: a WRITE comes before the
+ * lock is taken (when one is lost, the next number is skipped), and a walk
+ * speaks for itself: a step says how many records it has.
  */
 #ifndef SHADOWWATCH_EVENT_H
 #define SHADOWWATCH_EVENT_H
@@ -25,7 +25,7 @@ enum shadowwatch_kind {
 	SHADOWWATCH_RECLAIM = 5, /* the oldest pages are about to be zapped */
 	SHADOWWATCH_UNLINK = 6,	 /* parent_pte is made to map memory, maybe in place of a page */
 	SHADOWWATCH_DESTROY = 7, /* the VM's shadow MMU is gone */
-	SHADOWWATCH_FLUSH = 8,	 /* kvm_mmu_zap_all_fast() is about to zap */
+	SHADOWWATCH_FLUSH = 8,	 /* kvm_mmu_zap_all_fast() makes all pages obsolete, and is about to zap them */
 	SHADOWWATCH_WRITE = 9,	 /* the guest wrote to gpa, where a page table may be */
 	SHADOWWATCH_STEP = 10,	 /* `used` records of a walk over active_mmu_pages follow */
 	SHADOWWATCH_PAGE = 11,	 /* walk: the next newer page on the list */
@@ -37,7 +37,7 @@ enum shadowwatch_flags {
 	SHADOWWATCH_FIRST = 1, /* step: it begins at the oldest page */
 	SHADOWWATCH_LAST = 2,  /* step: it ends at the newest page */
 	SHADOWWATCH_VOID = 4,  /* step: the list changed meanwhile, or the ring was full */
-	SHADOWWATCH_MANY = 8,  /* step: a page has more parents than were read */
+	SHADOWWATCH_OBSOLETE = 8, /* page: it is of an older generation than its VM (mmu_valid_gen) */
 };
 
 #define SHADOWWATCH_UNCOUNTED (~0ULL)
@@ -49,7 +49,7 @@ struct shadowwatch_event {
 	__u64 parent_pte; /* alloc (patched KVM), link, unlink, page, parent: an spte that points to the page */
 	__u64 gfn;	  /* alloc, zap, page: sp->gfn; write: the guest physical address */
 	__u64 mapped;	  /* alloc, reclaim: guest pages of 4 KiB that sptes map, SHADOWWATCH_UNCOUNTED if unknown */
-	__u32 seq;	  /* up to destroy: 1, 2, 3, … for each VM; step: the last number so far */
+	__u32 seq;	  /* up to flush: 1, 2, 3, … for each VM; step: the last number so far */
 	__u32 role;	  /* alloc, zap, page: sp->role.word, laid out as the kernel's BTF says */
 	__u32 pid;	  /* all but page and parent: kvm->userspace_pid */
 	__u32 limit;	  /* alloc, step, vm: n_max_mmu_pages */
@@ -57,15 +57,15 @@ struct shadowwatch_event {
 	__u32 caller;	  /* zap, reclaim, flush: where it returns to, the lower half of the address */
 	__u32 walk;	  /* step, page, parent, vm: which walk, as asked for */
 	__u8 kind;	  /* all: enum shadowwatch_kind */
-	__u8 flags;	  /* step: enum shadowwatch_flags */
+	__u8 flags;	  /* step, page: enum shadowwatch_flags */
 	__u8 pad[2];
 };
 
 /*
  * The bound on what one hit of a probe does for a walk: a step ends after so
- * many records, but for the parents of its last page, which come in one piece
- * since they may be others at the next step. It never makes more than
- * SHADOWWATCH_STEP_MOST.
+ * many records, or at the end of the pte_list_desc in which that is, and never
+ * looks at more than SHADOWWATCH_STEP_MOST places. The next goes on there, in
+ * the midst of a page's parents, too.
  */
 #define SHADOWWATCH_STEP_RECORDS 64
 #define SHADOWWATCH_STEP_MOST 256
@@ -80,15 +80,22 @@ enum shadowwatch_counter {
 enum shadowwatch_want {
 	SHADOWWATCH_NOTHING = 0,
 	SHADOWWATCH_OWN = 1,	    /* be the process whose calls are heard */
-	SHADOWWATCH_VMS = 2,	    /* walk vm_list from `cursor`, 0: its beginning */
-	SHADOWWATCH_WALK = 3,	    /* a step from `cursor`, 0: the oldest page, while nobody has mmu_lock */
+	SHADOWWATCH_VMS = 2,	    /* walk vm_list from `place` */
+	SHADOWWATCH_WALK = 3,	    /* a step from `place`, while nobody has mmu_lock */
 	SHADOWWATCH_WALK_LOCKED = 4, /* walk in steps under mmu_lock, as probes come by */
+};
+
+/* Where a walk goes on. */
+struct shadowwatch_place {
+	__u64 next;    /* the next page, or VM, by its link; 0: nowhere, or at the beginning */
+	__u64 parents; /* the page, by its link, of which further parents were told last */
+	__u64 desc;    /* the pte_list_desc at which these go on, 0 when all were told */
 };
 
 /* What user space writes before it calls probe_ask(), and reads the answer from: shared memory. */
 struct shadowwatch_request {
 	__u64 kvm;
-	__u64 cursor; /* answer: where to go on, 0 after the last */
+	struct shadowwatch_place place; /* answer: where to go on; next is 0 for the first step, and after the last */
 	__u32 seq;    /* walk: the VM's number at the first step; answer: likewise */
 	__u32 walk;   /* a number for this walk, never 0 */
 	__u32 want;   /* enum shadowwatch_want */

@@ -24,10 +24,11 @@ struct vm_state {
 	u32 seq;
 	u32 pid;
 	u32 caller;  /* patched KVM: who called __kvm_mmu_prepare_zap_page() */
+	u32 flusher; /* who called kvm_mmu_zap_all_fast(), under slots_lock */
 	u32 skip;    /* an event without a number was lost */
 	u32 wanted;  /* the walk that was asked for; all else here is written under mmu_lock */
 	u32 walking; /* the walk that is under way or was the last */
-	u64 cursor;  /* the next page of it, by its link; 0 when it is over */
+	struct shadowwatch_place place; /* where that goes on */
 };
 
 BPF_HASH(vms, u64, struct vm_state, MAX_VMS);
@@ -151,7 +152,8 @@ static __always_inline void submit(struct shadowwatch_event *event)
 	events.ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 }
 
-static __always_inline bool tell(struct shadowwatch_event *step, u8 kind, u64 spt, u64 parent_pte, u64 gfn, u32 role)
+static __always_inline bool tell(struct shadowwatch_event *step, u8 kind, u64 spt, u64 parent_pte, u64 gfn, u32 role,
+				 u8 flags)
 {
 	struct shadowwatch_event *event = reserve(step->kvm, 0, kind);
 
@@ -162,68 +164,119 @@ static __always_inline bool tell(struct shadowwatch_event *step, u8 kind, u64 sp
 	event->gfn = gfn;
 	event->role = role;
 	event->walk = step->walk;
+	event->flags = flags;
 	submit(event);
 	step->used++;
 	return true;
 }
 
+/* Whether a page is of an older generation than its VM, as is_obsolete_sp() has it: a guest's writes pass it over. */
+static __always_inline u8 obsolete(u64 kvm, u64 sp)
+{
+#if defined(SP_MMU_VALID_GEN) && defined(KVM_MMU_VALID_GEN)
+	return read8(sp + SP_MMU_VALID_GEN) == read8(kvm + KVM_MMU_VALID_GEN) ? 0 : SHADOWWATCH_OBSOLETE;
+#else
+	return 0;
+#endif
+}
+
+/* Of an spte, the physical address of the table that it points to. */
+#define PFN_MASK 0x000ffffffffff000ULL
+
 /*
- * Walk on from `link`, the oldest page first, and return where to go on. Pages
- * are told with one parent, the others of a page that has more follow it (struct
- * pte_list_desc; bit 0 of parent_ptes.val tells, bit 1 is a lock of its
- * own since 4834eaded91e, v6.15).
+ * Where a walk goes on with the parents of a page, which it has told up to `desc`:
+ * there, or at the first of them again. Between two steps they never move from
+ * one pte_list_desc to another but from the first, which was told first, so all
+ * that can have gone wrong is that `desc` was given back, and is perhaps another
+ * page's now. Then its first spte does not point to the page: how far virtual and
+ * physical addresses are apart is told by the first of all parents.
+ */
+static __always_inline u64 desc_to_go_on(u64 sp, u64 desc)
+{
+	u64 spt = read64(sp + SP_SPT), val = read64(sp + SP_PARENT_PTES), first = val & ~3ULL, sptep, apart;
+
+	if (!(val & 1))
+		return 0;
+	sptep = read64(first + DESC_SPTES);
+	apart = spt - (read64(sptep) & PFN_MASK);
+	sptep = read64(desc + DESC_SPTES);
+	if (DESC_SLOTS(desc) && sptep && (read64(sptep) & PFN_MASK) + apart == spt)
+		return desc;
+	return first;
+}
+
+/*
+ * Walk on, the oldest page first. Pages are told with one parent, the others of a
+ * page that has more follow it (struct pte_list_desc; bit 0 of parent_ptes.val
+ * tells, bit 1 is a lock of its own since 4834eaded91e, v6.15). A page that was
+ * moved to the head while its parents were told comes again, but not they.
  *
  * What varies is kept in `step` and in words that helpers wrote: the verifier
  * does not know their values, so it need not follow each of them. `zero` is one.
  */
-static __always_inline u64 walk(struct shadowwatch_event *step, u64 link)
+static __always_inline void walk(struct shadowwatch_event *step, struct shadowwatch_place *place)
 {
 	u64 head = step->kvm + KVM_ACTIVE_MMU_PAGES, zero = read64(0);
 	u64 spt = zero, desc = zero, slot = zero, end = zero;
 	int i;
 
+	if (place->desc) {
+		desc = desc_to_go_on(place->parents - SP_LINK, place->desc);
+		spt = read64(place->parents - SP_LINK + SP_SPT);
+	}
 	for (i = 0; i < SHADOWWATCH_STEP_MOST; i++) {
 		u64 sp, val, parent_pte;
 
 		if (slot != end) {
 			parent_pte = read64(slot);
 			slot += sizeof(u64);
-			if (parent_pte && !tell(step, SHADOWWATCH_PARENT, spt, parent_pte, 0, 0)) {
-				step->flags |= SHADOWWATCH_VOID;
-				return 0;
-			}
-			if (slot != end)
-				continue;
-			desc = read64(desc + DESC_MORE);
-			if (desc) {
-				slot = desc + DESC_SPTES;
-				end = slot + sizeof(u64) * DESC_SLOTS(desc);
-			}
+			if (parent_pte && !tell(step, SHADOWWATCH_PARENT, spt, parent_pte, 0, 0, 0))
+				goto void_step;
+			if (slot == end)
+				desc = read64(desc + DESC_MORE);
 			continue;
 		}
 		if (step->used >= SHADOWWATCH_STEP_RECORDS)
-			return link;
-		if (link == head) {
-			step->flags |= SHADOWWATCH_LAST;
-			return 0;
+			break;
+		if (desc) {
+			slot = desc + DESC_SPTES;
+			end = slot + sizeof(u64) * DESC_SLOTS(desc);
+			continue;
 		}
-		sp = link - SP_LINK;
+		if (place->next == head) {
+			step->flags |= SHADOWWATCH_LAST;
+			place->next = 0;
+			break;
+		}
+		sp = place->next - SP_LINK;
 		spt = read64(sp + SP_SPT);
 		val = read64(sp + SP_PARENT_PTES);
 		parent_pte = val & 1 ? 0 : val & ~3ULL;
-		if (!spt || !tell(step, SHADOWWATCH_PAGE, spt, parent_pte, read64(sp + SP_GFN), read32(sp + SP_ROLE))) {
-			step->flags |= SHADOWWATCH_VOID;
-			return 0;
-		}
-		if (val & 1) {
+		if (!spt || !tell(step, SHADOWWATCH_PAGE, spt, parent_pte, read64(sp + SP_GFN), read32(sp + SP_ROLE),
+				  obsolete(step->kvm, sp)))
+			goto void_step;
+		if (val & 1 && place->parents != place->next) {
+			place->parents = place->next;
 			desc = val & ~3ULL;
-			slot = desc + DESC_SPTES;
-			end = slot + sizeof(u64) * DESC_SLOTS(desc);
 		}
-		link = read64(link + sizeof(u64));
+		place->next = read64(place->next + sizeof(u64));
 	}
-	step->flags |= SHADOWWATCH_MANY;
-	return link;
+	/* Within a pte_list_desc all of it is told again. */
+	place->desc = desc;
+	return;
+
+void_step:
+	step->flags |= SHADOWWATCH_VOID;
+	place->next = 0;
+	place->desc = 0;
+}
+
+static __always_inline void begin(u64 kvm, struct shadowwatch_event *step, struct shadowwatch_place *place)
+{
+	place->next = read64(kvm + KVM_ACTIVE_MMU_PAGES + sizeof(u64));
+	place->parents = 0;
+	place->desc = 0;
+	step->flags = SHADOWWATCH_FIRST;
 }
 
 /* One step of the walk that was asked for, where mmu_lock is held and no page is half zapped. */
@@ -235,7 +288,7 @@ static __always_inline void step_locked(struct vm_state *vm, u64 kvm)
 	if (!vm)
 		return;
 	wanted = vm->wanted;
-	if (!wanted || (vm->walking == wanted && !vm->cursor))
+	if (!wanted || (vm->walking == wanted && !vm->place.next))
 		return;
 	step = reserve(kvm, vm->pid, SHADOWWATCH_STEP);
 	if (!step)
@@ -245,18 +298,17 @@ static __always_inline void step_locked(struct vm_state *vm, u64 kvm)
 	step->limit = read32(kvm + KVM_N_MAX_MMU_PAGES);
 	if (vm->walking != wanted) {
 		vm->walking = wanted;
-		vm->cursor = read64(kvm + KVM_ACTIVE_MMU_PAGES + sizeof(u64));
-		step->flags = SHADOWWATCH_FIRST;
+		begin(kvm, step, &vm->place);
 	}
-	vm->cursor = walk(step, vm->cursor);
+	walk(step, &vm->place);
 	submit(step);
 }
 
 /* A page is about to leave its place: a walk that would go on there goes on behind it. */
 static __always_inline void step_over(struct vm_state *vm, u64 sp)
 {
-	if (vm && vm->cursor == sp + SP_LINK)
-		vm->cursor = read64(sp + SP_LINK + sizeof(u64));
+	if (vm && vm->place.next == sp + SP_LINK)
+		vm->place.next = read64(sp + SP_LINK + sizeof(u64));
 }
 
 /* What the VM's sptes map: kvm->stat.pages[], 4 KiB, 2 MiB and 1 GiB, since 71f51d2c3253 (v5.15). */
@@ -407,6 +459,8 @@ static __always_inline int zap(struct vm_state *vm, u64 kvm, u64 sp, u32 caller)
 	struct shadowwatch_event *event;
 
 	step_over(vm, sp);
+	if (vm && vm->place.parents == sp + SP_LINK)
+		vm->place.parents = vm->place.desc = 0;
 	event = reserve_next(vm, kvm, SHADOWWATCH_ZAP);
 	if (!event)
 		return 0;
@@ -461,28 +515,31 @@ int probe_reclaim(struct pt_regs *ctx)
 	return 0;
 }
 
-/* Reserve an event that comes without mmu_lock, of a VM that is known to have shadow pages. */
-static __always_inline struct shadowwatch_event *reserve_unlocked(u64 kvm, u8 kind)
+/* kvm_mmu_zap_all_fast(kvm), under slots_lock, before it takes mmu_lock. */
+int probe_flusher(struct pt_regs *ctx)
 {
+	u64 kvm = PT_REGS_PARM1(ctx);
+	struct vm_state *vm = vms.lookup(&kvm);
+
+	if (vm)
+		vm->flusher = read64(PT_REGS_SP(ctx));
+	return 0;
+}
+
+/* Raw tracepoint kvm_mmu_zap_all_fast(kvm): under mmu_lock, just before all pages become obsolete. */
+int probe_flush(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 kvm = ctx->args[0];
 	struct vm_state *vm = vms.lookup(&kvm);
 	struct shadowwatch_event *event;
 
-	if (!vm || !listening())
+	if (!vm)
 		return 0;
-	event = reserve(kvm, vm->pid, kind);
-	if (!event)
-		vm->skip = 1;
-	return event;
-}
-
-/* kvm_mmu_zap_all_fast(kvm), under slots_lock. */
-int probe_flush(struct pt_regs *ctx)
-{
-	struct shadowwatch_event *event = reserve_unlocked(PT_REGS_PARM1(ctx), SHADOWWATCH_FLUSH);
-
+	step_locked(vm, kvm);
+	event = reserve_next(vm, kvm, SHADOWWATCH_FLUSH);
 	if (!event)
 		return 0;
-	event->caller = read64(PT_REGS_SP(ctx));
+	event->caller = vm->flusher;
 	submit(event);
 	return 0;
 }
@@ -491,10 +548,16 @@ int probe_flush(struct pt_regs *ctx)
 int probe_write(struct pt_regs *ctx)
 {
 	u64 kvm = read64(PT_REGS_PARM1(ctx) + VCPU_KVM);
-	struct shadowwatch_event *event = reserve_unlocked(kvm, SHADOWWATCH_WRITE);
+	struct vm_state *vm = vms.lookup(&kvm);
+	struct shadowwatch_event *event;
 
-	if (!event)
+	if (!vm || !listening())
 		return 0;
+	event = reserve(kvm, vm->pid, SHADOWWATCH_WRITE);
+	if (!event) {
+		vm->skip = 1;
+		return 0;
+	}
 	event->gfn = PT_REGS_PARM2(ctx);
 	submit(event);
 	return 0;
@@ -528,9 +591,9 @@ static __always_inline void list_vms(struct shadowwatch_request *request)
 		request->flags = SHADOWWATCH_VOID;
 		return;
 	}
-	link = request->cursor ?: read64(VM_LIST);
+	link = request->place.next ?: read64(VM_LIST);
 	step->walk = request->walk;
-	if (!request->cursor)
+	if (!request->place.next)
 		step->flags |= SHADOWWATCH_FIRST;
 	for (i = 0; i < SHADOWWATCH_STEP_MOST; i++) {
 		u64 kvm = link - KVM_VM_LIST;
@@ -551,7 +614,7 @@ static __always_inline void list_vms(struct shadowwatch_request *request)
 		step->used++;
 		link = read64(link);
 	}
-	request->cursor = link;
+	request->place.next = link;
 	request->flags = step->flags;
 	submit(step);
 }
@@ -577,7 +640,7 @@ static __always_inline void step_unlocked(struct shadowwatch_request *request)
 	seq = vm->seq;
 	if (read8(kvm + KVM_MMU_LOCK))
 		return;
-	if (request->cursor && seq != request->seq)
+	if (request->place.next && seq != request->seq)
 		return;
 	step = reserve(kvm, vm->pid, SHADOWWATCH_STEP);
 	if (!step)
@@ -585,12 +648,11 @@ static __always_inline void step_unlocked(struct shadowwatch_request *request)
 	step->seq = seq;
 	step->walk = request->walk;
 	step->limit = read32(kvm + KVM_N_MAX_MMU_PAGES);
-	if (!request->cursor) {
-		request->cursor = read64(kvm + KVM_ACTIVE_MMU_PAGES + sizeof(u64));
+	if (!request->place.next) {
+		begin(kvm, step, &request->place);
 		request->seq = seq;
-		step->flags = SHADOWWATCH_FIRST;
 	}
-	request->cursor = walk(step, request->cursor);
+	walk(step, &request->place);
 	vm = vms.lookup(&kvm);
 	if (!vm || vm->seq != seq || vm->skip || read8(kvm + KVM_MMU_LOCK))
 		step->flags |= SHADOWWATCH_VOID;

@@ -31,7 +31,9 @@ FIELDS: tuple[tuple[str, str], ...] = (
 #: (field, struct format) in the order of struct shadowwatch_request.
 REQUEST_FIELDS: tuple[tuple[str, str], ...] = (
     ("kvm", "Q"),
-    ("cursor", "Q"),
+    ("place.next", "Q"),
+    ("place.parents", "Q"),
+    ("place.desc", "Q"),
     ("seq", "I"),
     ("walk", "I"),
     ("want", "I"),
@@ -60,12 +62,12 @@ class Kind(IntEnum):
 
 
 class Flags(IntFlag):
-    """What a step of a walk was like (enum shadowwatch_flags)."""
+    """What a step of a walk was like, or a page that it told of (enum shadowwatch_flags)."""
 
     FIRST = 1
     LAST = 2
     VOID = 4
-    MANY = 8
+    OBSOLETE = 8
 
 
 def of_a_walk_in_vain(kind: int, flags: int) -> bool:

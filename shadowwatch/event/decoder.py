@@ -12,6 +12,8 @@ from shadowwatch.event.abi import MOST_VMS, RECORD, SEQ_MASK, Flags, Kind, decod
 ALLOC, LINK, MOVE, ZAP = map(int, (Kind.ALLOC, Kind.LINK, Kind.MOVE, Kind.ZAP))
 DESTROY = int(Kind.DESTROY)
 
+FLUSH, LAST_KIND = int(Kind.FLUSH), int(Kind.VM)
+
 #: The last number of a VM of which events without one were heard first, where events begin in the midst of the numbers.
 UNHEARD = -2
 
@@ -39,6 +41,9 @@ class Taker(Protocol):
 
     def reclaim(self, caller: int, mapped: int) -> None:
         """The oldest pages are about to be zapped."""
+
+    def flush(self, caller: int) -> None:
+        """All pages became obsolete, and are about to be zapped."""
 
 
 class Life(Taker, Protocol):
@@ -121,12 +126,13 @@ class Decoder(ABC, Generic[V]):
                     current, vm = NO_KVM, self._nobody
                     continue
                 current = kvm
-                vm = known or self._new_vm(kvm, pid, seq if kind <= DESTROY else 0)
+                vm = known or self._new_vm(kvm, pid, seq if kind <= FLUSH else 0)
                 taker = takers[kvm]
                 vm.changed = True
                 last = vm.seq
             if seq != last + 1 or kind > DESTROY:
-                if DESTROY < kind <= Kind.VM:
+                # Before 0.2 a flush had no number.
+                if DESTROY < kind <= LAST_KIND and not (kind == FLUSH and seq):
                     vm.seq = last
                     self._beside(vm, event)
                     current, vm = NO_KVM, self._nobody
@@ -156,6 +162,8 @@ class Decoder(ABC, Generic[V]):
                 taker.unlink(parent_pte)
             elif kind == Kind.RECLAIM:
                 taker.reclaim(caller, mapped)
+            elif kind == FLUSH:
+                taker.flush(caller)
             elif kind == DESTROY:
                 self._end_vm(vm, ns)
                 current, vm = NO_KVM, self._nobody

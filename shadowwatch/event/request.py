@@ -51,7 +51,7 @@ class Requests:
         self._words[_AT["walk"]] = number
         self._words[_AT["flags"]] = Flags.VOID
         if first:
-            self._longs[_AT["cursor"]] = 0
+            self._longs[_AT["place.next"]] = 0
         return self._ask(want)
 
     @property

@@ -88,15 +88,16 @@ class Audited:
     def flush(self, caller: int) -> None:
         """As Vm.flush."""
         self._vm.flush(caller)
+        self._kernel.flush(caller)
 
     def step(self, walk: int, flags: int, records: int) -> None:
         """As Vm.step."""
         self._kernel.step(walk, flags, records)
         self.over = self.over or not self._kernel.walk
 
-    def page(self, walk: int, spt: int, gfn: int, role: int, parent_pte: int) -> None:
+    def page(self, walk: int, spt: int, gfn: int, role: int, parent_pte: int, flags: int) -> None:
         """As Vm.page."""
-        self._kernel.page(walk, spt, gfn, role, parent_pte)
+        self._kernel.page(walk, spt, gfn, role, parent_pte, flags)
         self.over = self.over or not self._kernel.walk
 
     def parent(self, walk: int, spt: int, parent_pte: int) -> None:

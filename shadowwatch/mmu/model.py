@@ -74,7 +74,7 @@ class Model(Decoder[Vm]):
                 taker = self._takers[kvm] = Audited(vm)
             taker.step(walk, flags, used)
         elif kind == Kind.PAGE:
-            taker.page(walk, spt, gfn, role, parent_pte)
+            taker.page(walk, spt, gfn, role, parent_pte, flags)
         elif kind == Kind.PARENT:
             taker.parent(walk, spt, parent_pte)
         else:

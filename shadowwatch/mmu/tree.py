@@ -16,7 +16,7 @@ _NO_CHILDREN: dict[int, Page] = {}
 class Tree:
     """Pages, edges and places, kept whole: each edge is known at both of its ends."""
 
-    __slots__ = ("active", "directories", "gfns", "levels", "orphans", "pages", "roles")
+    __slots__ = ("active", "directories", "gfns", "levels", "obsolete", "orphans", "pages", "roles")
 
     def __init__(self, roles: RoleLayout) -> None:
         self.roles = roles
@@ -28,6 +28,8 @@ class Tree:
         self.orphans = 0
         #: gfn -> directories that shadow it, made when a guest first writes to one.
         self.gfns: dict[int, set[int]] | None = None
+        #: The directories of an older generation, which are about to be zapped: a guest's writes pass them over.
+        self.obsolete: set[int] = set()
 
     def _forget_pages(self) -> None:
         self.pages = {}
@@ -35,6 +37,7 @@ class Tree:
         self.active = ActiveMmuPages()
         self.orphans = 0
         self.gfns = None
+        self.obsolete = set()
 
     def _add(self, spt: int, gfn: int, role: int, level: int) -> Page:
         pages = self.pages
@@ -94,6 +97,8 @@ class Tree:
             self.orphans -= 1
         if page.spt in directories:
             del directories[page.spt]
+            if self.obsolete:
+                self.obsolete.discard(page.spt)
             if self.gfns is not None:
                 self._unindex(self.gfns, page)
             for pte, child in page.children.items():
@@ -108,13 +113,15 @@ class Tree:
             del gfns[page.gfn]
 
     def _clear_written(self, address: int) -> None:
-        """Take away the edges of the sptes that KVM clears when the guest writes there."""
+        """Take away the edges of the sptes that KVM clears when the guest writes there: of no obsolete directory."""
         gfns = self.gfns
         if gfns is None:
             gfns = self.gfns = {}
             for spt, directory in self.directories.items():
                 gfns.setdefault(directory.gfn, set()).add(spt)
         for spt in gfns.get(address >> 12, ()):
+            if spt in self.obsolete:
+                continue
             directory = self.directories[spt]
             for offset in self.roles.written(directory.role, address):
                 self._disconnect(directory, spt + offset)

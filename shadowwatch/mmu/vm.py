@@ -274,8 +274,10 @@ class Vm(Walked):
         self.reclaim_cause = self.causes.reclaim[caller]
 
     def flush(self, caller: int) -> None:
-        """All pages are about to be zapped, as those of an older generation."""
+        """All pages became obsolete, and are about to be zapped."""
         self.flush_cause = self.causes.flush[caller]
+        self.obsolete = set(self.directories)
+        self.flushed = self.writes
 
     def write(self, address: int) -> None:
         """The guest wrote to a page of its own: the sptes made from what was there are cleared."""
@@ -320,6 +322,7 @@ class Vm(Walked):
         self.directories = other.directories
         self.active = other.active
         self.orphans = other.orphans
+        self.obsolete = other.obsolete
         self.gfns = None
         self.resyncs += 1
 

@@ -23,7 +23,19 @@ class Walked(Tree):
     it was, and all are in their order when the walk ends there.
     """
 
-    __slots__ = ("exact", "lost", "resyncs", "step_last", "step_left", "steps", "waiting", "walk", "writes", "written")
+    __slots__ = (
+        "exact",
+        "flushed",
+        "lost",
+        "resyncs",
+        "step_last",
+        "step_left",
+        "steps",
+        "waiting",
+        "walk",
+        "writes",
+        "written",
+    )
 
     def __init__(self, roles: RoleLayout) -> None:
         super().__init__(roles)
@@ -40,6 +52,8 @@ class Walked(Tree):
         #: in it: the page that it points to, and `writes` when that was told}; gfn -> [(`writes`, the
         #: address written to)] since.
         self.writes = 0
+        #: How many there had been when all pages became obsolete.
+        self.flushed = 0
         self.waiting: dict[int, dict[int, tuple[Page, int]]] = {}
         self.written: dict[int, list[tuple[int, int]]] = {}
 
@@ -80,7 +94,7 @@ class Walked(Tree):
         if not records:
             self._step_done()
 
-    def page(self, walk: int, spt: int, gfn: int, role: int, parent_pte: int) -> None:
+    def page(self, walk: int, spt: int, gfn: int, role: int, parent_pte: int, flags: int) -> None:
         """The walk came to a page: it is newer than all that it came to before."""
         if walk != self.walk or not self.step_left:
             return
@@ -89,6 +103,8 @@ class Walked(Tree):
             level = self.levels[role]
             page = self._add(spt, gfn, role, level)
             if level > 1:
+                if flags & Flags.OBSOLETE:
+                    self.obsolete.add(spt)
                 self._connect_waiting(page)
         else:
             self.active.move(page, self.pages)
@@ -98,7 +114,9 @@ class Walked(Tree):
 
     def _connect_waiting(self, directory: Page) -> None:
         """The walk came to a directory: connect the pages that it said to be beneath, and that still are."""
-        writes = self.written.get(directory.gfn, ())
+        writes = self.written.get(directory.gfn, [])
+        if directory.spt in self.obsolete:
+            writes = [write for write in writes if write[0] <= self.flushed]
         for pte, (child, told) in self.waiting.pop(directory.spt, {}).items():
             cleared = any(
                 number > told and pte - directory.spt in self.roles.written(directory.role, address)

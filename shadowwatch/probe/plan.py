@@ -104,12 +104,19 @@ POINTS = (
     ),
     Point(
         "flush",
+        # (kvm), in 5.10 to 7.3, just before mmu_valid_gen changes.
+        (Hook("raw_tracepoint", "kvm_mmu_zap_all_fast", "probe_flush"),),
+        "parents that a guest's writes leave alone while all pages are being zapped",
+    ),
+    Point(
+        "flusher",
         (
-            Hook("kprobe", "kvm_mmu_zap_all_fast", "probe_flush"),
+            Hook("kprobe", "kvm_mmu_zap_all_fast", "probe_flusher"),
             # Its first half since b27622c4eeb1 (v7.3), which inlined the rest.
-            Hook("kprobe", "__kvm_mmu_zap_all_fast_front_half", "probe_flush"),
+            Hook("kprobe", "__kvm_mmu_zap_all_fast_front_half", "probe_flusher"),
         ),
         "whether all pages were zapped for a memory slot",
+        by="flush",
     ),
     Point(
         "write",
@@ -168,6 +175,8 @@ DEFINES: Mapping[str, tuple[tuple[tuple[str, str], ...], ...]] = {
     "DESC_SPTES": ((("pte_list_desc", "sptes"),),),
     # Since 13236e25ebab (v5.15); before, the first slot that is 0 is the end.
     "DESC_COUNT": ((("pte_list_desc", "spte_count"),),),
+    "SP_MMU_VALID_GEN": ((("kvm_mmu_page", "mmu_valid_gen"),),),
+    "KVM_MMU_VALID_GEN": ((("kvm", "arch"), ("kvm_arch", "mmu_valid_gen")),),
     "KVM_MMU_LOCK": ((("kvm", "mmu_lock"),),),
     "KVM_USERSPACE_PID": ((("kvm", "userspace_pid"),),),
     "KVM_VM_LIST": ((("kvm", "vm_list"),),),
@@ -184,7 +193,7 @@ DEFINES: Mapping[str, tuple[tuple[tuple[str, str], ...], ...]] = {
 }
 
 #: Those whose absence is a way of its own in bpf/mmu.bpf.c.
-OPTIONAL = ("DESC_COUNT", "KVM_PAGES")
+OPTIONAL = ("DESC_COUNT", "KVM_PAGES", "SP_MMU_VALID_GEN", "KVM_MMU_VALID_GEN")
 
 #: What no probe can do without.
 NEEDED = (

@@ -347,6 +347,9 @@ class SimulatedVm:
         self._parent = None
         self._reclaiming = self._causes.reclaim[caller]
 
+    def flush(self, caller: int) -> None:
+        """All pages became obsolete; their zaps follow."""
+
     def zap(self, ns: int, spt: int, role: int, caller: int) -> None:
         """A page is being zapped."""
         cause = self._causes.zap[caller]

@@ -20,6 +20,8 @@ KERNEL_ARGUMENTS = (
     *("console=ttyS0", "quiet", "loglevel=4", "net.ifnames=0", "mitigations=off"),
     # A panic ends QEMU, and a terminal on the console would wait for a device manager that is not there.
     *("panic=-1", "systemd.getty_auto=no", "systemd.show_status=no"),
+    # On a machine that is busy the kernel takes a timer that is emulated late for one that does not work.
+    "no_timer_check",
 )
 REASON = re.compile("panic|BUG:|Oops|Out of memory|qemu-system")
 #: To read or write a state, which takes a second or two on an idle machine.

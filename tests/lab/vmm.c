@@ -534,6 +534,18 @@ static void read_first(void)
 	read_page(number);
 }
 
+/* The guest reads a page through so many further entries of its root, which all lead to one table below it. */
+static void share(void)
+{
+	uint64_t *root = (uint64_t *)(memory + cr3);
+
+	for (uint64_t i = 1; i <= number && i < PTRS; i++) {
+		root[i] = root[0];
+		/* An entry spans 1 << 39 bytes; addresses are sign-extended from bit 47. */
+		run_guest((struct kvm_regs){ .rip = address_of(guest_write), .rbx = (int64_t)(i << 55) >> 16 });
+	}
+}
+
 static void swap_tables(uint64_t page)
 {
 	uint64_t *entry = (uint64_t *)(memory + first_directory), first = entry[0];
@@ -632,6 +644,7 @@ static const struct {
 	{ "reload", reload },
 	{ "relink", relink },
 	{ "read", read_first },		/* takes a number: of the page in its table */
+	{ "share", share },		/* takes a number: of entries */
 	{ "exec", exec },
 };
 

@@ -45,7 +45,7 @@ def kvm_symbols(kernel: str) -> list[str]:
             of, suffixes = word.split(":")
             if of == kernel:
                 found += [name + suffix.removeprefix("Y") for suffix in suffixes.split(",")]
-    return [*found, "__tracepoint_kvm_mmu_get_page", "vm_list"]
+    return [*found, "__tracepoint_kvm_mmu_get_page", "__tracepoint_kvm_mmu_zap_all_fast", "vm_list"]
 
 
 def with_symbols(host: Host, names: Mapping[str, int]) -> Host:

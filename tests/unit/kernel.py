@@ -7,7 +7,7 @@ Nothing here is shared with the model but the wire format: lists are lists, edge
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from shadowwatch.event.abi import Event, Flags, Kind, encode
 from shadowwatch.event.facts import Facts
@@ -67,6 +67,15 @@ class Page:
         return bool(self.role >> 7 & 1)
 
 
+@dataclass
+class Place:
+    """Where a walk goes on (struct shadowwatch_place)."""
+
+    next: int | None = None  # the next page, or HEAD; None: nowhere
+    parents: int = 0  # the page of which further parents were told last
+    rest: list[int] = field(default_factory=list)  # those that are still to be told, unless they have gone meanwhile
+
+
 class KernelVm:
     """One VM: what KVM does to it, and what the probes make of that."""
 
@@ -79,11 +88,12 @@ class KernelVm:
         self.order: list[int] = []  # newest first
         self.pages: dict[int, Page] = {}
         self.edges: dict[int, int] = {}  # spte -> the spt of the page that it points to
+        self.obsolete: set[int] = set()  # of an older generation
         self.seq = 0
         self.skip = False
         self.wanted = 0
         self.walking = 0
-        self.cursor: int | None = None
+        self.place = Place()
         #: After so many records a step ends.
         self.step_records = 64
 
@@ -111,38 +121,46 @@ class KernelVm:
         """The link at which a walk begins."""
         return self.order[-1] if self.order else HEAD
 
-    def step(self, walk: int, link: int, flags: Flags) -> tuple[Flags, int | None]:
-        """Tell of pages from `link` on: the flags that the step then has, and where to go on."""
-        place = self.ring.reserve(self._event(Kind.STEP, seq=self.seq, pid=self.pid, limit=self.limit, walk=walk))
-        if place is None:
-            return Flags.VOID, None
+    def step(self, walk: int, place: Place, flags: Flags) -> Flags:
+        """Go on with a walk, and return the flags that the step then has."""
+        at = self.ring.reserve(self._event(Kind.STEP, seq=self.seq, pid=self.pid, limit=self.limit, walk=walk))
+        if at is None:
+            return Flags.VOID
         records = 0
-        going_on: int | None = link
         while records < self.step_records:
-            if link == HEAD:
+            if place.rest:
+                pte = place.rest.pop()
+                if self.edges.get(pte) != place.parents:
+                    continue
+                told = self._event(Kind.PARENT, spt=place.parents, parent_pte=pte, walk=walk)
+            elif place.next == HEAD:
                 flags |= Flags.LAST
-                going_on = None
+                place.next = None
                 break
-            page = self.pages[link]
-            parents = sorted(pte for pte, child in self.edges.items() if child == link)
-            only = parents.pop() if len(parents) == 1 else 0
-            told = [self._event(Kind.PAGE, spt=link, parent_pte=only, gfn=page.gfn, role=page.role, walk=walk)]
-            told += [self._event(Kind.PARENT, spt=link, parent_pte=pte, walk=walk) for pte in parents]
-            for event in told:
-                if self.ring.reserve(event) is None:
-                    flags |= Flags.VOID
-                    going_on = None
-                    break
-                records += 1
-            if flags & Flags.VOID:
+            else:
+                assert place.next is not None
+                spt = place.next
+                page = self.pages[spt]
+                parents = sorted(pte for pte, child in self.edges.items() if child == spt)
+                only = parents[0] if len(parents) == 1 else 0
+                old = Flags.OBSOLETE if spt in self.obsolete else Flags(0)
+                told = self._event(
+                    Kind.PAGE, spt=spt, parent_pte=only, gfn=page.gfn, role=page.role, walk=walk, flags=int(old)
+                )
+                if len(parents) > 1 and place.parents != spt:
+                    place.parents, place.rest = spt, parents
+                place.next = self._newer(spt)
+            if self.ring.reserve(told) is None:
+                flags |= Flags.VOID
+                place.next = None
                 break
-            link = going_on = self._newer(link)
-        self.ring.events[place] = self.ring.events[place]._replace(used=records, flags=int(flags))
-        return flags, going_on
+            records += 1
+        self.ring.events[at] = self.ring.events[at]._replace(used=records, flags=int(flags))
+        return flags
 
     def make_step(self) -> None:
         """Go on with the walk that was left to the probes, as each of them does with the lock held."""
-        if not self.wanted or (self.walking == self.wanted and self.cursor is None):
+        if not self.wanted or (self.walking == self.wanted and self.place.next is None):
             return
         flags = Flags(0)
         # A step for which the ring has no room leaves all as it is.
@@ -151,16 +169,15 @@ class KernelVm:
             return
         if self.walking != self.wanted:
             self.walking = self.wanted
-            self.cursor = self.oldest()
+            self.place = Place(self.oldest())
             flags = Flags.FIRST
-        assert self.cursor is not None
         full, self.ring.full = self.ring.full, _once_room(self.ring.full)
-        _, self.cursor = self.step(self.wanted, self.cursor, flags)
+        self.step(self.wanted, self.place, flags)
         self.ring.full = full
 
     def _step_over(self, spt: int) -> None:
-        if self.cursor == spt:
-            self.cursor = self._newer(spt)
+        if self.place.next == spt:
+            self.place.next = self._newer(spt)
 
     # What KVM does.
 
@@ -194,9 +211,12 @@ class KernelVm:
         """A page goes, with all sptes in it and to it."""
         page = self.pages[spt]
         self._step_over(spt)
+        if self.place.parents == spt:
+            self.place.parents, self.place.rest = 0, []
         self._numbered(Kind.ZAP, spt=spt, gfn=page.gfn, role=page.role, caller=within(caller))
         self.order.remove(spt)
         del self.pages[spt]
+        self.obsolete.discard(spt)
         self.edges = {pte: to for pte, to in self.edges.items() if spt not in (to, pte & ~0xFFF)}
 
     def reclaim(self, pages: int = 0, newest: bool = False) -> None:
@@ -206,11 +226,20 @@ class KernelVm:
         for _ in range(min(pages, len(self.order))):
             self.zap(self.order[0 if newest else -1], RECLAIM)
 
+    def flush(self, caller: str = "kvm_page_track_flush_slot") -> None:
+        """All pages become obsolete; that they are zapped, the oldest first, is left to zap()."""
+        self.make_step()
+        self._numbered(Kind.FLUSH, caller=within(caller))
+        self.obsolete = set(self.pages)
+
     def write(self, gpa: int) -> None:
-        """The guest writes eight bytes to memory of its own: sptes made from what was there are cleared."""
+        """The guest writes eight bytes to memory of its own: sptes made from what was there are cleared.
+
+        Obsolete pages are passed over (for_each_gfn_valid_sp()).
+        """
         self._unnumbered(Kind.WRITE, gfn=gpa)
         for page in self.pages.values():
-            if page.gfn == gpa // PAGE_SIZE and not page.direct:
+            if page.gfn == gpa // PAGE_SIZE and not page.direct and page.spt not in self.obsolete:
                 self.edges.pop(page.spt + gpa % PAGE_SIZE // 8 * 8, None)
 
     def destroy(self) -> None:
@@ -258,7 +287,7 @@ class Kernel(Requests):
         self.meanwhile: Callable[[], None] = lambda: None
         self.asked: list[tuple[str, int]] = []
         self.vms_in_a_step = 256
-        self._cursor: int | None = None
+        self._place = Place()
         self._seq = 0
         self._listed: list[KernelVm] = []
 
@@ -304,10 +333,10 @@ class Kernel(Requests):
         self.asked.append(("walk", kvm))
         vm = self.vms_by_address[kvm]
         if first:
-            self._cursor, self._seq = vm.oldest(), vm.seq
-        if kvm in self.busy or vm.seq != self._seq or self._cursor is None:
+            self._place, self._seq = Place(vm.oldest()), vm.seq
+        if kvm in self.busy or vm.seq != self._seq or self._place.next is None:
             return Flags.VOID
-        flags, self._cursor = vm.step(number, self._cursor, Flags.FIRST if first else Flags(0))
+        flags = vm.step(number, self._place, Flags.FIRST if first else Flags(0))
         self.meanwhile()
         return flags
 

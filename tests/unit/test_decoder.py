@@ -49,7 +49,7 @@ def test_what_is_lost_during_the_first_walk_spoils_it() -> None:
     heard.kernel.ring.full = lambda: True
     vm.zap(vm.oldest())
     heard.kernel.ring.full = lambda: False
-    while vm.cursor is not None:
+    while vm.place.next is not None:
         vm.make_step()
     heard.hear()
     assert not heard.model.vm(vm.kvm).exact

@@ -51,12 +51,16 @@ def shared(tmp_path: Path) -> Iterator[Shared]:
 def test_each_field_is_where_the_struct_has_it(shared: Shared) -> None:
     """After a request the words that it wrote are in their places, and no byte beside them."""
     requests = Requests(shared.fd)
-    shared["cursor"] = 0x1234_5678_9ABC_DEF0
+    shared["place.next"] = 0x1234_5678_9ABC_DEF0
+    shared["place.parents"] = 0x0FED_CBA9_8765_4321
+    shared["place.desc"] = 0x0123_4567_89AB_CDEF
     shared["seq"] = 0xAAAA_AAAA
     requests.walk(0xFFFF_8880_0123_4567, 0x8765_4321, first=False)
     expected = {
         "kvm": 0xFFFF_8880_0123_4567,
-        "cursor": 0x1234_5678_9ABC_DEF0,
+        "place.next": 0x1234_5678_9ABC_DEF0,
+        "place.parents": 0x0FED_CBA9_8765_4321,
+        "place.desc": 0x0123_4567_89AB_CDEF,
         "seq": 0xAAAA_AAAA,
         "walk": 0x8765_4321,
         "want": Want.NOTHING,
@@ -73,9 +77,9 @@ def test_each_field_is_where_the_struct_has_it(shared: Shared) -> None:
 def test_the_first_step_begins_and_the_next_go_on(shared: Shared, first: bool, cursor: int) -> None:
     """The cursor is the kernel's, but for the first step's."""
     requests = Requests(shared.fd)
-    shared["cursor"] = 99
+    shared["place.next"] = 99
     requests.vms(7, first)
-    assert (shared["cursor"], shared["walk"], shared["kvm"]) == (cursor, 7, 0)
+    assert (shared["place.next"], shared["walk"], shared["kvm"]) == (cursor, 7, 0)
 
 
 def test_a_request_that_nobody_hears_is_void(shared: Shared) -> None:
@@ -95,13 +99,13 @@ def test_what_is_wanted_is_there_during_the_call_alone(shared: Shared, monkeypat
     call = os.sched_rr_get_interval
 
     def looked_at(pid: int) -> float:
-        during.append((shared["want"], shared["kvm"], shared["walk"], shared["cursor"]))
+        during.append((shared["want"], shared["kvm"], shared["walk"], shared["place.next"]))
         shared["flags"] = Flags.LAST
         return call(pid)
 
     monkeypatch.setattr(os, "sched_rr_get_interval", looked_at)
     requests = Requests(shared.fd)
-    shared["cursor"] = 5
+    shared["place.next"] = 5
     assert requests.vms(2, first=False) == Flags.LAST
     assert requests.walk(0x1000, 3, first=False) == Flags.LAST
     requests.walk_locked(0x2000, 4)

@@ -176,9 +176,9 @@ def test_a_guest_write_to_a_page_that_the_walk_has_yet_to_tell_counts() -> None:
     heard.vm.alloc(spt(3), 3, role_of(2))
     heard.vm.link(spt(3) + 8, spt(2))  # not as KVM would, but the levels do not matter here
     heard.kernel.ring.take()
-    heard.vm.step_records = 2
+    heard.vm.step_records = 4
     heard.kernel.walk_locked(KVM, 1)
-    heard.vm.reclaim()  # tells of 1 and 2
+    heard.vm.reclaim()  # tells of 1, and of 2 with both its parents
     heard.vm.write(3 * PAGE_SIZE + 8)
     heard.vm.reclaim()
     heard.hear()

@@ -29,6 +29,7 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
     st.tuples(st.just("move"), PAGES),
     st.tuples(st.just("zap"), PAGES, st.sampled_from((RECLAIM, GUEST_WRITE))),
     st.tuples(st.just("write"), st.integers(0, 2), ENTRIES, st.integers(0, 7)),
+    st.tuples(st.just("flush")),
     st.tuples(st.just("reclaim"), st.integers(0, 2)),
     st.tuples(st.just("lose"), st.integers(1, 3)),
     st.tuples(st.just("locked"), st.integers(1, 6)),
@@ -87,12 +88,14 @@ class Play:
             case ("link", parent, index, child) if level_of(parent) > level_of(child):
                 if Story.spt(parent) in vm.pages and Story.spt(child) in vm.pages:
                     vm.link(Story.spt(parent) + 8 * index, Story.spt(child))
-            case ("move", page) if Story.spt(page) in vm.pages and vm.patched:
+            case ("move", page) if Story.spt(page) in vm.pages and Story.spt(page) not in vm.obsolete and vm.patched:
                 vm.move(Story.spt(page))
             case ("zap", page, caller) if Story.spt(page) in vm.pages:
                 vm.zap(Story.spt(page), str(caller))
             case ("write", gfn, index, offset):
                 vm.write(gfn * PAGE_SIZE + 8 * index + offset)
+            case ("flush",):
+                vm.flush()
             case ("reclaim", pages):
                 vm.reclaim(pages)
             case ("lose", events):
@@ -124,7 +127,7 @@ class Play:
         # A loss shows in the number of the next event, or of the next step.
         if self.unheard and vm.seq == self.vm.seq and not self.vm.skip:
             last = self.kernel.ring.events[-1]
-            self.unheard = last.kind > Kind.DESTROY and not (last.kind >= Kind.STEP and last.seq == self.vm.seq)
+            self.unheard = last.kind > Kind.FLUSH and not (last.kind >= Kind.STEP and last.seq == self.vm.seq)
         if vm.exact and not self.unheard and not self.vm.skip and not self.to_lose:
             is_the_kernels(vm, self.vm)
 
