@@ -11,7 +11,14 @@ import pytest
 
 from shadowwatch.control import server
 from shadowwatch.control.client import Live, connect
+from shadowwatch.service import log
 from tests.unit.daemon import Daemon
+
+
+@pytest.fixture(autouse=True)
+def room_to_speak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many lines a process may say at once is not for the tests of one process together."""
+    monkeypatch.setattr(log, "_limit", log.Limit())
 
 
 @pytest.fixture
