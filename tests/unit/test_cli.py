@@ -60,7 +60,10 @@ def test_replay_of_a_cut_file_prints_what_there_is_and_says_so(tmp_path: Path) -
     ("words", "said"),
     [
         (("replay", "/no/such/file"), "cannot read /no/such/file: No such file or directory; check the path"),
-        (("run", "--listen", "nowhere"), "nowhere is no address to listen on; give HOST:PORT, such as 127.0.0.1:9790"),
+        (
+            ("run", "--listen", "nowhere"),
+            "nowhere is not an address to listen on; give HOST:PORT, such as 127.0.0.1:9790",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_line(words: tuple[str, ...], said: str) -> None:

@@ -70,7 +70,7 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_default(written: Writte
         ("[run]\nlisten = 9790", "[run] listen = 9790 is not HOST:PORT"),
         (
             '[run]\nlisten = "9790"',
-            "[run] listen: 9790 is no address to listen on; give HOST:PORT, such as 127.0.0.1:9790",
+            "[run] listen: 9790 is not an address to listen on; give HOST:PORT, such as 127.0.0.1:9790",
         ),
         ('[run]\nsocket = "run/x"', "[run] socket = 'run/x' is not a path that begins with /"),
         ('[run]\nuser = ""', "[run] user = '' is not the name of a user"),
@@ -99,7 +99,7 @@ def test_a_file_that_is_no_toml_or_not_there_is_one_line(written: Written) -> No
 def test_flags_are_checked_as_the_file_is() -> None:
     """By the same declaration."""
     done = shadowwatch("run", "--listen", "nowhere")
-    said = "shadowwatch: nowhere is no address to listen on; give HOST:PORT, such as 127.0.0.1:9790\n"
+    said = "shadowwatch: nowhere is not an address to listen on; give HOST:PORT, such as 127.0.0.1:9790\n"
     assert (done.returncode, done.stderr) == (1, said)
     assert "argument --ring-mib: 0 is not a number between 0.0625 and 512" in shadowwatch("run", "--ring-mib=0").stderr
 

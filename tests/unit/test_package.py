@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).parents[2]
 
 @pytest.mark.soak
 def test_pip_installs_the_sources_beside_the_systems_packages(tmp_path: Path) -> None:
-    """The source archive has all that a wheel is made of, the wheel the BPF sources, and the command runs."""
+    """The source archive has all that a wheel needs, the wheel the BPF sources and the runbook; the command runs."""
 
     def run(*words: str | Path) -> str:
         return subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
@@ -34,6 +34,9 @@ def test_pip_installs_the_sources_beside_the_systems_packages(tmp_path: Path) ->
     folder, *names = run("venv/bin/python", "-c", code).split()
     assert folder.startswith(str(tmp_path))
     assert names == sorted(path.name for path in (CHECKOUT / "bpf").iterdir())
+    assert "KvmReclaimStorm" in run(
+        "venv/bin/python", "-c", "from shadowwatch.metrics.runbook import *; print(runbook())"
+    )
 
 
 def test_debians_package_has_the_programs_version() -> None:
