@@ -44,13 +44,13 @@ effect: .venv/ready ## compare stock order with parents moved up, in the lab, th
 experiment: .venv/ready ## the RFC's ideas measured in the lab, in an hour, into docs/experiment.md; ARGS="zipf linux"
 	@exec $(BIN)/python -m tests.experiment $(ARGS)
 
-screens: .venv/ready ## take the screens of README anew, in the lab
+screens: .venv/ready ## take the screens of README, in the lab
 	@exec $(BIN)/python -m tests.lab.screens
 
-pictures: .venv/ready ## draw docs/before-after.svg and docs/tree.txt anew, from the captures of the tests
+pictures: .venv/ready ## draw docs/before-after.svg and docs/tree.txt, from the captures of the tests
 	@$(BIN)/python -m tests.pictures
 
-dashboards: .venv/ready ## write dashboards/*.json anew, from the declarations beside them
+dashboards: .venv/ready ## write dashboards/*.json, from the declarations beside them
 	@$(BIN)/python -m dashboards
 
 deb: .venv/ready ## build the Debian package, and have lintian look at it, into dist/

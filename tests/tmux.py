@@ -51,12 +51,16 @@ class Tmux:
         self._run("resize-window", "-x", str(width), "-y", str(height))
 
     def until(self, *words: str, gone: str = "\0", seconds: float = 30) -> str:
-        """The first screen with these words and without those that is wholly drawn: the next look finds the same."""
+        """The first screen with these words and without those that is wholly drawn: the next look finds the same.
+
+        A sentence is found wherever it is wrapped.
+        """
         deadline = time.monotonic() + seconds
         before = ""
         while time.monotonic() < deadline:
             shown = self.screen()
-            if shown == before and all(word in shown for word in words) and gone not in shown:
+            unwrapped = " ".join(shown.split())
+            if shown == before and all(word in shown or word in unwrapped for word in words) and gone not in shown:
                 return shown
             before = shown
         raise AssertionError(f"{words} did not come up, or {gone!r} did not go:\n{self.screen()}")

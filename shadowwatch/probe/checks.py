@@ -30,7 +30,7 @@ class Check:
         return words.format(release=host.release, btf=btf)
 
 
-#: In the order in which a person would mend them.
+#: In the order in which a person would fix them.
 CHECKS = (
     Check("root", lambda host: host.root, "yes", "shadowwatch is not root", "run it with sudo"),
     Check(
@@ -106,7 +106,7 @@ def require(host: Host) -> Plan:
         point = plan.lacks[0]
         clones = ", ".join(unknown_clones(host))
         raise ShadowwatchError(
-            f"this kernel has no symbol that tells {point.tells} (probe point {point.name}"
+            f"this kernel has no symbol that shows {point.tells} (probe point {point.name}"
             + (f"; unchecked clones: {clones}" if clones else "")
             + f") on Linux {host.release}; boot one that `shadowwatch doctor` finds complete, such as Debian's 6.1"
         )

@@ -23,7 +23,7 @@ _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _CAPABILITY_VERSION_3 = 24, 38, 0x200805
 #: They end the long-running half, which waits for them and for its next look at the ring in one place.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-#: It makes the long-running half read its configuration anew, and ends one that has none.
+#: It makes the long-running half read its configuration again, and ends one that has none.
 RELOAD_SIGNAL = signal.SIGHUP
 
 

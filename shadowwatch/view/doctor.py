@@ -51,7 +51,7 @@ def _points(plan: Plan, host: Host) -> Table:
         mark = _BAD if point.needed else Text("–", "dim")
         table.add_row(mark, point.name, f"no hook, so unknown: {point.tells}{cure_of(point, plan)}")
     for clone in unknown_clones(host):
-        table.add_row(_BAD, "clone", f"{clone}: its arguments are unchecked, no probe goes there")
+        table.add_row(_BAD, "clone", f"{clone}: its arguments are not known, so no probe is attached there")
     return table
 
 
@@ -74,5 +74,5 @@ def show(host: Host, plan: Plan, runs: bool, out: TextIO) -> bool:
     if ready:
         console.print("Ready, and it runs: shadowwatch top" if runs else "Ready: sudo shadowwatch run", style="green")
     else:
-        console.print("Not ready: mend the lines marked “no”, from the top.", style="red")
+        console.print("Not ready: fix the lines marked “no”, from the top down.", style="red")
     return ready

@@ -25,7 +25,7 @@ LACKS: list[tuple[dict[str, Any], str]] = [
     ({"kvm": False}, "the kvm module is not loaded; modprobe kvm_intel or kvm_amd"),
     ({"layouts": {}}, "the layout of kvm's structs is unknown: the kvm module has no usable BTF"),
     ({"role": {}}, "the layout of kvm's structs is unknown: the kvm module has no usable BTF"),
-    ({"symbols": {}}, "this kernel has no symbol that tells allocations (probe point alloc) on"),
+    ({"symbols": {}}, "this kernel has no symbol that shows allocations (probe point alloc) on"),
 ]
 
 

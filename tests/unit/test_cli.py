@@ -51,8 +51,8 @@ def test_replay_of_a_cut_file_prints_what_there_is_and_says_so(tmp_path: Path) -
     assert done.stdout.encode() == live
     assert done.returncode == 1
     assert done.stderr == (
-        f"shadowwatch: {path} is cut off after 8 events; the figures cover those,"
-        " end the recording with SIGINT or SIGTERM, before its disk is full, to have it whole\n"
+        f"shadowwatch: {path} is cut off after 8 events; the figures cover only those,"
+        " stop the next recording with Ctrl-C or SIGTERM, before the disk is full, to have all\n"
     )
 
 

@@ -50,7 +50,7 @@ def test_the_first_look_knows_no_rate_and_says_so() -> None:
     assert frame.seconds == 0
     _, events, said, *_ = screen(frame)
     assert "– events/s" in events
-    assert said == "Measuring: rates come with the next look."
+    assert said == "Measuring: rates come with the next update."
     (row, *_) = frame.rows
     assert COLUMNS["reclaimed"].text(row, STATE.units) == "–"
     assert row.ticks == ()
@@ -157,4 +157,4 @@ def test_in_an_idle_stretch_no_rate_stays(tmp_path: Path) -> None:
         replay = Replay(reader)
         frames = Frames(replay)
         assert "web1 thrashes" in screen(frames.at(1.0, 1.0))[2]
-        assert screen(frames.at(11.0, 10.0))[2] == "No VM reclaims shadow pages now."
+        assert screen(frames.at(11.0, 10.0))[2] == "KVM reclaims no shadow pages now."

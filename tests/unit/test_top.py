@@ -68,7 +68,7 @@ def test_filter_sort_units_and_help(tmux: Tmux) -> None:
     tmux.press("r")
     tmux.until("share▲")
     tmux.press("?")
-    tmux.until("Keys", "since the last look, in all")
+    tmux.until("Keys", "since the last update, in all")
     tmux.press("x")
     tmux.until("share▲")
 
@@ -88,7 +88,7 @@ def test_a_replay_steps_back_and_jumps(tmux: Tmux) -> None:
     tmux.press("t")
     assert tmux.until("replay 8.0 of", "web1 thrashes") == there
     to("0")
-    tmux.until("replay 0.0 of", "Measuring: rates come with the next look.")
+    tmux.until("replay 0.0 of", "Measuring: rates come with the next update.")
 
 
 def test_it_follows_the_size_of_the_terminal(tmux: Tmux) -> None:
