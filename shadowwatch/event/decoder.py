@@ -12,7 +12,7 @@ from shadowwatch.event.abi import MOST_VMS, RECORD, SEQ_MASK, Flags, Kind, decod
 ALLOC, LINK, MOVE, ZAP = map(int, (Kind.ALLOC, Kind.LINK, Kind.MOVE, Kind.ZAP))
 DESTROY = int(Kind.DESTROY)
 
-#: The last number of a VM of which events without one were heard first, where events begin in the middle of the numbers.
+#: The last number of a VM of which events without one came first, where events begin in the middle of the numbers.
 UNHEARD = -2
 
 #: No VM has this address; 0 is that of events about no VM.

@@ -233,7 +233,7 @@ class _Loading:
         value = tls.get(key) or default
         if not isinstance(value, str) or value not in choices:
             text = clipped(value) if isinstance(value, str) else shown(value)
-            raise ShadowwatchError(f"tls_server_config.{key}: {text} is none of {', '.join(choices)}")
+            raise ShadowwatchError(f"tls_server_config.{key}: {text} is not one of {', '.join(choices)}")
         return choices[value]
 
 
