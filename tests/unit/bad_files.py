@@ -61,8 +61,8 @@ HASH = "$2b$04$tC6y0lwF/X4FpIfZ/kWA7.PnUBNy7DPsnjDiAx8LnaUYxdx4TBoT6"
 
 #: Of web.config; beside it are server.pem, server.key and ca.der.
 WEB: dict[str, Bad] = {
-    "a list where a word belongs": _text(f"{TLS}  client_auth_type: [a]", "client_auth_type: ['a'] is none of"),
-    "a mapping where a word belongs": _text(f"{TLS}  min_version: {{a: b}}", "min_version: {'a': 'b'} is none of"),
+    "a list where a word belongs": _text(f"{TLS}  client_auth_type: [a]", "client_auth_type: ['a'] is not one of"),
+    "a mapping where a word belongs": _text(f"{TLS}  min_version: {{a: b}}", "min_version: {'a': 'b'} is not one of"),
     "a list where a path belongs": _text(TLS.replace("server.pem", "[a]"), "cert_file is missing"),
     "a path that no file has": _text(TLS.replace("server.pem", '"a\\0"'), "no file can have this name"),
     "an authority in DER": _text(f"{MUTUAL}ca.der", "has no certificate in PEM; `openssl x509 -inform der"),
@@ -73,7 +73,9 @@ WEB: dict[str, Bad] = {
         f'basic_auth_users:\n  a: "{HASH}"\n  "a": "{HASH}"', "a stands there twice, again in line 3; keep one"
     ),
     "a deep list": _text("[" * 5000, "is nested too deep"),
-    "a value that holds itself": _text(f"{TLS}  client_auth_type: &a [*a]", "client_auth_type: [[[[...]]]] is none of"),
+    "a value that holds itself": _text(
+        f"{TLS}  client_auth_type: &a [*a]", "client_auth_type: [[[[...]]]] is not one of"
+    ),
     "a value that is enormous": _text(
         "a: &a [x, x, x, x, x, x, x, x, x]\n"
         + "".join(
@@ -96,5 +98,5 @@ WEB: dict[str, Bad] = {
     "a time that is none": _text("http_server_config: {http2: 2001-99-99}", "http_server_config.http2"),
     "a number with thousands of digits": _text(f"{TLS}  min_version: {'9' * 5000}", "min_version: 999"),
     "a set": _text("basic_auth_users: !!set {a, b}", "is not a mapping of strings"),
-    "bytes": _text(f"{TLS}  max_version: !!binary aGFsbG8=", "max_version: b'hallo' is none of"),
+    "bytes": _text(f"{TLS}  max_version: !!binary aGFsbG8=", "max_version: b'hallo' is not one of"),
 }

@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -105,8 +106,6 @@ def test_version_and_help() -> None:
 @pytest.mark.parametrize("name", ["patched", "stock", "bare"])
 def test_doctor_fits_one_screen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole host, and one that lacks what it can: golden, 80 × 30 at most for a whole one."""
-    from dataclasses import replace
-
     monkeypatch.setenv("COLUMNS", "80")
     bare = replace(
         STOCK, root=False, bcc=False, headers=False, kvm=False, layouts={}, role={}, parameters={}, symbols={}
@@ -119,6 +118,27 @@ def test_doctor_fits_one_screen(name: str, monkeypatch: pytest.MonkeyPatch) -> N
         assert len(text.splitlines()) <= 32
     assert max(map(len, text.splitlines())) <= 80
     matches(f"doctor-{name}.txt", text)
+
+
+def test_doctor_ends_with_what_to_do_in_which_order() -> None:
+    """One sentence of all fixes, from the top of the screen down, and a line's end behind it."""
+    host = replace(STOCK, root=False, headers=False, symbols={})
+    out = io.StringIO()
+    assert not show(host, make_plan(host), False, out)
+    last = out.getvalue().rpartition("\n\n")[2]
+    assert last.endswith("\n")
+    assert " ".join(last.split()) == (
+        "Not ready. In this order: run it with sudo; apt install linux-headers-6.1.0-56-amd64;"
+        " boot a kernel with a hook for each probe point marked “no”, such as Debian's 6.1;"
+        " then run shadowwatch doctor again."
+    )
+
+
+def test_alone_it_prints_its_help_and_fails() -> None:
+    """As git does: a person sees what there is, a script that lost its command does not go on."""
+    done = shadowwatch()
+    assert (done.returncode, done.stderr) == (2, "")
+    assert done.stdout == shadowwatch("--help").stdout
 
 
 def test_doctor_says_that_a_daemon_runs_already() -> None:
