@@ -12,7 +12,7 @@ PACKAGES := bc binutils bison busybox-static cpio dwarves e2fsprogs flex gcc gra
 PACKAGES += debhelper dh-python lintian pybuild-plugin-pyproject python3-hatchling python3-shtab
 
 .DEFAULT_GOAL := help
-.PHONY: help run unit test soak lab matrix bench effect experiment pictures screens dashboards deb check format clean
+.PHONY: help run unit test soak lab matrix bench effect experiment pictures screens dashboards deb release check format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -55,17 +55,21 @@ dashboards: .venv/ready ## write dashboards/*.json, from the declarations beside
 
 deb: .venv/ready ## build the Debian package, and have lintian look at it, into dist/
 	@rm -rf dist && mkdir -p dist/shadowwatch
-	@cp -a LICENSE README.md bpf debian docs pyproject.toml shadowwatch systemd dist/shadowwatch
+	@cp -a CHANGELOG.md CONTRIBUTING.md LICENSE README.md bpf dashboards debian docs examples prometheus pyproject.toml \
+		shadowwatch systemd dist/shadowwatch
 	@cd dist/shadowwatch && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage --build=binary --no-sign >../build.log 2>&1 || \
 		{ tail -n 20 ../build.log; exit 1; }
 	@lintian --allow-root --fail-on error,warning dist/*.changes
 	@rm -r dist/shadowwatch
 	@ls dist/*.deb
 
+release: .venv/ready ## write VERSION=x.y.z wherever it stands, run unit, commit and tag
+	@$(BIN)/python release.py "$(VERSION)"
+
 check: .venv/ready ## lint, formatting and types
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
-	@$(BIN)/mypy shadowwatch tests dashboards debian
+	@$(BIN)/mypy shadowwatch tests dashboards debian release.py
 
 format: .venv/ready ## format the code
 	@$(BIN)/ruff check --quiet --fix .
