@@ -46,6 +46,22 @@ def test_debians_package_has_the_programs_version() -> None:
     assert f"\nshadowwatch {__version__}\n" in (CHECKOUT / "docs/install.md").read_text()
 
 
+def test_debians_package_brings_every_document_and_example() -> None:
+    """The folders whole, so that what README names is where it says, beneath one folder."""
+
+    def listed(name: str) -> list[str]:
+        return [line.split()[0] for line in (CHECKOUT / f"debian/shadowwatch.{name}").read_text().splitlines()]
+
+    assert {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs"} == set(listed("docs"))
+    assert {"examples/*", "docs/shadowwatch.toml", "systemd/shadowwatch.socket"} == set(listed("examples"))
+    assert {"dashboards/*.json", "prometheus/rules.yml"} <= set(listed("install"))
+    (copied,) = re.findall(
+        r"^\t@cp -a ((?:.*\\\n)*.*) dist/shadowwatch$", (CHECKOUT / "Makefile").read_text(), re.MULTILINE
+    )
+    needed = {path.split("/")[0] for name in ("docs", "examples", "install") for path in listed(name)} - {"debian"}
+    assert needed <= set(re.findall(r"[\w.]+", copied))
+
+
 def test_debians_package_brings_what_the_doctor_would_ask_for() -> None:
     """Every Python package that is named as a cure is a dependency, and headers are recommended."""
     control = (CHECKOUT / "debian/control").read_text()
