@@ -12,7 +12,7 @@ PACKAGES := bc binutils bison busybox-static cpio dwarves e2fsprogs flex gcc gra
 PACKAGES += debhelper dh-python lintian pybuild-plugin-pyproject python3-hatchling python3-shtab
 
 .DEFAULT_GOAL := help
-.PHONY: help run unit test soak lab matrix bench effect experiment pictures screens dashboards deb check format clean
+.PHONY: help run unit test soak lab matrix bench effect experiment pictures screens dashboards deb release check format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -44,28 +44,32 @@ effect: .venv/ready ## compare stock order with parents moved up, in the lab, th
 experiment: .venv/ready ## the RFC's ideas measured in the lab, in an hour, into docs/experiment.md; ARGS="zipf linux"
 	@exec $(BIN)/python -m tests.experiment $(ARGS)
 
-screens: .venv/ready ## take the screens of README anew, in the lab
+screens: .venv/ready ## take the screens of README, in the lab
 	@exec $(BIN)/python -m tests.lab.screens
 
-pictures: .venv/ready ## draw docs/before-after.svg and docs/tree.txt anew, from the captures of the tests
+pictures: .venv/ready ## draw docs/before-after.svg and docs/tree.txt, from the captures of the tests
 	@$(BIN)/python -m tests.pictures
 
-dashboards: .venv/ready ## write dashboards/*.json anew, from the declarations beside them
+dashboards: .venv/ready ## write dashboards/*.json, from the declarations beside them
 	@$(BIN)/python -m dashboards
 
 deb: .venv/ready ## build the Debian package, and have lintian look at it, into dist/
 	@rm -rf dist && mkdir -p dist/shadowwatch
-	@cp -a LICENSE README.md bpf debian docs pyproject.toml shadowwatch systemd dist/shadowwatch
+	@cp -a CHANGELOG.md CONTRIBUTING.md LICENSE README.md bpf dashboards debian docs examples prometheus pyproject.toml \
+		shadowwatch systemd dist/shadowwatch
 	@cd dist/shadowwatch && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage --build=binary --no-sign >../build.log 2>&1 || \
 		{ tail -n 20 ../build.log; exit 1; }
 	@lintian --allow-root --fail-on error,warning dist/*.changes
 	@rm -r dist/shadowwatch
 	@ls dist/*.deb
 
+release: .venv/ready ## write VERSION=x.y.z wherever it stands, run unit, commit and tag
+	@$(BIN)/python release.py "$(VERSION)"
+
 check: .venv/ready ## lint, formatting and types
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
-	@$(BIN)/mypy shadowwatch tests dashboards debian
+	@$(BIN)/mypy shadowwatch tests dashboards debian release.py
 
 format: .venv/ready ## format the code
 	@$(BIN)/ruff check --quiet --fix .

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make dashboards` writes the JSON files anew."""
+"""`make dashboards` writes the JSON files."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the alert rules say of a cure, for panels that show which of them fire."""
+"""What the alert rules say of a fix, for panels that show which of them fire."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from dashboards.declarations import Panel, Query, of_host, of_vm
 RULES = Path(__file__).parents[1] / "prometheus" / "rules.yml"
 
 
-def _cures() -> Mapping[str, str]:
-    """Alert → its cure."""
+def _fixes() -> Mapping[str, str]:
+    """Alert → its fix."""
     groups = yaml.safe_load(RULES.read_text())["groups"]
     alerts = [rule for group in groups for rule in group["rules"] if "alert" in rule]
-    return {alert["alert"]: alert["annotations"]["description"].partition("Cure: ")[2] for alert in alerts}
+    return {alert["alert"]: alert["annotations"]["description"].partition("Fix: ")[2] for alert in alerts}
 
 
-CURES = _cures()
-FIRING = ('alertstate="firing"', f'alertname=~"{"|".join(CURES)}"')
+FIXES = _fixes()
+FIRING = ('alertstate="firing"', f'alertname=~"{"|".join(FIXES)}"')
 
 
 def firing(series: str) -> Panel:
-    """A table of what fires, with the cures."""
+    """A table of what fires, with the fixes."""
     return Panel(
-        "Cures",
-        "The alerts that fire, and what helps against each. docs/runbook.md has more on them.",
+        "Fixes",
+        "The alerts that fire, and what helps against each. The daemon's /runbook has more on them.",
         "table",
         "short",
         (
             Query(
                 "",
                 "label_replace(sum by (alertname, severity, instance, vm) "
-                f'({series}), "cure", "$1", "alertname", "(.*)")',
+                f'({series}), "fix", "$1", "alertname", "(.*)")',
             ),
         ),
         width=24,
-        texts=CURES,
-        texts_in="cure",
+        texts=FIXES,
+        texts_in="fix",
     )
 
 
@@ -48,7 +48,7 @@ ON_HOST = firing(of_host("ALERTS", *FIRING))
 ON_VM = firing(of_vm("ALERTS", *FIRING))
 COUNT = Panel(
     "Alerts",
-    "How many of shadowwatch's alerts fire; Cures says which, and what helps.",
+    "How many of shadowwatch's alerts fire; Fixes says which, and what helps.",
     "stat",
     "none",
     (Query("firing", f"count({of_host('ALERTS', *FIRING)}) or vector(0)"),),

@@ -15,7 +15,7 @@ def _by_policy(series: str, *matchers: str) -> str:
 
 
 def spared(by: str) -> str:
-    """Page faults per second that moving parents up would spare."""
+    """Page faults per second that moving parents up would save."""
     recorded, parents = (rate(of_vm("shadowwatch_what_if_faults_total", policy)) for policy in (RECORDED, PARENTS))
     return f"{by} ({recorded}) - {by} ({parents})"
 
@@ -23,7 +23,7 @@ def spared(by: str) -> str:
 FAULTS = Panel(
     "Page faults by policy",
     "Page faults per second that build page tables, as they were and as estimated for each policy of `run --what-if`,"
-    " with the least and the most that they can be. No value: the daemon estimates none.",
+    " with lower and upper bounds. No value: the daemon makes no estimate.",
     "series",
     "suffix:/s",
     (

@@ -9,8 +9,8 @@ from dashboards import alerts
 from dashboards.declarations import GREEN, NONE_IS_GOOD, RED, YELLOW, Dashboard, Panel, Query, Row, of_host, of_vm
 
 ROWS = 20
-#: What hosts and VMs are ranked by: page faults that moving parents up the list would spare of all FAULTS, where that
-#: is estimated, and everywhere the zaps that it would spare.
+#: What hosts and VMs are ranked by: page faults that moving parents up the list would save of all FAULTS, where that
+#: is estimated, and everywhere the zaps that it would save.
 SPARED, FAULTS = "faults_spared_by_parents:rate5m", "faults:rate5m"
 RECENT = "recently_parented_zaps:rate5m"
 
@@ -54,7 +54,7 @@ WRONG = Row(
         ),
         Panel(
             "Hosts down",
-            "Nothing is known of their VMs.",
+            "Nothing is known about their VMs.",
             "stat",
             "none",
             (Query("down", f"count({of_host('up')} == 0) or vector(0)"),),
@@ -64,7 +64,7 @@ WRONG = Row(
         alerts.COUNT,
         Panel(
             "VMs",
-            "VMs that run, with shadow pages or without.",
+            "Running VMs, with or without shadow pages.",
             "stat",
             "short",
             (Query("running", f"sum({RUNNING})"),),
@@ -72,7 +72,7 @@ WRONG = Row(
         ),
         Panel(
             "VMs that thrash",
-            "VMs of which reclaim takes more pages than their limit within 10 seconds.",
+            "VMs that have more pages reclaimed within 10 seconds than their limit allows at once.",
             "stat",
             "short",
             (Query("thrash", f"sum({_instance('thrashes:sum')})"),),
@@ -94,7 +94,7 @@ WRONG = Row(
             colours=((0, GREEN), (0.25, RED)),
         ),
         Panel(
-            "Page faults spared",
+            "Page faults saved",
             "Of the page faults that build page tables, how many fewer they would be if parents were moved up, on hosts"
             " that estimate it (`run --what-if parents`). No value: none does. Below 0: they would be more.",
             "stat",
@@ -110,13 +110,13 @@ WHICH = Row(
     (
         Panel(
             "Hosts that would gain most",
-            f"The {ROWS} hosts on which moving parents up would spare most page faults, all their VMs together, of"
+            f"The {ROWS} hosts on which moving parents up would save most page faults, all their VMs together, of"
             " those that estimate it (`run --what-if parents`). A host without an estimate is only in the table below."
             " A name leads to the host.",
             "table",
             "suffix:/s",
             _ranking(
-                Query("page faults spared", _hosts(SPARED)),
+                Query("page faults saved", _hosts(SPARED)),
                 Query("of the page faults", f"{_hosts(SPARED)} / {_hosts(FAULTS)}", "percentunit"),
                 Query("recently parented zaps", _hosts(RECENT)),
                 Query("VMs that thrash", _hosts("thrashes:sum"), "none"),
@@ -124,12 +124,12 @@ WHICH = Row(
         ),
         Panel(
             "VMs that would gain most",
-            f"The {ROWS} VMs of which moving parents up would spare most page faults, on hosts that estimate it"
+            f"The {ROWS} VMs of which moving parents up would save most page faults, on hosts that estimate it"
             " (`run --what-if parents`). VMs of other hosts are only in the table below. A name leads to the VM.",
             "table",
             "suffix:/s",
             _ranking(
-                Query("page faults spared", _vms(SPARED)),
+                Query("page faults saved", _vms(SPARED)),
                 Query("of the page faults", f"{_vms(SPARED)} / {_vms(FAULTS)}", "percentunit"),
                 Query("recently parented zaps", _vms(RECENT)),
                 Query("pages reclaimed", _vms("zaps_by_reclaim:rate5m")),
@@ -139,12 +139,12 @@ WHICH = Row(
             "Hosts by recently parented zaps",
             f"Of all hosts, with an estimate or without, the {ROWS} with most directories zapped by reclaim although a"
             " child had just been linked beneath them, and how many directories were faulted in again. A host without a"
-            " value for page faults spared has no estimate. A name leads to the host.",
+            " value for page faults saved has no estimate. A name leads to the host.",
             "table",
             "suffix:/s",
             _ranking(
                 Query("recently parented zaps", _hosts(RECENT)),
-                Query("page faults spared", _hosts(SPARED)),
+                Query("page faults saved", _hosts(SPARED)),
                 Query("directory refaults", _hosts("directory_refaults:rate5m")),
                 Query("pages reclaimed", _hosts("zaps_by_reclaim:rate5m")),
                 Query("VMs that thrash", _hosts("thrashes:sum"), "none"),
@@ -154,13 +154,13 @@ WHICH = Row(
             "VMs by recently parented zaps",
             f"Of the VMs of all hosts, with an estimate or without, the {ROWS} with most directories zapped by reclaim"
             " although a child had just been linked beneath them, and how many directories were faulted in again. A VM"
-            " without a value for page faults spared has no estimate. A name leads to the VM.",
+            " without a value for page faults saved has no estimate. A name leads to the VM.",
             "table",
             "suffix:/s",
             _ranking(
                 Query("recently parented zaps", _vms(RECENT)),
                 Query("of the directories", _vms("recently_parented_zaps:ratio_rate5m"), "percentunit"),
-                Query("page faults spared", _vms(SPARED)),
+                Query("page faults saved", _vms(SPARED)),
                 Query("directory refaults", _vms("directory_refaults:rate5m")),
                 Query("pages reclaimed", _vms("zaps_by_reclaim:rate5m")),
             ),
@@ -172,8 +172,8 @@ WHY = Row(
     "Since when?",
     (
         Panel(
-            "Page faults spared by host",
-            "The ten hosts on which moving parents up would spare most, of those that estimate it.",
+            "Page faults saved by host",
+            "The ten hosts on which moving parents up would save most, of those that estimate it.",
             "series",
             "suffix:/s",
             (Query("{{instance}}", _most(_hosts(SPARED), 10)),),
@@ -199,12 +199,12 @@ WHY = Row(
 )
 
 CURE = Row(
-    "What cures it?",
+    "What fixes it?",
     (
         alerts.ON_HOST,
         Panel(
             "Kernels",
-            "Hosts by kernel and shadowwatch's version: where to begin with another kernel.",
+            "Hosts by kernel and shadowwatch's version: where to start with another kernel.",
             "table",
             "none",
             (Query("hosts", f"count by (kernel, version) ({of_host('shadowwatch_build_info')})"),),
@@ -222,7 +222,7 @@ CURE = Row(
 FLEET = Dashboard(
     "fleet",
     "shadowwatch: fleet",
-    "All hosts whose KVM reclaims shadow pages: which of them and which VMs would gain most, and what cures it.",
+    "All hosts whose KVM reclaims shadow pages: which of them and which VMs would gain most, and what fixes it.",
     (WRONG, WHICH, WHY, CURE),
     vms="vm:shadowwatch_thrashes:bool",
     one_instance=False,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One KVM host: is something wrong, with which VM, why, and what cures it."""
+"""One KVM host: is something wrong, with which VM, why, and what fixes it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WRONG = Row(
     (
         Panel(
             "Daemon",
-            "Whether shadowwatch answers. If not, nothing below is of now.",
+            "Whether shadowwatch answers. If not, everything below is out of date.",
             "stat",
             "none",
             (Query("up", f"min({of_host('up')})"),),
@@ -44,7 +44,7 @@ WRONG = Row(
         alerts.COUNT,
         Panel(
             "VMs that thrash",
-            f"VMs of which reclaim takes more pages than their limit within {THRASHING_SECONDS:g} seconds.",
+            f"VMs that have more pages reclaimed within {THRASHING_SECONDS:g} seconds than their limit allows at once.",
             "stat",
             "none",
             (Query("VMs", f"count({RECLAIMED} * {THRASHING_SECONDS:g} > {LIMIT}) or vector(0)"),),
@@ -63,7 +63,7 @@ WRONG = Row(
         ),
         Panel(
             "VMs resyncing",
-            "VMs whose list was not read anew yet after a loss or a start; their pages and ages are incomplete.",
+            "VMs whose list has not been read yet after a start or a loss; their pages and ages are incomplete.",
             "stat",
             "none",
             (Query("VMs", f"count({of_host('shadowwatch_vm_exact')} == 0) or vector(0)"),),
@@ -72,7 +72,7 @@ WRONG = Row(
         ),
         Panel(
             "Events lost",
-            "Events of the time shown that the ring had no room for; counters lack them.",
+            "Events in the time shown that the ring had no room for; counters do not include them.",
             "stat",
             "short",
             (Query("lost", f"sum(increase({of_host('shadowwatch_events_lost_total')}[$__range]))"),),
@@ -88,13 +88,13 @@ WHICH = Row(
         Panel(
             "VMs",
             "The worst first: directories zapped by reclaim although a child had just been linked beneath them, and how"
-            " many page faults moving parents up would spare, if the daemon estimates it. A name leads to the VM.",
+            " many page faults moving parents up would save, if the daemon estimates it. A name leads to the VM.",
             "table",
             "short",
             (
                 Query("recently parented zaps/s", RECENT),
                 Query("of the directories", SHARE, "percentunit"),
-                Query("page faults spared/s", SPARED),
+                Query("page faults saved/s", SPARED),
                 Query("pages reclaimed/s", RECLAIMED),
                 Query("pages", f"sum by (instance, vm) ({of_vm('shadowwatch_pages')})"),
                 Query("limit", LIMIT),
@@ -161,7 +161,7 @@ WHY = Row(
 )
 
 CURE = Row(
-    "What cures it?",
+    "What fixes it?",
     (
         alerts.ON_HOST,
         estimates.FAULTS,
@@ -226,6 +226,6 @@ TRUST = Row(
 HOST = Dashboard(
     "host",
     "shadowwatch: host",
-    "A KVM host that reclaims shadow pages: is something wrong, with which VM, why, and what cures it.",
+    "A KVM host that reclaims shadow pages: is something wrong, with which VM, why, and what fixes it.",
     (WRONG, WHICH, WHY, CURE, TRUST),
 )

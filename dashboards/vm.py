@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One VM: how badly it is hurt, why, and what would cure it."""
+"""One VM: how badly it is hurt, why, and what would fix it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ WRONG = Row(
         ),
         Panel(
             "Model",
-            "Whether the daemon's model is the kernel's list; if not, pages and ages below are incomplete.",
+            "Whether the daemon's model equals the kernel's list; if not, pages and ages below are incomplete.",
             "stat",
             "none",
             (Query("exact", f"min({of_vm('shadowwatch_vm_exact')})"),),
@@ -132,7 +132,7 @@ WHY = Row(
         ),
         Panel(
             "Pages by level",
-            "What is on active_mmu_pages, its limit, and how many of the pages nobody points to any more.",
+            "What is on active_mmu_pages, its limit, and how many pages nothing points to any more.",
             "series",
             "none",
             (
@@ -153,7 +153,7 @@ WHY = Row(
         ),
         Panel(
             "Place on the list",
-            "Where the pages stood that reclaim chose: 1 is the oldest end, where it should look, 0 the newest.",
+            "Where on the list the pages were that reclaim chose: 1 is the oldest, where it should look, 0 the newest.",
             "heatmap",
             "none",
             (_buckets("shadowwatch_zap_list_position_ratio"),),
@@ -161,7 +161,7 @@ WHY = Row(
         ),
         Panel(
             "Mapped guest pages",
-            "Guest pages of 4 KiB that sptes map, where the kernel counts them: deep notches are subtrees that"
+            "Guest pages of 4 KiB that shadow pages map, where the kernel counts them: deep notches are subtrees that"
             " were unmapped at once.",
             "series",
             "none",
@@ -172,7 +172,7 @@ WHY = Row(
 )
 
 CURE = Row(
-    "What cures it?",
+    "What fixes it?",
     (
         estimates.FAULTS,
         Panel(
@@ -207,17 +207,17 @@ TRUST = Row(
     (
         Panel(
             "Events lost",
-            "Events of this VM per second that never arrived, and how often its list was read anew.",
+            "Events of this VM per second that never arrived, and how often its list was read again.",
             "series",
             "suffix:/s",
             (
                 Query("lost", f"sum({rate(of_vm('shadowwatch_vm_events_lost_total'))})"),
-                Query("read anew", f"sum({rate(of_vm('shadowwatch_vm_resyncs_total'))})"),
+                Query("read again", f"sum({rate(of_vm('shadowwatch_vm_resyncs_total'))})"),
             ),
         ),
         Panel(
             "Audits",
-            "Places on the list per second that audits compared with the kernel's own. Differing ones are mended.",
+            "List positions per second that audits compared with the kernel's own; those that differ are corrected.",
             "series",
             "suffix:/s",
             (Query("{{result}}", f"sum by (result) ({rate(of_vm('shadowwatch_vm_audit_entries_total'))})"),),
@@ -228,7 +228,7 @@ TRUST = Row(
 VM = Dashboard(
     "vm",
     "shadowwatch: VM",
-    "One VM whose shadow pages KVM reclaims: how badly it is hurt, why, and what would cure it.",
+    "One VM whose shadow pages KVM reclaims: how badly it is hurt, why, and what would fix it.",
     (WRONG, WHY, CURE, TRUST),
     one_vm=True,
 )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the manual page and what shells complete by, into a folder: `documents.py FOLDER`.
 
-Both come from the one definition of the command line; a build makes them anew.
+Both come from the one definition of the command line; a build makes them again.
 """
 
 from __future__ import annotations

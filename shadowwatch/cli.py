@@ -13,6 +13,9 @@ from shadowwatch.commands.streams import Output, forget_odd_sizes
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.service.log import Level, say
 
+#: The exit code of argparse, too. Help was not asked for: a script that lost its command must not go on.
+NOT_UNDERSTOOD = 2
+
 #: In the order of help.
 COMMANDS = (doctor, run, top, tree, record, info, replay, plot, simulate, audit)
 
@@ -21,10 +24,12 @@ def parser() -> argparse.ArgumentParser:
     """The one definition of the command line."""
     whole = argparse.ArgumentParser(
         prog="shadowwatch",
-        description="Watch KVM reclaim shadow pages: which directories it zaps that had just been given a child.",
+        description="Find VMs for which KVM keeps throwing away page tables (shadow pages) that they still need, and"
+        " what would help.",
+        epilog="On a new host, begin with `shadowwatch doctor`.",
     )
     whole.add_argument("--version", action="version", version=f"shadowwatch {__version__}")
-    commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = whole.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
     return whole
@@ -51,7 +56,11 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str] | None) -> int:
     try:
-        arguments = parser().parse_args(words)
+        whole = parser()
+        arguments = whole.parse_args(words)
+        if "command" not in arguments:
+            whole.print_help()
+            return NOT_UNDERSTOOD
         code: int = arguments.command(arguments)
     except ShadowwatchError as error:
         say(str(error), Level.ERROR)

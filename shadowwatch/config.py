@@ -173,13 +173,13 @@ class Setting:
         )
 
 
-LISTEN = Setting("listen", ADDRESS, "serve metrics there; nowhere if it is empty", "127.0.0.1:9790")
+LISTEN = Setting("listen", ADDRESS, "serve metrics at this address; empty for nowhere", "127.0.0.1:9790")
 CONTROL = Setting("socket", PATH, "the daemon's socket, for top, tree and record", SOCKET)
 
 WHAT_IF = Setting(
     "what-if",
     POLICIES,
-    "estimate what these reclaim policies would have made of each VM, with commas between (alone: all but newest)",
+    "estimate how these reclaim policies would have done for each VM, separated by commas (alone: all but newest)",
     example=["parents"],
     bare="",
 )
@@ -189,21 +189,21 @@ COLLECTING = (
     Setting(
         "recent-seconds",
         POSITIVE,
-        "a directory is recently parented for so many seconds (default: for one list-length of allocations)",
+        "count a directory as recently parented for this many seconds (default: for one list-length of allocations)",
         example=5,
         live=True,
     ),
     Setting(
         "audit-interval",
         POSITIVE,
-        "compare the model with the kernel's own lists each time so many seconds have gone by (default: never)",
+        "compare the model with the kernel's own lists every so many seconds (default: never)",
         example=600,
         live=True,
     ),
     Setting(
         "difference",
         PATH,
-        "write what led to the first difference there, to be replayed; the file stays empty without one",
+        "write what led to the first difference to this file, for `replay`; without a difference it stays empty",
         example="/var/lib/shadowwatch/difference.capture",
     ),
     Setting("ring-mib", SIZE, "size of the event ring in MiB", 4),
@@ -217,7 +217,7 @@ TABLES: Mapping[str, tuple[Setting, ...]] = {
         Setting(
             "web-config-file",
             PATH,
-            "serve with TLS and passwords, as this file for Prometheus' exporters says (web.config)",
+            "serve with TLS and passwords, as set in this web.config file of Prometheus' exporters",
             example="/etc/shadowwatch/web.yml",
             live=True,
             flag="--web.config.file",
@@ -229,7 +229,7 @@ TABLES: Mapping[str, tuple[Setting, ...]] = {
     "top": (
         Setting("columns", COLUMNS, "which columns, in which order", example=["name", "pages", "recent"]),
         Setting("sort", COLUMN, "the column to sort by", "recent"),
-        Setting("interval", POSITIVE, "seconds between two looks", 1),
+        Setting("interval", POSITIVE, "seconds between updates", 1),
     ),
 }
 
@@ -244,7 +244,7 @@ def read(path: str | None) -> dict[str, dict[str, Any]]:
     except RecursionError:
         raise ShadowwatchError(f"{place} is nested too deep; what this takes is a value in a table") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ShadowwatchError(f"{place} is no TOML: {clipped(str(error))}; mend that line") from None
+        raise ShadowwatchError(f"{place} is not valid TOML: {clipped(str(error))}; fix that line") from None
     except ValueError:
         raise ShadowwatchError(f"{place}: a number in it has thousands of digits; write a smaller one") from None
     values: dict[str, dict[str, Any]] = {}
@@ -252,7 +252,7 @@ def read(path: str | None) -> dict[str, dict[str, Any]]:
         if table not in TABLES:
             raise _unknown(place, table, TABLES)
         if not isinstance(keys, dict):
-            raise ShadowwatchError(f"{place}: {table} = {shown(keys)} is no table; begin it with a line [{table}]")
+            raise ShadowwatchError(f"{place}: {table} = {shown(keys)} is not a table; start it with a line [{table}]")
         settings = {setting.key: setting for setting in TABLES[table]}
         values[table] = {}
         for key, value in keys.items():
@@ -278,7 +278,7 @@ def _unknown(place: Path, key: str, known: Collection[str], table: str = "") -> 
     elif near := get_close_matches(key, elsewhere, 1):
         cure = f"did you mean {elsewhere[near[0]]}"
     else:
-        cure = f"there are {', '.join(known)}"
+        cure = f"choose from {', '.join(known)}"
     return ShadowwatchError(f"{place}: there is no {table}{key}; {cure}")
 
 
@@ -298,15 +298,17 @@ def fill(arguments: argparse.Namespace, table: str) -> None:
 def example() -> str:
     """The whole file with every setting, its default or an example, behind a comment."""
     lines = [
-        "# The configuration of shadowwatch, with its defaults, and examples where there is none.",
-        f"# It belongs at {DEFAULT}, readable for the daemon's user;",
-        "# `shadowwatch run --config.check` checks it, `systemctl reload shadowwatch` has it read anew.",
+        "# The configuration of shadowwatch: the defaults, or an example where there is no default.",
+        f"# Install it as {DEFAULT}, readable by the daemon's user;",
+        "# `shadowwatch run --config.check` checks it, `systemctl reload shadowwatch` applies it.",
     ]
     for table, settings in TABLES.items():
-        lines += ["", f"# What `shadowwatch {table}` takes; each is a flag, too, and the flag wins.", f"[{table}]"]
+        lines += ["", f"# Settings of `shadowwatch {table}`. Each is also a flag, and the flag wins.", f"[{table}]"]
         for setting in settings:
             flag = f" Its flag is {setting.flag}." if setting.flag else ""
-            change = "" if table != "run" else " Changes by a reload." if setting.live else " Changes by a restart."
+            change = (
+                "" if table != "run" else " Takes effect on reload." if setting.live else " Takes effect on restart."
+            )
             help = f"{setting.help[0].upper()}{setting.help[1:]}.{change}{flag}"
             lines += ["", *wrap(help, 100, initial_indent="# ", subsequent_indent="# ")]
             value = setting.example if setting.default is None else setting.default

@@ -161,7 +161,7 @@ class VmSnapshot:
 
     @property
     def state(self) -> str:
-        """In a word: exact, resyncing while its list is read anew, or ended."""
+        """In a word: exact, resyncing while its list is read again, or ended."""
         return "ended" if self.ended else "exact" if self.exact else "resyncing"
 
     @property

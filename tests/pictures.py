@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m tests.pictures`: README's pictures made anew from the recorded captures."""
+"""`python -m tests.pictures`: README's pictures, made from the recorded captures."""
 
 from __future__ import annotations
 

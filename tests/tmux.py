@@ -27,7 +27,9 @@ class Tmux:
         socket = folder / "tmux"
         self._tmux = ["tmux", "-S", str(socket), "-f", "/dev/null"]
         # Not a daemon, so that the kernel ends it with the tests, by whatever these end.
-        self._server = subprocess.Popen(["setpriv", "--pdeathsig=KILL", *self._tmux, "-D"], stdin=subprocess.DEVNULL)
+        quiet = subprocess.DEVNULL
+        server = ["setpriv", "--pdeathsig=KILL", *self._tmux, "-D"]
+        self._server = subprocess.Popen(server, stdin=quiet, stdout=quiet, stderr=quiet)
         while not socket.exists():
             assert self._server.poll() is None, "tmux did not start"
             time.sleep(0.01)
@@ -51,12 +53,16 @@ class Tmux:
         self._run("resize-window", "-x", str(width), "-y", str(height))
 
     def until(self, *words: str, gone: str = "\0", seconds: float = 30) -> str:
-        """The first screen with these words and without those that is wholly drawn: the next look finds the same."""
+        """The first screen with these words and without those that is wholly drawn: the next look finds the same.
+
+        A sentence is found wherever it is wrapped.
+        """
         deadline = time.monotonic() + seconds
         before = ""
         while time.monotonic() < deadline:
             shown = self.screen()
-            if shown == before and all(word in shown for word in words) and gone not in shown:
+            unwrapped = " ".join(shown.split())
+            if shown == before and all(word in shown or word in unwrapped for word in words) and gone not in shown:
                 return shown
             before = shown
         raise AssertionError(f"{words} did not come up, or {gone!r} did not go:\n{self.screen()}")

@@ -212,14 +212,14 @@ class Reader:
 
     def _damaged(self) -> ShadowwatchError:
         return ShadowwatchError(
-            f"{self.path} is damaged after {self._records} events; the figures cover those,"
-            " record it again for the rest"
+            f"{self.path} is damaged after {self._records} events; the figures cover only"
+            " those, record it again to have all"
         )
 
     def _cut(self) -> ShadowwatchError:
         return ShadowwatchError(
-            f"{self.path} is cut off after {self._records} events; the figures cover those,"
-            " end the recording with SIGINT or SIGTERM, before its disk is full, to have it whole"
+            f"{self.path} is cut off after {self._records} events; the figures cover only"
+            " those, stop the next recording with Ctrl-C or SIGTERM, before the disk is full, to have all"
         )
 
     def _frame(self) -> tuple[bytes, bytes, Batch]:

@@ -56,7 +56,7 @@ class Recording:
         self.error = ""
         self.begins = facts.midway
         self._named = False
-        #: What the kernel's counters were when a file began in the midst of a run: earlier losses are none of its.
+        #: What the kernel's counters were when a file began in the middle of a run: earlier losses are not its own.
         self._base = Batch(0, 0, 0, b"")
         self._last = self._base
         self._writer = self._open()

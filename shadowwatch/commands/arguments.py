@@ -18,7 +18,9 @@ def add_settings(parser: argparse.ArgumentParser, settings: Iterable[Setting]) -
     """Add the flags of settings that a configuration file may have, too (`config.fill` completes them)."""
     for setting in settings:
         setting.add_to(parser)
-    parser.add_argument("--config", metavar="FILE", help=f"take what no flag says from there (default {DEFAULT})")
+    parser.add_argument(
+        "--config", metavar="FILE", help=f"read settings that no flag gives from this file (default {DEFAULT})"
+    )
 
 
 def add_flags(parser: argparse.ArgumentParser, settings: Iterable[Setting], **defaults: Any) -> None:

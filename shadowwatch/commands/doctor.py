@@ -11,7 +11,7 @@ from shadowwatch.commands.arguments import Commands
 
 def add(commands: Commands) -> None:
     """Add it to the command line."""
-    parser = commands.add_parser("doctor", help="say what this host offers and lacks, with the cure")
+    parser = commands.add_parser("doctor", help="check this host, and say how to fix what is missing")
     parser.set_defaults(command=run)
 
 

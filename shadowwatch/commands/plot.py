@@ -14,7 +14,7 @@ def add(commands: Commands) -> None:
     """Add it to the command line."""
     parser = commands.add_parser("plot", help="draw a capture over time, or two side by side")
     parser.add_argument("file", metavar="CAPTURE", help="the capture to draw")
-    parser.add_argument("other", metavar="CAPTURE", nargs="?", help="another one, beside it on the same axes")
+    parser.add_argument("other", metavar="CAPTURE", nargs="?", help="a second one, drawn beside it on the same axes")
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the picture to write, .svg or .png")
     parser.add_argument("--vm", metavar="NAME", help="its name or its pid (default: the only one with shadow pages)")
     parser.set_defaults(command=run)

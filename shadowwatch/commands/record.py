@@ -14,19 +14,21 @@ from shadowwatch.start.launch import collect
 
 def add(commands: Commands) -> None:
     """Add it to the command line."""
-    parser = commands.add_parser("record", help="keep all events in a file, from the running daemon or else alone")
+    parser = commands.add_parser("record", help="write every event to a file, from the running daemon or without one")
     parser.add_argument("file", metavar="FILE", help="the capture to write")
-    parser.add_argument("--max-mib", metavar="N", type=POSITIVE, help="end when the file has this size")
+    parser.add_argument("--max-mib", metavar="N", type=POSITIVE, help="stop when the file reaches this size")
     parser.add_argument(
         "--files",
         metavar="K",
         type=files,
         default=1,
-        help="fill FILE.1 to FILE.K in turn, N MiB each, and begin anew with the first",
+        help="fill FILE.1 to FILE.K in turn, N MiB each, then start over with the first",
     )
-    parser.add_argument("--standalone", action="store_true", help="collect the events anew, as without a daemon (root)")
-    parser.add_argument("--metrics", metavar="FILE", default="", help="at the end, write the metrics there")
-    parser.add_argument("--seconds", metavar="S", type=POSITIVE, help="end after this time (default: when told to)")
+    parser.add_argument(
+        "--standalone", action="store_true", help="attach probes of its own instead of asking the daemon (root)"
+    )
+    parser.add_argument("--metrics", metavar="FILE", default="", help="write the metrics to this file at the end")
+    parser.add_argument("--seconds", metavar="S", type=POSITIVE, help="stop after this long (default: at Ctrl-C)")
     add_flags(parser, (CONTROL, LISTEN, *COLLECTING))
     parser.set_defaults(command=run)
 

@@ -13,7 +13,7 @@ from shadowwatch.commands.arguments import Commands
 
 def add(commands: Commands) -> None:
     """Add it to the command line."""
-    parser = commands.add_parser("replay", help="print the metrics that a capture leads to")
+    parser = commands.add_parser("replay", help="print the metrics of a recorded run")
     parser.add_argument("file", metavar="FILE", help="the capture to read")
     parser.add_argument("--listen", metavar="HOST:PORT", help="serve them instead of printing them")
     parser.set_defaults(command=run)
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         status = Status(watch.facts, watch.facts.policy, None, None)
         # The clock is the recorded host's, and all is read: it is ready, and as healthy as it will ever be.
         server = serve(watch, open_listener(arguments.listen), lambda: status, Web(), seen_ns=time.monotonic_ns)
-        print(f"shadowwatch: http://{server.address}/, Ctrl-C ends it", flush=True)
+        print(f"shadowwatch: http://{server.address}/; stop with Ctrl-C", flush=True)
         threading.Event().wait()
     sys.stdout.buffer.write(exposition(watch))
     sys.stdout.flush()

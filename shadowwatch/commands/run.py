@@ -16,7 +16,9 @@ def add(commands: Commands) -> None:
     """Add it to the command line."""
     parser = commands.add_parser("run", help="watch this host and serve metrics (root)")
     add_settings(parser, TABLES["run"])
-    parser.add_argument("--config.check", dest="check", action="store_true", help="only check it, and these flags")
+    parser.add_argument(
+        "--config.check", dest="check", action="store_true", help="only check the configuration file and these flags"
+    )
     parser.set_defaults(command=run)
 
 
@@ -31,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
             texts(arguments.web_config_file)
             files.append(arguments.web_config_file)
         for file in files:
-            print(f"shadowwatch: {file} is right")
+            print(f"shadowwatch: {file} is valid")
         if not files:
             print(f"shadowwatch: there is no {DEFAULT} to check")
         return 0

@@ -11,8 +11,10 @@ from shadowwatch.commands.arguments import Commands
 
 def add(commands: Commands) -> None:
     """Add it to the command line."""
-    parser = commands.add_parser("simulate", help="estimate what other reclaim policies would have made of a capture")
-    parser.add_argument("file", metavar="CAPTURE", help="the capture to read, of any KVM")
+    parser = commands.add_parser(
+        "simulate", help="estimate how other reclaim policies would have done in a recorded run"
+    )
+    parser.add_argument("file", metavar="CAPTURE", help="the capture to read, from any KVM")
     parser.add_argument(
         "--policy",
         metavar="NAME",

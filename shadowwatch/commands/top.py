@@ -13,17 +13,21 @@ from shadowwatch.errors import ShadowwatchError
 
 def add(commands: Commands) -> None:
     """Add it to the command line."""
-    parser = commands.add_parser("top", help="show all VMs live, and what they mean")
-    parser.add_argument("--replay", metavar="FILE", help="play a capture instead")
-    parser.add_argument("--speed", metavar="X", type=POSITIVE, default=1.0, help="play so much faster (default 1)")
-    parser.add_argument("--at", metavar="S", type=seconds, help="begin S seconds into it; with --once, end there")
-    parser.add_argument("--standalone", action="store_true", help="collect the events anew, without a daemon (root)")
-    parser.add_argument("--once", action="store_true", help="print the table once, as into a pipe")
+    parser = commands.add_parser("top", help="show all VMs live, and what the figures mean")
+    parser.add_argument("--replay", metavar="FILE", help="play a capture instead of asking the daemon")
+    parser.add_argument(
+        "--speed", metavar="X", type=POSITIVE, default=1.0, help="play this many times faster (default 1)"
+    )
+    parser.add_argument("--at", metavar="S", type=seconds, help="start S seconds into it; with --once, stop there")
+    parser.add_argument(
+        "--standalone", action="store_true", help="attach probes of its own instead of asking the daemon (root)"
+    )
+    parser.add_argument("--once", action="store_true", help="print the table once, as when the output is a pipe")
     parser.add_argument("--json", action="store_true", help="print it as JSON, once")
     parser.add_argument("--csv", action="store_true", help="print it as CSV, once")
     add_settings(parser, TABLES["top"])
     parser.add_argument("--filter", metavar="TEXT", default="", help="only VMs with this in their name")
-    parser.add_argument("--vm", metavar="NAME", default="", help="open this VM at once, by its name or its pid")
+    parser.add_argument("--vm", metavar="NAME", default="", help="start with this VM open, by its name or its pid")
     add_socket(parser)
     parser.set_defaults(command=run)
 

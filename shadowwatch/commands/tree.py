@@ -83,7 +83,7 @@ def _replayed(vm: str, path: str, at: float | None) -> tuple[VmDetail, Facts, Sh
 
 def _there(detail: VmDetail | None, vm: str) -> VmDetail:
     if detail is None:
-        raise ShadowwatchError(f"VM {vm} has just ended and is forgotten; look at another")
+        raise ShadowwatchError(f"VM {vm} has just ended; choose another")
     return detail
 
 
@@ -104,5 +104,5 @@ def _svg(lines: str) -> str:
         raise ShadowwatchError("an SVG of the tree needs Graphviz's dot; `apt install graphviz`") from None
     if done.returncode:
         said = done.stderr.strip().partition("\n")[0]
-        raise ShadowwatchError(f"Graphviz's dot failed: {said}; take --format dot and look at what it is given")
+        raise ShadowwatchError(f"Graphviz's dot failed: {said}; see with --format dot what it was given")
     return done.stdout

@@ -45,7 +45,7 @@ def record(
         asked = False
         for progress in live.record(files, most):
             if not last:
-                print(f"shadowwatch: recording to {progress.path}, Ctrl-C ends it", flush=True)
+                print(f"shadowwatch: recording to {progress.path}; stop with Ctrl-C", flush=True)
             last = progress
             show(progress)
             if not asked and (signals or (end is not None and time.monotonic() >= end)):

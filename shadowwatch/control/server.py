@@ -218,7 +218,7 @@ class _Handler(BaseRequestHandler):
                     continue
                 answer = control.answer(request)
             except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-                answer = json.dumps({"error": "that is no request of this version of shadowwatch"})
+                answer = json.dumps({"error": "that is not a request that this version of shadowwatch knows"})
             finally:
                 for descriptor in files:
                     os.close(descriptor)

@@ -56,7 +56,7 @@ def confine() -> None:
     def done(result: int) -> None:
         if result:
             raise ShadowwatchError(
-                f"cannot refuse system calls: {os.strerror(-result)};"
+                f"cannot install the filter of system calls: {os.strerror(-result)};"
                 " allow the process seccomp(2), which needs CONFIG_SECCOMP_FILTER=y"
             )
 

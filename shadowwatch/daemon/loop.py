@@ -127,14 +127,14 @@ class Notices:
                 self._newest_first.add(vm)
                 say(
                     f"VM {vm}: reclaim takes the newest pages instead of the oldest, as Linux 5.9 to 5.11.1 did by"
-                    " mistake (mended by 8fc517267fb2 in 5.11.2 and 5.12); boot a kernel that has this",
+                    " mistake (fixed by 8fc517267fb2 in 5.11.2 and 5.12); boot a kernel that has the fix",
                     Level.WARNING,
                     vm=vm,
                 )
         if self._watch.lost and not self._lost:
             self._lost = True
             say(
-                "events were lost, the VMs that they concern are read anew; see shadowwatch_events_lost_total",
+                "events were lost; the lists of their VMs will be read again; see shadowwatch_events_lost_total",
                 Level.WARNING,
             )
         if self._watch.difference and not self._difference:
@@ -255,7 +255,8 @@ class Loop:
         if self._walks and not parts.requests.heard:
             self._walks = False
             say(
-                "the kernel hears no request for a walk, so losses stay; allow the process sched_rr_get_interval(2)",
+                "the kernel does not answer requests to walk a VM's list, so losses stay;"
+                " allow the process sched_rr_get_interval(2)",
                 Level.WARNING,
             )
         if self._walks:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings that change while the daemon runs: the file is read anew, and the model stays."""
+"""Settings that change while the daemon runs: the file is read again, and the model stays."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Reload:
         changed = [f"{setting.key} is {_words(values[setting.name])}" for setting in different if setting.live]
         fixed = [setting.key for setting in different if not setting.live]
         self._now |= {setting.name: values[setting.name] for setting in different if setting.live}
-        what = ", ".join(changed) or "no setting changes"
+        what = ", ".join(changed) or "no setting changed"
         restart = f"; for {', '.join(fixed)} restart shadowwatch" if fixed else ""
-        say(f"read {self._config or DEFAULT} anew: {what}{restart}", Level.WARNING if fixed else Level.INFO)
+        say(f"read {self._config or DEFAULT} again: {what}{restart}", Level.WARNING if fixed else Level.INFO)
 
 
 def _words(value: Any) -> str:

@@ -16,7 +16,7 @@ TURN_NS = 50_000_000
 #: Tries without the lock, before the walk is left to the probes that come by with the lock held.
 TRIES = 3
 
-#: A walk that has made no step for so long is begun anew: nobody comes by any more.
+#: A walk that has made no step for this long is started again: nobody comes by any more.
 PATIENCE_NS = 150_000_000
 
 

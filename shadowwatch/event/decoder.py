@@ -14,7 +14,7 @@ DESTROY = int(Kind.DESTROY)
 
 FLUSH, LAST_KIND = int(Kind.FLUSH), int(Kind.VM)
 
-#: The last number of a VM of which events without one were heard first, where events begin in the midst of the numbers.
+#: The last number of a VM of which events without one came first, where events begin in the middle of the numbers.
 UNHEARD = -2
 
 #: No VM has this address; 0 is that of events about no VM.
@@ -72,8 +72,8 @@ class Decoder(ABC, Generic[V]):
     """Every VM that records have spoken of, each with what it makes of its events.
 
     A VM ends by its DESTROY, or when that was lost by a walk over vm_list that does not tell of it, or by another one
-    that counts anew at its address. `midway` events begin in the midst of each VM's numbers: the first number that is
-    heard of a VM is no loss of those before.
+    that counts from 1 again at its address. `midway` events begin in the middle of each VM's numbers: the first number
+    that is heard of a VM is no loss of those before.
     """
 
     def __init__(self, midway: bool) -> None:
@@ -141,7 +141,7 @@ class Decoder(ABC, Generic[V]):
                 if last == UNHEARD:
                     missing = 0
                 if missing > SEQ_MASK >> 1:
-                    # It counts anew: the VM that had this address has died, and that was not heard.
+                    # The count starts over: the VM that had this address has died, and that event was lost.
                     self._end_vm(vm, ns)
                     vm = self._new_vm(kvm, pid)
                     taker = vm

@@ -51,7 +51,7 @@ class Facts:
     of union kvm_mmu_page_role to (first bit, width), `functions` tells where those who zap are
     in the kernel's text, as (name, first address, address behind), lower halves, and
     `recent_seconds` is the threshold asked for: None is one list-length of allocations. `midway` events
-    begin in the midst of VMs' numbers, and those before are not missing.
+    begin in the middle of VMs' numbers, and those before are not missing.
     """
 
     host: str

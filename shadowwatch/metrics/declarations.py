@@ -96,36 +96,36 @@ VM_METRICS = (
     VmMetric(
         "recently_parented_zaps",
         "counter",
-        "Directories zapped by reclaim although a child had been linked beneath them less than one"
-        " list-length of allocations ago (or less than the configured time).",
+        "Directories (shadow pages above level 1) that reclaim zapped soon after a child was linked beneath them: less"
+        " than one list-length of allocations later, or less than the configured time.",
         lambda vm: _directories(vm, vm.recently_parented_zaps),
         ("level",),
     ),
     VmMetric(
         "parenting_age_allocations",
         "histogram",
-        "Pages allocated between the last linking of a child beneath a directory and its zap by reclaim.",
+        "Pages allocated from the last time a child was linked beneath a directory to its zap by reclaim.",
         lambda vm: _by_level(vm.parenting_age),
         ("level",),
     ),
     VmMetric(
         "parenting_age_seconds",
         "histogram",
-        "Time between the last linking of a child beneath a directory and its zap by reclaim.",
+        "Time from the last linking of a child beneath a directory to its zap by reclaim.",
         lambda vm: _by_level(vm.parenting_age_seconds),
         ("level",),
     ),
     VmMetric(
         "zap_list_position_ratio",
         "histogram",
-        "Place on active_mmu_pages of pages that reclaim chose: 0 is the newest, 1 the oldest.",
+        "Position on active_mmu_pages of the pages that reclaim chose: 0 is the newest, 1 the oldest.",
         lambda vm: _by_level(vm.zap_position),
         ("level",),
     ),
     VmMetric(
         "pages",
         "gauge",
-        "Shadow pages on active_mmu_pages.",
+        "Shadow pages on active_mmu_pages, the kernel's list of them.",
         lambda vm: _by_level(vm.pages),
         ("level",),
     ),
@@ -138,13 +138,13 @@ VM_METRICS = (
     VmMetric(
         "mapped_pages",
         "gauge",
-        "Guest pages of 4 KiB that sptes map (the kernel's pages_4k, pages_2m and pages_1g), where it counts them.",
+        "Guest memory that shadow pages map, in 4 KiB pages (pages_4k, pages_2m, pages_1g), if the kernel counts it.",
         lambda vm: () if vm.mapped is None else _one(vm.mapped),
     ),
     VmMetric(
         "orphaned_pages",
         "gauge",
-        "Shadow pages that had a parent and have none now: still on the list, waiting for reuse or reclaim.",
+        "Shadow pages that had a parent and have none now; they stay on the list until reuse or reclaim.",
         lambda vm: _one(vm.orphans),
     ),
     VmMetric(
@@ -157,28 +157,28 @@ VM_METRICS = (
     VmMetric(
         "zaps",
         "counter",
-        "Shadow pages zapped, each once, by cause (quota, resize and shrinker are reclaim, the kernel's"
-        " mmu_recycled); with root_zaps the kernel's mmu_shadow_zapped.",
+        "Shadow pages zapped, by cause, each page once. quota, resize and shrinker are reclaim (the kernel's"
+        " mmu_recycled); zaps and root_zaps together are the kernel's mmu_shadow_zapped.",
         _by_cause,
         ("level", "cause"),
     ),
     VmMetric(
         "root_zaps",
         "counter",
-        "Second zaps of roots that had been zapped while in use.",
+        "Roots zapped a second time, after a zap while they were in use.",
         lambda vm: _one(vm.root_zaps),
     ),
     VmMetric(
         "recursive_zaps",
         "counter",
-        "Those of the zaps whose page went along with its parent, which also had their cause.",
+        "Zaps of pages that went along with their parent; zaps_total counts them too, with the parent's cause.",
         lambda vm: _by_level(vm.recursive_zaps),
         ("level",),
     ),
     VmMetric(
         "reclaims",
         "counter",
-        "Times that KVM went to reclaim pages.",
+        "Times that KVM started to reclaim pages.",
         lambda vm: _one(vm.reclaims),
     ),
     VmMetric(
@@ -190,13 +190,13 @@ VM_METRICS = (
     VmMetric(
         "guest_page_writes",
         "counter",
-        "Emulated writes of the guest to its memory, each of which may take a parent away.",
+        "Guest writes to memory that KVM emulated; each may take a parent away from a page.",
         lambda vm: _one(vm.writes),
     ),
     VmMetric(
         "links",
         "counter",
-        "Sptes made to point to a shadow page.",
+        "Times that an spte was made to point to a shadow page.",
         lambda vm: _one(vm.links),
     ),
     VmMetric(
@@ -215,25 +215,25 @@ VM_METRICS = (
     VmMetric(
         "refault_distance_allocations",
         "histogram",
-        "Pages allocated between a zap and the allocation of the same gfn and role again.",
+        "Pages allocated from a zap to the next allocation for the same gfn and role.",
         lambda vm: _one(vm.refault_distance),
     ),
     VmMetric(
         "vm_exact",
         "gauge",
-        "1 while the model is the kernel's list, 0 after a loss or the start until it was read anew.",
+        "1 while the model equals the kernel's list; 0 after a start or a loss, until the list has been read.",
         lambda vm: _one(int(vm.exact)),
     ),
     VmMetric(
         "vm_events_lost",
         "counter",
-        "Events of this VM that never arrived, by its sequence numbers.",
+        "Events of this VM that never arrived, counted by their sequence numbers.",
         lambda vm: _one(vm.lost),
     ),
     VmMetric(
         "vm_resyncs",
         "counter",
-        "Times that the model was exact again after a loss, or mended by an audit.",
+        "Times that the model became exact again after a loss, or was corrected by an audit.",
         lambda vm: _one(vm.resyncs),
     ),
     VmMetric(
@@ -245,49 +245,49 @@ VM_METRICS = (
     VmMetric(
         "vm_audit_entries",
         "counter",
-        "Places on the list that audits compared: page, gfn, role and parents.",
+        "Positions on the list that audits compared: page, gfn, role and parents.",
         lambda vm: ((("same",), vm.audited - vm.differing), (("differing",), vm.differing)),
         ("result",),
     ),
     VmMetric(
         "vm_unknown_pages",
         "counter",
-        "Events about a page that the model does not hold although it is exact.",
+        "Events about a page that is not in the model although the model is exact.",
         lambda vm: (((Kind(kind).name.lower(),), count) for kind, count in sorted(vm.unknown_pages.items())),
         ("kind",),
     ),
     VmMetric(
         "what_if_faults",
         "counter",
-        "Page faults that build page tables, as estimated for a reclaim policy (`run --what-if`).",
+        "Page faults that build page tables, estimated for a reclaim policy (`run --what-if`).",
         lambda vm: _what_if(vm, lambda of: of.recorded_faults, lambda of: of.likely_faults),
         ("policy",),
     ),
     VmMetric(
         "what_if_faults_least",
         "counter",
-        "The least that they can be: each page that went earlier was not used any more.",
+        "Lower bound of that: assumes that no page zapped earlier than in reality was used again in between.",
         lambda vm: _what_if(vm, lambda of: of.recorded_faults, lambda of: of.faults),
         ("policy",),
     ),
     VmMetric(
         "what_if_faults_most",
         "counter",
-        "The most that they are taken to be: each page that went earlier was used once more.",
+        "Upper bound of that: assumes that every page zapped earlier than in reality was used once more in between.",
         lambda vm: _what_if(vm, lambda of: of.recorded_faults, lambda of: of.most_faults),
         ("policy",),
     ),
     VmMetric(
         "what_if_zaps",
         "counter",
-        "Pages zapped by reclaim, as estimated for a reclaim policy.",
+        "Pages zapped by reclaim, estimated for a reclaim policy.",
         lambda vm: _what_if(vm, lambda of: of.recorded_zaps, lambda of: of.likely_zaps),
         ("policy",),
     ),
     VmMetric(
         "what_if_refaults",
         "counter",
-        "Pages allocated again after that, as estimated for a reclaim policy.",
+        "Pages allocated again after such a zap, estimated for a reclaim policy.",
         lambda vm: _what_if(vm, lambda of: of.recorded_refaults, lambda of: of.likely_refaults),
         ("policy",),
     ),
@@ -297,28 +297,28 @@ DAEMON_METRICS = (
     DaemonMetric(
         "build_info",
         "info",
-        "shadowwatch's version and the kernel that the events come from.",
+        "The version of shadowwatch, and the kernel that it watches.",
         lambda _, facts: (((__version__, facts.kernel), 1),),
         ("version", "kernel"),
     ),
     DaemonMetric(
         "paging_info",
         "info",
-        "Which MMU the host's guests use: with the TDP MMU there is nothing to watch.",
+        "Which MMU the host's guests use; with the TDP MMU there is nothing to watch.",
         lambda _, facts: (((facts.paging, PAGING[facts.paging]), 1),),
         ("mmu", "meaning"),
     ),
     DaemonMetric(
         "probe_attached",
         "gauge",
-        "1 for each probe point that is served, with the kernel's symbol or tracepoint behind it.",
+        "1 for each probe point that has a probe, with the kernel symbol or tracepoint that it is attached to.",
         lambda _, facts: ((point_and_hook, 1) for point_and_hook in sorted(facts.probes.items())),
         ("point", "hook"),
     ),
     DaemonMetric(
         "vms",
         "gauge",
-        "VMs, with shadow pages or without.",
+        "VMs, with or without shadow pages.",
         lambda now, _: (
             (("running",), sum(not vm.ended for vm in now.vms)),
             (("ended",), sum(vm.ended for vm in now.vms)),
@@ -341,7 +341,7 @@ DAEMON_METRICS = (
     DaemonMetric(
         "events_undecodable",
         "counter",
-        "Records that are no event that this version knows.",
+        "Records that this version cannot decode.",
         lambda now, _: _one(now.undecodable),
     ),
     DaemonMetric(

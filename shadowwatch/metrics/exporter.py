@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from shadowwatch import __version__
 from shadowwatch.errors import ShadowwatchError, clipped
 from shadowwatch.event.facts import PAGING
+from shadowwatch.metrics.runbook import runbook
 from shadowwatch.metrics.text import CONTENT_TYPE, Exposition
 from shadowwatch.source import Status
 from shadowwatch.watch import Watch
@@ -45,7 +46,8 @@ _PAGE = """<!DOCTYPE html>
 table{{border-collapse:collapse}}td,th{{padding:.2em 1.2em .2em 0;text-align:right}}
 td:first-child,th:first-child{{text-align:left}}th{{border-bottom:1px solid #999}}</style></head>
 <body><h1>shadowwatch on {host}</h1><p>{about}</p><p>{state}</p>{table}
-<p><a href="/metrics">/metrics</a> · <a href="/-/healthy">/-/healthy</a> · <a href="/-/ready">/-/ready</a></p>
+<p><a href="/metrics">/metrics</a> · <a href="/runbook">/runbook</a>
+· <a href="/-/healthy">/-/healthy</a> · <a href="/-/ready">/-/ready</a></p>
 <p><small>shadowwatch {version}</small></p></body></html>
 """
 _HEADINGS = ("VM", "pages", "limit", "zaps by reclaim", "recently parented", "state")
@@ -104,7 +106,7 @@ def _in_pieces(texts: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class _Metrics:
-    """The metrics as text, made anew when that is due; from one thread."""
+    """The metrics as text, made again when that is due; from one thread."""
 
     def __init__(self, watch: Watch) -> None:
         self._exposition = Exposition(watch)
@@ -135,6 +137,7 @@ def _answers(
 ) -> Callable[[str, bool], Answer]:
     seen = seen_ns or (lambda: watch.seen_ns)
     metrics = _Metrics(watch)
+    what_to_do = runbook()  # read now: later the daemon may open no file
 
     def plain(text: str, status: HTTPStatus = HTTPStatus.OK, type: str = "text/plain") -> Answer:
         return Answer(status, f"{type}; charset=utf-8", [text.encode()])
@@ -148,14 +151,17 @@ def _answers(
             return Answer(HTTPStatus.OK, CONTENT_TYPE, text, {"Content-Length": str(sum(map(len, text)))})
         if path == "/":
             return plain(_landing_page(watch, status()), type="text/html")
+        if path == "/runbook":
+            return plain(what_to_do, type="text/html")
         if path == "/-/ready":
             # Probes are attached before this process begins, so one look makes it ready.
             return plain("ready\n") if seen() else plain("starting\n", HTTPStatus.SERVICE_UNAVAILABLE)
         if path == "/-/healthy":
             if time.monotonic_ns() - seen() > STUCK_SECONDS * 10**9:
-                return plain(f"no look at the ring for {STUCK_SECONDS} seconds\n", HTTPStatus.SERVICE_UNAVAILABLE)
+                said = f"the ring has not been read for {STUCK_SECONDS} seconds\n"
+                return plain(said, HTTPStatus.SERVICE_UNAVAILABLE)
             return plain("healthy\n")
-        return plain("try / or /metrics\n", HTTPStatus.NOT_FOUND)
+        return plain("try /, /metrics or /runbook\n", HTTPStatus.NOT_FOUND)
 
     return answer
 
@@ -170,7 +176,8 @@ def split_address(address: str) -> tuple[str, int]:
         or int(port) > 65535
         or not re.fullmatch(r"[^\s\[\]\0]*", bare)
     ):
-        raise ShadowwatchError(f"{clipped(address)} is no address to listen on; give HOST:PORT, such as 127.0.0.1:9790")
+        named = clipped(address)
+        raise ShadowwatchError(f"{named} is not an address to listen on; give HOST:PORT, such as 127.0.0.1:9790")
     return bare, int(port)
 
 
@@ -212,7 +219,7 @@ def passed_listener(descriptor: int) -> socket.socket:
         listener.close()
     except OSError:  # it is another kind of file
         pass
-    raise ShadowwatchError("shadowwatch.socket is not one for HTTP; give it ListenStream=HOST:PORT, and no Accept=yes")
+    raise ShadowwatchError("shadowwatch.socket is not for HTTP; give it ListenStream=HOST:PORT, and no Accept=yes")
 
 
 def serve(

@@ -71,7 +71,7 @@ def _texts(metric: VmMetric, vms: Sequence[VmSnapshot], names: Sequence[str]) ->
 
 
 class Exposition:
-    """A watch's metrics as text, made anew where they changed since the last time."""
+    """A watch's metrics as text; what changed since the last time is made again."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch

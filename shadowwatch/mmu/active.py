@@ -13,13 +13,13 @@ class ActiveMmuPages:
 
     KVM only ever adds at the head, so a page's place is fixed by when it came there: its
     `age`, a number that grows. One byte for each age says whether its page is still on the
-    list; a place is then a count of bytes, done in C. Ages are given out anew when most of
+    list; a place is then a count of bytes, done in C. Ages are given out again when most of
     them belong to pages that are gone.
     """
 
     __slots__ = ("_live", "_oldest", "_room", "size")
 
-    #: Give out ages anew when there are this many for each page on the list, and a few more.
+    #: Give out ages again when there are this many for each page on the list, and a few more.
     SLACK = 4
     FLOOR = 256
 

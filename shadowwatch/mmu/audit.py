@@ -111,7 +111,7 @@ class Audited:
         return self._kernel.steps
 
     def result(self) -> Difference | None:
-        """Count what was compared, mend the model where it was wrong, and return the first difference.
+        """Count what was compared, correct the model where it was wrong, and return the first difference.
 
         Nothing is counted when the walk did not come to its end.
         """

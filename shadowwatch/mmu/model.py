@@ -36,7 +36,7 @@ class Model(Decoder[Vm]):
     A directory is recently parented when a child was linked beneath it less than one
     list-length of allocations ago (and of parent moves, where KVM makes them: both put a
     page at the head), or, with `recent_ns`, less than that time ago. `midway` events begin in the
-    midst of each VM's numbers.
+    middle of each VM's numbers.
     """
 
     def __init__(

@@ -18,7 +18,9 @@ def pick(vms: Sequence[VmSnapshot], wanted: str) -> VmSnapshot:
         raise ShadowwatchError(f"{wanted} is more than one VM; choose from {_listed(found)}")
     if vms:
         raise ShadowwatchError(f"there is no VM {wanted}; choose from {_listed(vms)}")
-    raise ShadowwatchError(f"there is no VM {wanted}, nor any other; start one, or look at another time or capture")
+    raise ShadowwatchError(
+        f"there is no VM {wanted}, and no other either; start one, or look at another time or capture"
+    )
 
 
 def only(vms: Sequence[VmSnapshot]) -> VmSnapshot:

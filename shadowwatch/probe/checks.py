@@ -30,7 +30,7 @@ class Check:
         return words.format(release=host.release, btf=btf)
 
 
-#: In the order in which a person would mend them.
+#: In the order in which a person would fix them.
 CHECKS = (
     Check("root", lambda host: host.root, "yes", "shadowwatch is not root", "run it with sudo"),
     Check(
@@ -38,7 +38,7 @@ CHECKS = (
         lambda host: host.bpf,
         "in the kernel",
         "this kernel has no BPF",
-        "boot one with CONFIG_BPF_SYSCALL=y, as distributions' kernels have",
+        "boot a kernel with CONFIG_BPF_SYSCALL=y, as distributions' kernels have",
     ),
     Check(
         "lockdown",
@@ -52,14 +52,14 @@ CHECKS = (
         lambda host: host.btf and not host.damaged,
         "/sys/kernel/btf/vmlinux",
         "{btf}",
-        "boot one with CONFIG_DEBUG_INFO_BTF=y, such as Debian 11's or later",
+        "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, such as Debian 11's or later",
     ),
     Check(
         "kprobes",
         lambda host: host.kprobes,
         "in the kernel",
         "this kernel has no kprobes for perf (/sys/bus/event_source/devices/kprobe)",
-        "boot one with CONFIG_KPROBE_EVENTS=y",
+        "boot a kernel with CONFIG_KPROBE_EVENTS=y",
     ),
     Check("bcc", lambda host: host.bcc, "importable", "bcc for Python is not installed", "apt install python3-bpfcc"),
     Check(
@@ -74,7 +74,7 @@ CHECKS = (
         lambda host: host.kvm,
         "loaded",
         "the kvm module is not loaded",
-        "modprobe kvm_intel or kvm_amd; if that fails, switch virtualization on in the firmware",
+        "modprobe kvm_intel or kvm_amd, and if that fails, switch virtualization on in the firmware",
     ),
     Check(
         "layouts",
@@ -86,9 +86,12 @@ CHECKS = (
 )
 
 
+_KVM = next(place for place, check in enumerate(CHECKS) if check.name == "kvm")
+
+
 def require_all_but_kvm(host: Host) -> None:
     """Raise ShadowwatchError for the first thing that this host lacks and that the kvm module would not bring."""
-    for check in CHECKS[: next(place for place, check in enumerate(CHECKS) if check.name == "kvm")]:
+    for check in CHECKS[:_KVM]:
         _require(check, host)
 
 
@@ -106,11 +109,25 @@ def require(host: Host) -> Plan:
         point = plan.lacks[0]
         clones = ", ".join(unknown_clones(host))
         raise ShadowwatchError(
-            f"this kernel has no symbol that tells {point.tells} (probe point {point.name}"
+            f"this kernel has no symbol that shows {point.tells} (probe point {point.name}"
             + (f"; unchecked clones: {clones}" if clones else "")
-            + f") on Linux {host.release}; boot one that `shadowwatch doctor` finds complete, such as Debian's 6.1"
+            + f") on Linux {host.release}; boot a kernel that `shadowwatch doctor` finds complete, such as Debian's 6.1"
         )
     return plan
+
+
+def to_do(host: Host, plan: Plan) -> tuple[str, ...]:
+    """What makes this host ready, in the order in which to do it; nothing when it is.
+
+    Without the kvm module its layouts and symbols are not known to be missing.
+    """
+    checks = CHECKS if host.kvm else CHECKS[: _KVM + 1]
+    cures = [check.cure.format(release=host.release) for check in checks if not check.holds(host)]
+    if plan.lacks and host.kvm:
+        hidden = any(point.name in plan.hidden for point in plan.lacks)
+        other = "boot a kernel with a hook for each probe point marked “no”, such as Debian's 6.1"
+        cures.append("sysctl kernel.kptr_restrict=1" if hidden else other)
+    return tuple(cures)
 
 
 def losses(plan: Plan) -> tuple[str, ...]:

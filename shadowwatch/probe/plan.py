@@ -87,7 +87,7 @@ POINTS = (
             # (vcpu, sptep, sp) before, a plain symbol in 5.4 to 5.15.
             Hook("kprobe", "link_shadow_page", "probe_link_vcpu", needs=("VCPU_KVM",)),
         ),
-        "parents and children, so recently parented zaps",
+        "parents and children, and with them recently parented zaps",
     ),
     Point(
         "move",
@@ -146,7 +146,7 @@ POINTS = (
     Point(
         "vms",
         (Hook("symbol", "vm_list", ""),),
-        "VMs that are idle since before the start",
+        "VMs that have been idle since before the start",
         by="walk",
     ),
     Point(
@@ -158,7 +158,7 @@ POINTS = (
         "causes",
         # Any function's place tells that the kernel does not hide them (kernel.kptr_restrict).
         (Hook("symbol", "__kvm_mmu_prepare_zap_page", ""),),
-        "why pages were zapped, so recently parented zaps",
+        "why pages were zapped, and with it recently parented zaps",
     ),
 )
 

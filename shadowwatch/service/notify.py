@@ -51,7 +51,7 @@ def _number(variable: str) -> int:
     """What this variable of the environment says, 0 when it says nothing, or nothing that makes sense: then a word."""
     text = os.environ.get(variable, "0")
     if not re.fullmatch("[0-9]{1,18}", text):
-        say(f"{variable}={clipped(text)} is no number, so it is passed over; unset it", Level.WARNING)
+        say(f"{variable}={clipped(text)} is not a number, so it is ignored; unset it", Level.WARNING)
         return 0
     return int(text)
 

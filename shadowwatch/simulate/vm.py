@@ -107,7 +107,7 @@ class SimulatedVm:
         self.forget()
 
     def forget(self) -> None:
-        """Events were lost: the pages are not known any more, and what is heard from here on builds them anew."""
+        """Events were lost: the pages are not known any more, and the events from here on build them up again."""
         self._clock = 1
         self._pages: dict[int, SimulatedPage] = {}
         self._tables: dict[int, SimulatedPage] = {}

@@ -26,7 +26,7 @@ COMMAND = (sys.executable, "-P", "-X", "faulthandler", "-m", "shadowwatch.daemon
 #: They end the long-running half, which waits for them and for its next look at the ring in one place.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-#: It makes the long-running half read its configuration anew, and ends one that has none.
+#: It makes the long-running half read its configuration again, and ends one that has none.
 RELOAD_SIGNAL = signal.SIGHUP
 
 

@@ -23,7 +23,7 @@ class Units(Enum):
     """What a counter shows."""
 
     RATE = "per second"
-    CHANGE = "since the last look"
+    CHANGE = "since the last update"
     TOTAL = "in all"
 
 
@@ -150,9 +150,9 @@ COLUMNS: Mapping[str, Column] = {
     for column in (
         _words("name", "VM", "its name", lambda row: row.vm.name),
         Column("pid", "pid", "the process that runs it", lambda row: row.vm.pid, lambda row, _: str(row.vm.pid)),
-        _words("state", "state", "exact; resyncing: its list is being read anew; TDP: no shadow page; ended", _state),
+        _words("state", "state", "exact; resyncing: its list is being read again; TDP: no shadow page; ended", _state),
         _number("pages", "pages", "shadow pages on active_mmu_pages", lambda row: row.vm.all_pages),
-        _number("limit", "limit", "above so many KVM reclaims", lambda row: row.vm.limit),
+        _number("limit", "limit", "KVM reclaims above this many", lambda row: row.vm.limit),
         Column(
             "fill",
             "of limit",
@@ -175,19 +175,19 @@ COLUMNS: Mapping[str, Column] = {
         Column(
             "share",
             "share",
-            "recently parented ones of all directories zapped by reclaim",
+            "share of recently parented ones among the directories zapped by reclaim",
             _share,
             lambda row, _: f"{_share(row):.0%}" if row.change(DIRECTORIES) else "–",
             alarm=True,
         ),
         _counter("refaults", "refault/s", "pages allocated again after a zap", lambda vm: vm.all_refaults),
         _counter("moves", "moves/s", "parents moved up the list (patched KVM)", lambda vm: vm.moves),
-        _words("levels", "directories", "level:number of the directories", _levels),
+        _words("levels", "directories", "directories by level, as level:number", _levels),
         _words("causes", "zaps/s by cause", "the most frequent causes of zaps", _by_cause),
         Column(
             "pages_trend",
             "pages",
-            "shadow pages at the last looks",
+            "shadow pages at the last updates",
             lambda row: row.vm.all_pages,
             lambda row, _: sparkline([tick.pages for tick in row.ticks], SPARK),
             left=True,
@@ -195,14 +195,14 @@ COLUMNS: Mapping[str, Column] = {
         Column(
             "zaps_trend",
             "zaps",
-            "zaps between the last looks",
+            "zaps between the last updates",
             lambda row: row.change(ZAPS),
             lambda row, _: sparkline([tick.zaps for tick in row.ticks], SPARK),
             left=True,
         ),
         _counter("lost", "lost", "events that never arrived", lambda vm: vm.lost, alarm=True),
         _number("orphans", "orphans", "pages that had a parent and have none", lambda row: row.vm.orphans),
-        _number("mapped", "mapped", "guest pages that sptes map", lambda row: row.vm.mapped or 0),
+        _number("mapped", "mapped", "guest pages mapped by shadow pages", lambda row: row.vm.mapped or 0),
     )
 }
 

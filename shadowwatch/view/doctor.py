@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shadowwatch.event.facts import PAGING
-from shadowwatch.probe.checks import CHECKS, cure_of, paging
+from shadowwatch.probe.checks import CHECKS, cure_of, paging, to_do
 from shadowwatch.probe.host import Host
 from shadowwatch.probe.plan import Plan, unknown_clones
 
@@ -51,7 +51,7 @@ def _points(plan: Plan, host: Host) -> Table:
         mark = _BAD if point.needed else Text("–", "dim")
         table.add_row(mark, point.name, f"no hook, so unknown: {point.tells}{cure_of(point, plan)}")
     for clone in unknown_clones(host):
-        table.add_row(_BAD, "clone", f"{clone}: its arguments are unchecked, no probe goes there")
+        table.add_row(_BAD, "clone", f"{clone}: its arguments are not known, so no probe is attached there")
     return table
 
 
@@ -70,9 +70,10 @@ def show(host: Host, plan: Plan, runs: bool, out: TextIO) -> bool:
     console.print("Probe points", style="bold")
     console.print(_points(plan, host))
     console.print()
-    ready = all(check.holds(host) for check in CHECKS) and not plan.lacks
-    if ready:
+    cures = to_do(host, plan)
+    if not cures:
         console.print("Ready, and it runs: shadowwatch top" if runs else "Ready: sudo shadowwatch run", style="green")
     else:
-        console.print("Not ready: mend the lines marked “no”, from the top.", style="red")
-    return ready
+        steps = "; ".join((*cures, "then run shadowwatch doctor again"))
+        console.print(f"Not ready. In this order: {steps}.", style="red", markup=False)
+    return not cures

@@ -26,11 +26,11 @@ def show(found: Contents, out: TextIO) -> None:
     grid.add_row("paging", PAGING[facts.paging])
     grid.add_row("probe points", " ".join(facts.probes))
     grid.add_row("time", f"{found.seconds:,.1f} s")
-    grid.add_row("events", f"{now.received:,}, {now.all_lost:,} lost, {now.undecodable:,} not decodable")
+    grid.add_row("events", f"{now.received:,}, {now.all_lost:,} lost, {now.undecodable:,} undecodable")
     known = {int(kind): kind.name.lower() for kind in Kind}
     grid.add_row("", ", ".join(f"{known.get(kind, kind)} {count:,}" for kind, count in found.kinds.items()))
     grid.add_row("size", f"{size:,} bytes, {size / whole:.0%} of the events'")
-    grid.add_row("begins", "in the midst of a run" if facts.midway else "with the daemon")
+    grid.add_row("begins", "in the middle of a run" if facts.midway else "with the daemon")
     grid.add_row("ends", found.fault or "whole")
     console.print(found.path, style="bold", markup=False)
     console.print(grid)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the figures mean, in a sentence: which VM thrashes, whether it is the RFC's problem, and what would help."""
+"""What the figures mean, in a sentence: which VM thrashes, whether reclaim's order is to blame, and what would help."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ THRASHING_SECONDS = 10.0
 LARGE_SHARE = 0.25
 #: The policy that keeps such directories.
 PARENTS = "parents"
+#: What a directory is, for those who have not met one.
+_DIRECTORIES = "directories among them (tables that point to tables)"
+_NOT_TO_BLAME = "so the order of reclaim is not to blame: the VM needs a higher limit."
 
 
 def insight(rows: Sequence[Row], status: Status) -> str:
@@ -28,25 +31,26 @@ def insight(rows: Sequence[Row], status: Status) -> str:
         return "No VM is running."
     newest = next((row.vm.name for row in living if row.vm.newest_first), None)
     if newest:
-        return f"{newest}: reclaim takes the newest pages, as Linux 5.9 to 5.11.1 did by mistake: boot another."
+        return f"{newest}: reclaim takes the newest pages, as Linux 5.9 to 5.11.1 did by mistake; boot another kernel."
     if not living[0].seconds:
-        return "Measuring: rates come with the next look."
+        return "Measuring: rates come with the next update."
     worst = max(living, key=_badness)
     name, rate = worst.vm.name, worst.rate(RECLAIMED)
     if not rate:
-        return "No VM reclaims shadow pages now."
+        return "KVM reclaims no shadow pages now."
     if not _thrashes(worst):
-        return f"{name} reclaims {rate:,.0f} pages/s, few for its limit of {worst.vm.limit:,}: it does not thrash."
-    thrashes = f"{name} thrashes: it reclaims {rate:,.0f} pages/s with a limit of {worst.vm.limit:,}."
+        few = f"few for its limit of {worst.vm.limit:,}; it does not thrash"
+        return f"{name}: KVM reclaims {rate:,.0f} shadow pages/s, {few}."
+    thrashes = f"{name} thrashes: KVM reclaims {rate:,.0f} shadow pages/s to keep to its limit of {worst.vm.limit:,}."
     directories = worst.change(DIRECTORIES)
     recent = worst.change(RECENT)
     if directories and recent / directories >= LARGE_SHARE:
-        share = f"{recent / directories:.0%} of the directories among them had just been given a child"
-        return f"{thrashes} {share}: the RFC's problem. {_cure(worst, status)}"
+        share = f"{recent / directories:.0%} of the {_DIRECTORIES} had just gained a child"
+        return f"{thrashes} {share}, which went with them. {_cure(worst, status)}"
     if recent:
-        few = f"Only {recent:,} of the {directories:,} directories among them had just been given a child"
-        return f"{thrashes} {few}: it needs a higher limit."
-    return f"{thrashes} Directories that had just been given a child are not among them: it needs a higher limit."
+        few = f"Only {recent:,} of the {directories:,} {_DIRECTORIES} had just gained a child"
+        return f"{thrashes} {few}, {_NOT_TO_BLAME}"
+    return f"{thrashes} None of the {_DIRECTORIES} had just gained a child, {_NOT_TO_BLAME}"
 
 
 def _turnover(row: Row) -> float:
@@ -65,15 +69,15 @@ def _badness(row: Row) -> tuple[bool, float, float]:
 
 def _cure(row: Row, status: Status) -> str:
     if status.policy == PARENTS:
-        return "Parents are moved up already: a higher limit would help."
+        return "Parents are moved up already; a higher limit would help."
     cure = f"reclaim_policy {PARENTS}" if status.policy else "A KVM that moves parents up"
     faults = row.change(_recorded_faults)
-    if faults <= 0:  # below 0 when the daemon was started anew meanwhile
-        return f"{cure} would keep them{'' if status.policy else ', a higher limit may'}."
+    if faults <= 0:  # below 0 when the daemon was restarted meanwhile
+        return f"{cure} would keep them{'' if status.policy else '; a higher limit may help, too'}."
     spared = round(1 - row.change(_faults_by_parents) / faults, 2)
     if spared <= 0:
-        return f"{cure} would keep them, but spare no page faults: it needs a higher limit."
-    return f"{cure} would spare about {spared:.0%} of its page faults."
+        return f"{cure} would keep them, but save no page faults: the VM needs a higher limit."
+    return f"{cure} would save about {spared:.0%} of its page faults."
 
 
 def _recorded_faults(vm: VmSnapshot) -> int:

@@ -205,7 +205,9 @@ def suffix_of(path: str) -> str:
     """The suffix of a file that can be drawn; ShadowwatchError when it is another."""
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in FORMATS:
-        raise ShadowwatchError(f"{path} is no picture that can be drawn; end its name in {' or '.join(FORMATS)}")
+        raise ShadowwatchError(
+            f"{path} is not a kind of picture that can be drawn; end its name in {' or '.join(FORMATS)}"
+        )
     return suffix
 
 

@@ -21,6 +21,15 @@ from shadowwatch.view.state import Pane, State, keys_help, ordered
 
 GAP = 2
 
+#: What the columns and the sentence above them take for known.
+WORDS = (
+    ("shadow page", "a page table that KVM builds from one of the guest's, for the processor to use instead"),
+    ("level", "1 maps guest memory, 2 and above point to shadow pages one level down"),
+    ("directory", "a shadow page above level 1; those that it points to are its children"),
+    ("zap", "to empty a shadow page and take it out of use; what it mapped has to be faulted in again"),
+    ("reclaim", "zaps from the old end of the list of a VM's pages, because the VM has reached its limit"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -96,7 +105,7 @@ def _header(frame: Frame, state: State, width: int, height: int) -> Iterator[Tex
     words = insight(frame.rows, status)
     if frame.fault:
         words = f"{frame.fault}. {words}"
-    most = min(3 if width >= 80 else 5, max(1, height // 4))
+    most = min(4 if width >= 80 else 5, max(1, height // 4))
     for shown in wrap(words, width, max_lines=most, placeholder=" …", break_on_hyphens=False):
         yield Text(shown, "bold")
 
@@ -113,7 +122,7 @@ def _footer(state: State) -> Text:
         return Text(f"?: help  Esc: back  Tab: next view  ↑↓: scroll  space: pause{play}", "dim")
     shown = f"filter: {state.filter}  " if state.filter else ""
     shown += "".join(f"{key}: {help}  " for key, help in state.more)
-    return Text(f"{shown}?: help  q: end  Enter: open  /: filter  {sort}space: pause{play}", "dim")
+    return Text(f"{shown}?: help  q: quit  Enter: open  /: filter  {sort}space: pause{play}", "dim")
 
 
 def fitting(columns: Sequence[Column], widths: Sequence[int], width: int) -> int:
@@ -167,9 +176,9 @@ def _line(
 
 
 def _help(state: State, width: int) -> list[Text]:
-    """Every key and every column that is shown, in lines of this width."""
+    """Every key, every column that is shown, and the words that these use, in lines of this width."""
 
-    def told(names: Iterable[tuple[str, str]], room: int) -> Iterator[Text]:
+    def explained(names: Iterable[tuple[str, str]], room: int) -> Iterator[Text]:
         room = max(2, min(room, width // 2 - 4))
         for name, help in names:
             for line in wrap(f"  {name:<{room - 1}} {help}", width, subsequent_indent=" " * (room + 2)):
@@ -178,10 +187,13 @@ def _help(state: State, width: int) -> list[Text]:
     columns = [(column.heading, column.help) for column in state.columns]
     return [
         Text("Keys", "bold"),
-        *told((*keys_help(state.replayed), *state.more), 36),
+        *explained((*keys_help(state.replayed), *state.more), 36),
         Text(),
         Text(f"Columns; counters {state.units.value}", "bold"),
-        *told(columns, 18),
+        *explained(columns, 18),
+        Text(),
+        Text("Words", "bold"),
+        *explained(WORDS, 18),
     ]
 
 

@@ -20,10 +20,10 @@ from shadowwatch.snapshot import Estimate
 _LONG = 200_000
 
 _NOTE = """\
-Page faults are those that build page tables. "At least" counts faults that the guest had, and that would have found
-no page; "at most" adds one for each page that the policy would have zapped and the kernel still had, since the guest
-may have used it with no event to tell. The estimate takes as many of these for faults as the guest's returns to the
-pages that it did lose make likely."""
+Page faults are those that build page tables. "At least" counts only faults that the guest really had and would still
+have had. "At most" adds one for each page that the policy would have zapped while the kernel kept it: the guest may
+have used that page, which makes no event. How many of these become faults is estimated from how often the guest came
+back to pages that it did lose."""
 
 
 @contextmanager

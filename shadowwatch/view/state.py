@@ -174,17 +174,17 @@ Keys = Mapping[str, tuple[str, Change]]
 _ANYWHERE: Keys = {
     "?": ("this help", lambda state: replace(state, help=True, scroll=0)),
     "h": ("", lambda state: replace(state, help=True, scroll=0)),
-    " ": ("pause and go on", lambda state: replace(state, paused=not state.paused)),
-    "u": ("counters per second, since the last look, in all", _units),
+    " ": ("pause or resume", lambda state: replace(state, paused=not state.paused)),
+    "u": ("counters per second, since the last update, in all", _units),
 }
 _OPEN = ("enter", "right")
 _IN_TABLE: Keys = {
     "/": ("show only VMs with this in their name", lambda state: replace(state, asking="filter", typed=state.filter)),
     ">": ("sort by the next column", _sort(1)),
-    "<": ("sort by the column before", _sort(-1)),
-    "r": ("turn the order around", lambda state: replace(state, descending=not state.descending)),
+    "<": ("sort by the previous column", _sort(-1)),
+    "r": ("reverse the order", lambda state: replace(state, descending=not state.descending)),
     "escape": ("", lambda state: replace(state, filter="")),
-    "q": ("end; back from a VM", lambda state: replace(state, over=True)),
+    "q": ("quit; back from a VM", lambda state: replace(state, over=True)),
 }
 _IN_VM: Keys = {
     "tab": ("tree, histograms, last zaps of a VM", _pane(1)),
@@ -195,9 +195,9 @@ _IN_VM: Keys = {
     "q": ("", _close),
 }
 _LIVE: Keys = {
-    "+": ("look more often", _interval(-1)),
-    "-": ("look less often", _interval(1)),
-    "t": ("one look, and pause", lambda state: replace(state, paused=True, seek=0.0)),
+    "+": ("update more often", _interval(-1)),
+    "-": ("update less often", _interval(1)),
+    "t": ("update once, and pause", lambda state: replace(state, paused=True, seek=0.0)),
 }
 _IN_REPLAY: Keys = {
     "+": ("play faster", _speed(1)),

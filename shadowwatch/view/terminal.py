@@ -204,7 +204,7 @@ def opened(console: Console, keyboard: int) -> Iterator[Terminal]:
         terminal.forget()
         awake()
 
-    # Past the buffer: a signal may have come in the midst of what uses it.
+    # Past the buffer: a signal may have come in the middle of what uses it.
     screen = console.file.fileno()
     handlers = {signal.SIGWINCH: resized, signal.SIGTSTP: stop, signal.SIGCONT: go_on}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}

@@ -133,13 +133,13 @@ class _Loading:
         if values is None:
             return {}
         if not isinstance(values, dict):
-            raise ShadowwatchError(f"{table.rstrip('.') or 'it'} is no mapping; write keys and values")
+            raise ShadowwatchError(f"{table.rstrip('.') or 'it'} is not a mapping; write keys and values")
         for key in values:
             if key in _REFUSED:
                 raise ShadowwatchError(f"{table}{key} is not supported; {_REFUSED[key]}")
             if key not in known:
                 near = get_close_matches(str(key), known, 1)
-                cure = f"did you mean {near[0]}" if near else f"there are {', '.join(known)}"
+                cure = f"did you mean {near[0]}" if near else f"choose from {', '.join(known)}"
                 raise ShadowwatchError(f"there is no {table}{clipped(str(key))}; {cure}")
         return values
 
@@ -150,7 +150,7 @@ class _Loading:
             and all(isinstance(name, str) and isinstance(value, str | None) for name, value in values.items())
             and (unquoted or not any(isinstance(value, _Unquoted) for value in values.values()))
         ):
-            raise ShadowwatchError(f"{key} is no mapping of strings to strings; put quotes around what is none")
+            raise ShadowwatchError(f"{key} is not a mapping of strings to strings; put quotes around what is not")
         return {name: value or "" for name, value in (values or {}).items()}
 
     def _headers(self, values: Any) -> Mapping[str, str]:
@@ -165,7 +165,7 @@ class _Loading:
     def _sans(self, tls: Mapping[str, Any]) -> frozenset[str]:
         sans = tls.get("client_allowed_sans") or []
         if not isinstance(sans, list) or not all(isinstance(san, str) for san in sans):
-            raise ShadowwatchError("tls_server_config.client_allowed_sans is no list of strings")
+            raise ShadowwatchError("tls_server_config.client_allowed_sans is not a list of strings")
         if sans and tls.get("client_auth_type") != "RequireAndVerifyClientCert":
             raise ShadowwatchError(
                 "tls_server_config.client_allowed_sans needs client_auth_type: RequireAndVerifyClientCert"
@@ -219,7 +219,7 @@ class _Loading:
             except ssl.SSLError as error:
                 why = (error.reason or str(error)).lower().replace("_", " ")
                 raise ShadowwatchError(
-                    f"tls_server_config: {certificate} and {key} are no certificate and its key in PEM ({why})"
+                    f"tls_server_config: {certificate} and {key} are not a certificate and its key in PEM ({why})"
                 ) from None
 
     def _path(self, tls: Mapping[str, Any], key: str) -> str:
@@ -233,7 +233,7 @@ class _Loading:
         value = tls.get(key) or default
         if not isinstance(value, str) or value not in choices:
             text = clipped(value) if isinstance(value, str) else shown(value)
-            raise ShadowwatchError(f"tls_server_config.{key}: {text} is none of {', '.join(choices)}")
+            raise ShadowwatchError(f"tls_server_config.{key}: {text} is not one of {', '.join(choices)}")
         return choices[value]
 
 
@@ -283,11 +283,13 @@ def _parsed(text: bytes) -> Any:
     try:
         return yaml.load(text, Loader)  # noqa: S506 - it is a safe one
     except yaml.YAMLError as error:
-        raise ShadowwatchError(f"it is no YAML: {clipped(' '.join(str(error).split()))}; mend that line") from None
+        raise ShadowwatchError(
+            f"it is not valid YAML: {clipped(' '.join(str(error).split()))}; fix that line"
+        ) from None
     except RecursionError:
         raise ShadowwatchError("it is nested too deep; what this takes is keys and values in a few mappings") from None
     except ValueError as error:
-        raise ShadowwatchError(f"it is no YAML: {clipped(str(error))}; mend that") from None
+        raise ShadowwatchError(f"it is not valid YAML: {clipped(str(error))}; fix that") from None
 
 
 @contextmanager

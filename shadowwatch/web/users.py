@@ -26,7 +26,7 @@ class Users:
         for user, hashed in hashes.items():
             if not _HASH.fullmatch(hashed):
                 raise ShadowwatchError(
-                    f"basic_auth_users.{user} is no bcrypt hash; make one with `htpasswd -nBC 10 {user}`"
+                    f"basic_auth_users.{user} is not a bcrypt hash; make one with `htpasswd -nBC 10 {user}`"
                 )
         self._hashes = {user.encode(): hashed.encode() for user, hashed in hashes.items()}
         self._bcrypt = _bcrypt()

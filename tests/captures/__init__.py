@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small captures from the lab: `python -m tests.captures` records them anew."""
+"""Small captures from the lab: `python -m tests.captures` records them again."""
 
 from __future__ import annotations
 

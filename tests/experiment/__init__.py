@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The RFC's ideas, measured: workloads × policies × limits × seeds, what the kernel did, and what was foretold."""
+"""The RFC's ideas, measured: workloads × policies × limits × seeds, what the kernel did, and what was predicted."""

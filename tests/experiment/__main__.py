@@ -20,7 +20,7 @@ from tests.lab.machine import Lab, Policy, say
 
 Row = dict[str, Any]
 
-#: Stock order first, from which all else is foretold; the mistake is none of the mail's ideas.
+#: Stock order first, from which all else is predicted; the mistake is none of the mail's ideas.
 POLICIES: tuple[Policy, ...] = ("stock", "parents", "mapped", "leaf-first")
 
 
@@ -66,14 +66,14 @@ def watched(lab: Lab, case: Case, policies: Sequence[Policy], folder: Path) -> l
             for run in runs(case, policies):
                 if run.limit == limit:
                     row = _counts(run, execute(lab, run))
-                    # Of a real guest no two runs are alike: what is foretold is compared with these.
+                    # Of a real guest no two runs are alike: what is predicted is compared with these.
                     row["watched_page_faults"] = row["page_faults"]
                     rows.append(row)
     return rows
 
 
 def judge(case: Case, folder: Path, rows: Iterable[Row]) -> None:
-    """Add to the rows of a case what its recordings tell, and what they foretell from the run in stock order."""
+    """Add to the rows of a case what its recordings tell, and what they predict from the run in stock order."""
     for limit in case.limits:
         vms = analyse(folder / f"{case.name}-{limit}.capture")
         for row in rows:
@@ -87,11 +87,11 @@ def judge(case: Case, folder: Path, rows: Iterable[Row]) -> None:
             made = [vm.estimates[row["policy"]] for vm in own]
             row["table_faults"] = sum(each.recorded_faults for each in made)
             row["reproduced"] = int(all(each.reproduced == each.recorded_zaps == each.zaps for each in made))
-            foretold = [vm.estimates[row["policy"]] for vm in stock]
-            row["foretold_faults"] = round(sum(each.faults + each.likely for each in foretold))
-            row["foretold_least"] = sum(each.faults for each in foretold)
-            row["foretold_most"] = sum(each.faults + each.unseen for each in foretold)
-            row["foretold_zaps"] = round(sum(each.zaps + each.likely for each in foretold))
+            predicted = [vm.estimates[row["policy"]] for vm in stock]
+            row["predicted_faults"] = round(sum(each.faults + each.likely for each in predicted))
+            row["predicted_least"] = sum(each.faults for each in predicted)
+            row["predicted_most"] = sum(each.faults + each.unseen for each in predicted)
+            row["predicted_zaps"] = round(sum(each.zaps + each.likely for each in predicted))
 
 
 def main(words: Sequence[str]) -> None:

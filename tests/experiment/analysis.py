@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a recording tells of each run in it: counts, the saw-tooth, and what was foretold of other policies."""
+"""What a recording tells of each run in it: counts, the saw-tooth, and what was predicted of other policies."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Recorded:
 
     @property
     def estimates(self) -> Mapping[str, Estimate]:
-        """What was foretold, by policy."""
+        """What was predicted, by policy."""
         return self.vm.what_if
 
 

@@ -23,7 +23,7 @@ class Case:
     mode: Mode = "shadow"
     limits: tuple[int, ...] = LIMITS
     seeds: tuple[int, ...] = SEEDS
-    unlike: str = ""  # why a foretold change may be far from the measured one
+    unlike: str = ""  # why a predicted change may be far from the measured one
 
     def vms(self, limit: int, seed: int, policy: str) -> list[Workload]:
         """The VMs of one run."""

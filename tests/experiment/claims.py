@@ -57,31 +57,31 @@ class Figures:
         """The change in page faults between the recorded runs."""
         return self.changes(case, limit, policy, "watched_page_faults")
 
-    def foretold(self, case: str, limit: int, policy: str, bound: str) -> list[float]:
-        """The change in page faults that was foretold; those that build no page table are taken to stay."""
+    def predicted(self, case: str, limit: int, policy: str, bound: str) -> list[float]:
+        """The change in page faults that was predicted; those that build no page table are taken to stay."""
         found = []
         for row in self._rows(case, limit, policy):
             stock = self._by_run[case, limit, "stock", row["seed"]]
-            found.append((row[f"foretold_{bound}"] - stock["table_faults"]) / stock["watched_page_faults"])
+            found.append((row[f"predicted_{bound}"] - stock["table_faults"]) / stock["watched_page_faults"])
         return found
 
     def building(self, case: str, limit: int, policy: str, bound: str) -> list[float]:
-        """The change that was foretold in faults that build page tables."""
+        """The change that was predicted in faults that build page tables."""
         found = []
         for row in self._rows(case, limit, policy):
             stock = self._by_run[case, limit, "stock", row["seed"]]
-            found.append(row[f"foretold_{bound}"] / stock["table_faults"] - 1)
+            found.append(row[f"predicted_{bound}"] / stock["table_faults"] - 1)
         return found
 
     def within(self, case: str, limit: int, policy: str) -> bool:
-        """Whether the faults that built page tables came to no less and no more than what was foretold."""
+        """Whether the faults that built page tables came to no less and no more than what was predicted."""
         rows = self._rows(case, limit, policy)
-        return all(row["foretold_least"] <= row["table_faults"] <= row["foretold_most"] for row in rows)
+        return all(row["predicted_least"] <= row["table_faults"] <= row["predicted_most"] for row in rows)
 
     def error(self, case: str, limit: int, policy: str) -> float:
-        """Points between what was foretold and what came, both as medians: of Linux no two runs are alike."""
+        """Points between what was predicted and what came, both as medians: of Linux no two runs are alike."""
         measured = median(self.watched_changes(case, limit, policy))
-        return 100 * abs(median(self.foretold(case, limit, policy, "faults")) - measured)
+        return 100 * abs(median(self.predicted(case, limit, policy, "faults")) - measured)
 
     def errors(self, policy: str) -> dict[tuple[str, int], float]:
         """These for all cases and limits."""

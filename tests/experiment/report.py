@@ -112,13 +112,13 @@ probe that looks at it.
 
 {_costs(figures)}
 
-## What was foretold
+## What was predicted
 
 `shadowwatch simulate` on the recording in stock order, against what the patched kernel then did with the same
 seed. What is simulated are faults that build page tables; the others are taken to stay as they were. The policy that
 was in force made the recorded zaps again, each in its place, in {exact} of {len(figures.rows)} runs.
 
-{_foretold(figures)}
+{_predicted(figures)}
 
 {_error(figures)}
 """
@@ -170,13 +170,13 @@ def _costs(figures: Figures) -> str:
     return _table(head, lines)
 
 
-def _foretold(figures: Figures) -> str:
+def _predicted(figures: Figures) -> str:
     lines = []
     for case, limit, policy in figures.cells():
         if policy == "stock":
             continue
         cells = [percent(median(figures.watched_changes(case, limit, policy)))]
-        cells.append(percent(median(figures.foretold(case, limit, policy, "faults"))))
+        cells.append(percent(median(figures.predicted(case, limit, policy, "faults"))))
         cells.append(f"{figures.error(case, limit, policy):.1f}")
         cells.append(percent(figures.change(case, limit, policy, "table_faults")))
         cells.append(percent(median(figures.building(case, limit, policy, "faults"))))
@@ -184,8 +184,8 @@ def _foretold(figures: Figures) -> str:
         cells.append(" to ".join(bounds) + ("" if figures.within(case, limit, policy) else ", **not so**"))
         lines.append((f"{case}, {limit}", policy, *cells))
     head = (
-        *("workload, limit", "policy", "page faults", "foretold", "error, points"),
-        *("of them those that build page tables", "foretold", "between"),
+        *("workload, limit", "policy", "page faults", "predicted", "error, points"),
+        *("of them those that build page tables", "predicted", "between"),
     )
     return _table(head, lines)
 
@@ -201,5 +201,5 @@ def _error(figures: Figures) -> str:
         text += f" It is above {POINTS:.0f} for " + "; ".join(f"{case}: {CASES[case].unlike}" for case in worse) + "."
     return text + (
         " What mapping a page of the guest's leads to under `mapped` shows in no event of another policy, so it is"
-        " foretold as `parents`."
+        " predicted as `parents`."
     )

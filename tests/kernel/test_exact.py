@@ -204,7 +204,7 @@ def test_two_vms_of_one_process_are_two(bare: Lab) -> None:
 
 
 @pytest.mark.soak
-def test_it_waits_for_kvm_and_starts_anew_when_kvm_goes(patched: Watched) -> None:
+def test_it_waits_for_kvm_and_restarts_when_kvm_goes(patched: Watched) -> None:
     """Started before the module is loaded, and again after it was taken away."""
     lab = patched.lab
     lab.run("systemctl stop shadowwatch")

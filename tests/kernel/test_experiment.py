@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `make experiment` does, for one workload: what is foretold from stock order, and what each policy then does."""
+"""What `make experiment` does, for one workload: what is predicted from stock order, and what each policy then does."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.lab.workload import Vmm, Workload
 CASE = replace(CASES["zipf"], limits=(64,), seeds=(1,))
 
 
-def test_what_is_foretold_is_what_the_policy_then_does(patched: Watched, tmp_path: Path) -> None:
-    """Each policy's own zaps are made again one by one; faults are foretold to five points and within their bounds."""
+def test_what_is_predicted_is_what_the_policy_then_does(patched: Watched, tmp_path: Path) -> None:
+    """Each policy's own zaps are made again one by one; faults are predicted to five points and within their bounds."""
     rows = watched(patched.lab, CASE, POLICIES, tmp_path)
     judge(CASE, tmp_path, rows)
     assert [row["policy"] for row in rows] == list(POLICIES)

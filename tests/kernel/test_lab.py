@@ -63,7 +63,7 @@ def test_a_lab_that_hangs_says_so_within_a_minute(bare: Lab) -> None:
 
 @contextmanager
 def waiting(folder: Path, *options: str) -> Iterator[tuple[psutil.Process, list[psutil.Process], list[Path]]]:
-    """A run of pytest in the midst of a test, all that it started, and the folders of it."""
+    """A run of pytest in the middle of a test, all that it started, and the folders of it."""
     started = folder / "started"
     test = folder / "test_waiting.py"
     test.write_text(WAITING.format(started=str(started)))

@@ -66,7 +66,7 @@ class Host:
         self._checkout.mkdir()
         for name in ("LICENSE", "README.md", "pyproject.toml"):
             shutil.copy(CHECKOUT / name, self._checkout)
-        for name in ("bpf", "shadowwatch", "systemd"):
+        for name in ("bpf", "docs", "shadowwatch", "systemd"):
             shutil.copytree(CHECKOUT / name, self._checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
 
     def follow(self, section: str) -> None:

@@ -207,19 +207,19 @@ def tree(watched: Watched, vm: str) -> list[tuple[int, int]]:
     return [(page["spt"], page["level"]) for page in pages]
 
 
-def test_a_table_moves_up_when_a_page_of_it_is_mapped_anew(patched: Watched) -> None:
+def test_a_table_moves_up_when_a_page_of_it_is_mapped_again(patched: Watched) -> None:
     """Under `mapped`, once, with all above it, and not again before an eighth of the list has been allocated."""
     patched.lab.policy("mapped")
     # So few accesses that each table is touched once, and room for all of them.
-    with Vmm(patched.lab, Workload("anew", "sequential", accesses=128, pages=256)) as vmm:
+    with Vmm(patched.lab, Workload("again", "sequential", accesses=128, pages=256)) as vmm:
         mapped = vmm.finished().counters["pages_4k"]
-        before = tree(patched, "anew")
+        before = tree(patched, "again")
         steps: list[tuple[int, Policy, bool]] = [(100, "mapped", True), (200, "mapped", False), (300, "parents", False)]
         for page, policy, moves in steps:
             patched.lab.policy(policy)
             assert vmm.do(f"read {page}").counters["pages_4k"] > mapped
             mapped = vmm.counters()["pages_4k"]
-            after = tree(patched, "anew")
+            after = tree(patched, "again")
             if moves:
                 path = after[:ROOT_LEVEL]
                 assert [level for _, level in path] == [4, 3, 2, 1]

@@ -87,7 +87,7 @@ def test_a_storm(patched: Watched, prometheus: Prometheus) -> None:
     fires()
 
 
-def test_the_daemon_is_killed_and_kvm_is_loaded_anew(patched: Watched, prometheus: Prometheus) -> None:
+def test_the_daemon_is_killed_and_kvm_is_loaded_again(patched: Watched, prometheus: Prometheus) -> None:
     """Both show, also that it is another process afterwards, and both are over when the daemon is there again."""
     lab = patched.lab
 

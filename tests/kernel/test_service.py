@@ -210,7 +210,7 @@ def test_a_reload_keeps_the_model_and_the_journal_says_so_with_fields(stock: Wat
         stock.settled("kept", counters["mmu_cache_miss"])
         entry = reload("[run]\nrecent-seconds = 5\nring-mib = 16\n", "recent-seconds is 5")
         assert entry["MESSAGE"] == (
-            "read /etc/shadowwatch.toml anew: recent-seconds is 5; for ring-mib restart shadowwatch"
+            "read /etc/shadowwatch.toml again: recent-seconds is 5; for ring-mib restart shadowwatch"
         )
         assert (entry["PRIORITY"], entry["SYSLOG_IDENTIFIER"]) == ("4", "shadowwatch")
         entry = reload("[rnu]\n", "did you mean run")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a service on a real host survives: a full disk, crowds of VMs, scrapers of every kind, and being begun anew."""
+"""What a service on a real host survives: a full disk, crowds of VMs, scrapers of every kind, and restarts."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def cut_off_but_exact(path: Path) -> None:
         watch = Watch(reader.facts, reader.name_of)
         for batch in reader.whole_batches():
             watch.take(batch)
-    cut = f"{path} is cut off after {watch.received} events; the figures cover those"
+    cut = f"{path} is cut off after {watch.received} events; the figures cover only those"
     assert str(reader.fault).startswith(cut)
     (vm,) = (vm for vm in watch.snapshot().vms if vm.name == RESIDENT)
     assert (vm.exact, vm.lost, vm.unknown_pages, watch.difference) == (True, 0, {}, None)
@@ -235,7 +235,7 @@ def test_a_thousand_vms_come_and_go(stock: Watched) -> None:
 
 
 def test_nothing_of_it_is_left_in_the_kernel(stock: Watched, tmp_path: Path) -> None:
-    """Stopped, killed, or ended by a full disk: then there is no program, map, link or kprobe; begun anew as many."""
+    """Stopped, killed, or ended by a full disk: no program, map, link or kprobe is left; a restart has as many."""
     lab = stock.lab
     objects = bpf_objects(stock)
     assert {line.split()[0] for line in objects} == {"program", "map", "link", "key", "kprobe"}

@@ -18,7 +18,7 @@ from tests.lab.parts import Parts
 
 HARDWARE = Hardware()
 #: What becomes part of the daemon that runs in the lab, or of how it is started.
-DAEMON = (("shadowwatch", "*.py"), ("bpf", "*"), ("systemd", "*"))
+DAEMON = (("shadowwatch", "*.py"), ("bpf", "*"), ("systemd", "*"), ("docs", "runbook.md"))
 
 
 def ready(

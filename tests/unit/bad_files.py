@@ -51,8 +51,8 @@ TOML: dict[str, Bad] = {
     "a key that steers a terminal": _text('"\\u001b[2J" = 1', "there is no ?[2J"),
     "a key that is long": _text(f"{'a' * 10000} = 1", "aaa…"),
     "a path that no file has": _text('[run]\ndifference = "/a\\u0000"', "is not a path"),
-    "half a character": _bytes(b"[run]\n# \xff", "is no TOML"),
-    "another encoding": _bytes("[run]\nring-mib = 8\n".encode("utf-16"), "is no TOML"),
+    "half a character": _bytes(b"[run]\n# \xff", "is not valid TOML"),
+    "another encoding": _bytes("[run]\nring-mib = 8\n".encode("utf-16"), "is not valid TOML"),
 }
 
 TLS = "tls_server_config:\n  cert_file: server.pem\n  key_file: server.key\n"
@@ -61,8 +61,8 @@ HASH = "$2b$04$tC6y0lwF/X4FpIfZ/kWA7.PnUBNy7DPsnjDiAx8LnaUYxdx4TBoT6"
 
 #: Of web.config; beside it are server.pem, server.key and ca.der.
 WEB: dict[str, Bad] = {
-    "a list where a word belongs": _text(f"{TLS}  client_auth_type: [a]", "client_auth_type: ['a'] is none of"),
-    "a mapping where a word belongs": _text(f"{TLS}  min_version: {{a: b}}", "min_version: {'a': 'b'} is none of"),
+    "a list where a word belongs": _text(f"{TLS}  client_auth_type: [a]", "client_auth_type: ['a'] is not one of"),
+    "a mapping where a word belongs": _text(f"{TLS}  min_version: {{a: b}}", "min_version: {'a': 'b'} is not one of"),
     "a list where a path belongs": _text(TLS.replace("server.pem", "[a]"), "cert_file is missing"),
     "a path that no file has": _text(TLS.replace("server.pem", '"a\\0"'), "no file can have this name"),
     "a path that is endless": _text(TLS.replace("server.pem", "a" * 9000), "…: File name too long; check its path"),
@@ -74,7 +74,9 @@ WEB: dict[str, Bad] = {
         f'basic_auth_users:\n  a: "{HASH}"\n  "a": "{HASH}"', "a stands there twice, again in line 3; keep one"
     ),
     "a deep list": _text("[" * 5000, "is nested too deep"),
-    "a value that holds itself": _text(f"{TLS}  client_auth_type: &a [*a]", "client_auth_type: [[[[...]]]] is none of"),
+    "a value that holds itself": _text(
+        f"{TLS}  client_auth_type: &a [*a]", "client_auth_type: [[[[...]]]] is not one of"
+    ),
     "a value that is enormous": _text(
         "a: &a [x, x, x, x, x, x, x, x, x]\n"
         + "".join(
@@ -93,9 +95,9 @@ WEB: dict[str, Bad] = {
         "there is no a",
     ),
     "half a character": _text('basic_auth_users: {"\\uD800": x}', "half a character"),
-    "a byte that is no UTF-8": _bytes(b"basic_auth_users: {\xff: x}", "is no YAML"),
+    "a byte that is no UTF-8": _bytes(b"basic_auth_users: {\xff: x}", "is not valid YAML"),
     "a time that is none": _text("http_server_config: {http2: 2001-99-99}", "http_server_config.http2"),
     "a number with thousands of digits": _text(f"{TLS}  min_version: {'9' * 5000}", "min_version: 999"),
-    "a set": _text("basic_auth_users: !!set {a, b}", "is no mapping of strings"),
-    "bytes": _text(f"{TLS}  max_version: !!binary aGFsbG8=", "max_version: b'hallo' is none of"),
+    "a set": _text("basic_auth_users: !!set {a, b}", "is not a mapping of strings"),
+    "bytes": _text(f"{TLS}  max_version: !!binary aGFsbG8=", "max_version: b'hallo' is not one of"),
 }

@@ -118,9 +118,9 @@ def test_a_check_names_what_it_checked(tmp_path: Path, capsys: pytest.CaptureFix
     config.write_text("[run]\n")
     web.write_text("")
     assert main(["run", "--config.check", "--web.config.file", str(web)]) == 0
-    assert capsys.readouterr().out == f"shadowwatch: {web} is right\n"
+    assert capsys.readouterr().out == f"shadowwatch: {web} is valid\n"
     assert main(["run", "--config.check", "--config", str(config), "--web.config.file", str(web)]) == 0
-    assert capsys.readouterr().out == f"shadowwatch: {config} is right\nshadowwatch: {web} is right\n"
+    assert capsys.readouterr().out == f"shadowwatch: {config} is valid\nshadowwatch: {web} is valid\n"
 
 
 def test_a_configuration_is_utf_8_and_may_have_a_mark_that_says_so(tmp_path: Path) -> None:

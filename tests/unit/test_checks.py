@@ -15,17 +15,20 @@ from tests.unit.hosts import PATCHED, STOCK
 
 LACKS: list[tuple[dict[str, Any], str]] = [
     ({"root": False}, "shadowwatch is not root; run it with sudo"),
-    ({"bpf": False}, "this kernel has no BPF; boot one with CONFIG_BPF_SYSCALL=y"),
+    ({"bpf": False}, "this kernel has no BPF; boot a kernel with CONFIG_BPF_SYSCALL=y"),
     ({"lockdown": True}, "kernel lockdown (confidentiality) forbids BPF"),
-    ({"btf": False}, "this kernel has no BTF (/sys/kernel/btf/vmlinux); boot one"),
-    ({"damaged": "/a: BTF ends inside a type"}, "this kernel's BTF is damaged (/a: BTF ends inside a type); boot one"),
+    ({"btf": False}, "this kernel has no BTF (/sys/kernel/btf/vmlinux); boot a kernel"),
+    (
+        {"damaged": "/a: BTF ends inside a type"},
+        "this kernel's BTF is damaged (/a: BTF ends inside a type); boot a kernel",
+    ),
     ({"kprobes": False}, "this kernel has no kprobes for perf"),
     ({"bcc": False}, "bcc for Python is not installed; apt install python3-bpfcc"),
     ({"headers": False}, "the headers of kernel 6.1.0-56-amd64 are not installed; apt install linux-headers-6.1.0-56"),
     ({"kvm": False}, "the kvm module is not loaded; modprobe kvm_intel or kvm_amd"),
     ({"layouts": {}}, "the layout of kvm's structs is unknown: the kvm module has no usable BTF"),
     ({"role": {}}, "the layout of kvm's structs is unknown: the kvm module has no usable BTF"),
-    ({"symbols": {}}, "this kernel has no symbol that tells allocations (probe point alloc) on"),
+    ({"symbols": {}}, "this kernel has no symbol that shows allocations (probe point alloc) on"),
 ]
 
 

@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -51,8 +52,8 @@ def test_replay_of_a_cut_file_prints_what_there_is_and_says_so(tmp_path: Path) -
     assert done.stdout.encode() == live
     assert done.returncode == 1
     assert done.stderr == (
-        f"shadowwatch: {path} is cut off after 8 events; the figures cover those,"
-        " end the recording with SIGINT or SIGTERM, before its disk is full, to have it whole\n"
+        f"shadowwatch: {path} is cut off after 8 events; the figures cover only those,"
+        " stop the next recording with Ctrl-C or SIGTERM, before the disk is full, to have all\n"
     )
 
 
@@ -60,7 +61,10 @@ def test_replay_of_a_cut_file_prints_what_there_is_and_says_so(tmp_path: Path) -
     ("words", "said"),
     [
         (("replay", "/no/such/file"), "cannot read /no/such/file: No such file or directory; check the path"),
-        (("run", "--listen", "nowhere"), "nowhere is no address to listen on; give HOST:PORT, such as 127.0.0.1:9790"),
+        (
+            ("run", "--listen", "nowhere"),
+            "nowhere is not an address to listen on; give HOST:PORT, such as 127.0.0.1:9790",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_line(words: tuple[str, ...], said: str) -> None:
@@ -102,8 +106,6 @@ def test_version_and_help() -> None:
 @pytest.mark.parametrize("name", ["patched", "stock", "bare"])
 def test_doctor_fits_one_screen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole host, and one that lacks what it can: golden, 80 × 30 at most for a whole one."""
-    from dataclasses import replace
-
     monkeypatch.setenv("COLUMNS", "80")
     bare = replace(
         STOCK, root=False, bcc=False, headers=False, kvm=False, layouts={}, role={}, parameters={}, symbols={}
@@ -116,6 +118,27 @@ def test_doctor_fits_one_screen(name: str, monkeypatch: pytest.MonkeyPatch) -> N
         assert len(text.splitlines()) <= 33
     assert max(map(len, text.splitlines())) <= 80
     matches(f"doctor-{name}.txt", text)
+
+
+def test_doctor_ends_with_what_to_do_in_which_order() -> None:
+    """One sentence of all fixes, from the top of the screen down, and a line's end behind it."""
+    host = replace(STOCK, root=False, headers=False, symbols={})
+    out = io.StringIO()
+    assert not show(host, make_plan(host), False, out)
+    last = out.getvalue().rpartition("\n\n")[2]
+    assert last.endswith("\n")
+    assert " ".join(last.split()) == (
+        "Not ready. In this order: run it with sudo; apt install linux-headers-6.1.0-56-amd64;"
+        " boot a kernel with a hook for each probe point marked “no”, such as Debian's 6.1;"
+        " then run shadowwatch doctor again."
+    )
+
+
+def test_alone_it_prints_its_help_and_fails() -> None:
+    """As git does: a person sees what there is, a script that lost its command does not go on."""
+    done = shadowwatch()
+    assert (done.returncode, done.stderr) == (2, "")
+    assert done.stdout == shadowwatch("--help").stdout
 
 
 def test_doctor_says_that_a_daemon_runs_already() -> None:
@@ -132,8 +155,10 @@ def test_a_replay_that_is_served_is_healthy_and_ready(tmp_path: Path) -> None:
         path.write_bytes(content)
         command = [sys.executable, "-m", "shadowwatch", "replay", str(path), "--listen", "127.0.0.1:0"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as served:
-            assert served.stdout
-            address = served.stdout.readline().split()[1].rstrip(",")
-            for page in ("healthy", "ready"):
-                assert urlopen(f"{address}-/{page}", timeout=10).read().decode() == f"{page}\n"
-            served.terminate()
+            try:
+                assert served.stdout
+                address = served.stdout.readline().split()[1].rstrip(";")
+                for page in ("healthy", "ready"):
+                    assert urlopen(f"{address}-/{page}", timeout=10).read().decode() == f"{page}\n"
+            finally:
+                served.terminate()

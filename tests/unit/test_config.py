@@ -61,8 +61,8 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_default(written: Writte
         ("[run]\nring_mib = 1", "there is no [run] ring_mib; did you mean ring-mib"),
         ("[run]\ncolumns = []", "there is no [run] columns; did you mean [top] columns"),
         ('listen = "a:1"', "there is no listen; did you mean [run] listen"),
-        ("[top]\nzzz = 1", "there is no [top] zzz; there are columns, sort, interval"),
-        ("run = 1", "run = 1 is no table; begin it with a line [run]"),
+        ("[top]\nzzz = 1", "there is no [top] zzz; choose from columns, sort, interval"),
+        ("run = 1", "run = 1 is not a table; start it with a line [run]"),
         ("[run]\nring-mib = 0", "[run] ring-mib = 0 is not a number between 0.0625 and 512"),
         ("[run]\nring-mib = true", "[run] ring-mib = True is not a number between 0.0625 and 512"),
         ('[run]\naudit-interval = "5"', "[run] audit-interval = '5' is not a number above 0"),
@@ -70,7 +70,7 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_default(written: Writte
         ("[run]\nlisten = 9790", "[run] listen = 9790 is not HOST:PORT"),
         (
             '[run]\nlisten = "9790"',
-            "[run] listen: 9790 is no address to listen on; give HOST:PORT, such as 127.0.0.1:9790",
+            "[run] listen: 9790 is not an address to listen on; give HOST:PORT, such as 127.0.0.1:9790",
         ),
         ('[run]\nsocket = "run/x"', "[run] socket = 'run/x' is not a path that begins with /"),
         ('[run]\nuser = ""', "[run] user = '' is not the name of a user"),
@@ -88,8 +88,8 @@ def test_what_cannot_be_meant_is_one_line(text: str, said: str, written: Written
 
 
 def test_a_file_that_is_no_toml_or_not_there_is_one_line(written: Written) -> None:
-    """With the line to mend, or what to check; the default file need not be there."""
-    with pytest.raises(ShadowwatchError, match=r"a\.toml is no TOML: .*line 2.*; mend that line$"):
+    """With the line to fix, or what to check; the default file need not be there."""
+    with pytest.raises(ShadowwatchError, match=r"a\.toml is not valid TOML: .*line 2.*; fix that line$"):
         read(written("[run]\nlisten 1\n"))
     with pytest.raises(ShadowwatchError, match=r"cannot read /no/such: No such file or directory; check its path"):
         read("/no/such")
@@ -99,16 +99,16 @@ def test_a_file_that_is_no_toml_or_not_there_is_one_line(written: Written) -> No
 def test_flags_are_checked_as_the_file_is() -> None:
     """By the same declaration."""
     done = shadowwatch("run", "--listen", "nowhere")
-    said = "shadowwatch: nowhere is no address to listen on; give HOST:PORT, such as 127.0.0.1:9790\n"
+    said = "shadowwatch: nowhere is not an address to listen on; give HOST:PORT, such as 127.0.0.1:9790\n"
     assert (done.returncode, done.stderr) == (1, said)
     assert "argument --ring-mib: 0 is not a number between 0.0625 and 512" in shadowwatch("run", "--ring-mib=0").stderr
 
 
 def test_the_command_checks_a_file_and_ends(written: Written) -> None:
-    """Exit code 0 for a file that is right, 1 and one line for one that is not; no root is needed for it."""
+    """Exit code 0 for a valid file, 1 and one line for one that is not; no root is needed for it."""
     path = written("[run]\nring-mib = 8")
     done = shadowwatch("run", "--config", path, "--config.check")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"shadowwatch: {path} is right\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"shadowwatch: {path} is valid\n", "")
     written("[run]\nrign-mib = 8")
     done = shadowwatch("run", "--config", path, "--config.check")
     said = f"shadowwatch: {path}: there is no [run] rign-mib; did you mean ring-mib\n"
@@ -116,7 +116,7 @@ def test_the_command_checks_a_file_and_ends(written: Written) -> None:
 
 
 def test_the_example_is_what_the_declarations_say() -> None:
-    """SHADOWWATCH_GOLDEN=write makes it anew."""
+    """SHADOWWATCH_GOLDEN=write makes it again."""
     if os.environ.get("SHADOWWATCH_GOLDEN") == "write":
         EXAMPLE.write_text(example())
     assert EXAMPLE.read_text() == example()

@@ -147,7 +147,7 @@ def recorded(live: Live, daemon: Daemon, path: str) -> RecordingProgress:
 
 
 def test_a_recording_through_the_daemon_can_be_replayed(daemon: Daemon, live: Live, tmp_path: Path) -> None:
-    """It begins in the midst of a run: the VM has its name, nothing is missing, and the end is whole."""
+    """It begins in the middle of a run: the VM has its name, nothing is missing, and the end is whole."""
     path = str(tmp_path / "a.capture")
     last = recorded(live, daemon, path)
     assert (last.records, last.error) == (3, "")

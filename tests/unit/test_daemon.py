@@ -87,7 +87,7 @@ def test_a_reload_keeps_the_model_and_says_what_it_does(tmp_path: Path) -> None:
         story.alloc(1)
         daemon.put(story.records())
         config.write_text(f'[run]\nweb-config-file = "{web}"\nrecent-seconds = 5\nring-mib = 8\n')
-        said = f"read {config} anew: web-config-file is {web}, recent-seconds is 5; for ring-mib restart shadowwatch"
+        said = f"read {config} again: web-config-file is {web}, recent-seconds is 5; for ring-mib restart shadowwatch"
         assert daemon.reload() == f"shadowwatch: {said}"
         assert 'shadowwatch_allocations_total{vm="4711",level="1"} 1\n' in metrics()
         first = certificate()
@@ -141,7 +141,7 @@ def test_who_is_stopped_goes_on_when_told_to(tmp_path: Path) -> None:
             for told in (signal.SIGSTOP, signal.SIGCONT):
                 daemon.process.send_signal(told)
                 time.sleep(2 * PERIOD_SECONDS)
-        assert "no setting changes" in daemon.reload()
+        assert "no setting changed" in daemon.reload()
         daemon.end()
 
 

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import gzip
+import html
 import math
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -20,7 +22,7 @@ import pytest
 
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import Batch
-from shadowwatch.metrics import exporter
+from shadowwatch.metrics import exporter, runbook
 from shadowwatch.metrics.exporter import open_listener, passed_listener, serve, split_address
 from shadowwatch.metrics.text import exposition
 from shadowwatch.watch import Watch
@@ -84,7 +86,7 @@ def test_health_follows_the_event_loop() -> None:
     starting = served(Watch(FACTS, str))
     assert get(starting, "/-/ready")[0] == 503
     stuck = served(watching(now_ns=time.monotonic_ns() - 11 * 10**9))
-    assert get(stuck, "/-/healthy")[::2] == (503, "no look at the ring for 10 seconds\n")
+    assert get(stuck, "/-/healthy")[::2] == (503, "the ring has not been read for 10 seconds\n")
 
 
 def test_the_landing_page_shows_state_and_escapes_names() -> None:
@@ -99,13 +101,34 @@ def test_the_landing_page_shows_state_and_escapes_names() -> None:
         "Linux 6.1.0-test, KVM patched, policy parents, 2 probes. Shadow paging:",
         "VMs: 1 running, 1 of them exact. Events: 4 received, 0 lost.",
         '<a href="/metrics">',
+        '<a href="/runbook">',
     ):
         assert said in body
 
 
+def test_the_runbook_is_a_page_with_an_anchor_for_each_alert() -> None:
+    """Whole: each section of docs/runbook.md, and each command in it as it is typed."""
+    status, content_type, body = get(served(watching()), "/runbook")
+    assert (status, content_type) == (200, "text/html; charset=utf-8")
+    text = (Path(__file__).parents[2] / "docs/runbook.md").read_text()
+    for alert in re.findall(r"^## (\w+)$", text, re.MULTILINE):
+        assert f'<h2 id="{alert.lower()}">{alert}</h2>' in body
+    shown = [html.unescape(code) for code in re.findall("<code>(.*?)</code>", body, re.DOTALL)]
+    assert shown == re.findall("`(.*?)`", text, re.DOTALL)
+    assert len(re.findall("<strong>Fix</strong>", body)) == len(re.findall(r"^\*\*Fix\*\*", text, re.MULTILINE)) > 8
+    assert "*" not in re.sub("<code>.*?</code>", "", body.partition("<body>")[2], flags=re.DOTALL)
+
+
+def test_the_runbook_is_text_and_no_markup_of_its_own() -> None:
+    """What HTML would take for a tag, and what Markdown would mark inside of code."""
+    page = runbook.html("# A *b*\n\n`<c> **d**` & **e** *f* <g>")
+    assert '<h1 id="a-b-">A <em>b</em></h1>' in page
+    assert "<p><code>&lt;c&gt; **d**</code> &amp; <strong>e</strong> <em>f</em> &lt;g&gt;</p>" in page
+
+
 def test_other_paths_are_not_found() -> None:
     """With a word on where to go."""
-    assert get(served(watching()), "/favicon.ico")[::2] == (404, "try / or /metrics\n")
+    assert get(served(watching()), "/favicon.ico")[::2] == (404, "try /, /metrics or /runbook\n")
 
 
 def test_scrapes_in_parallel_all_get_the_same() -> None:
@@ -249,7 +272,7 @@ def test_a_descriptor_that_is_not_for_http_is_said_in_one_sentence(kind: str, tm
         else:
             descriptor = os.dup(0)
             os.close(descriptor)
-        with pytest.raises(ShadowwatchError, match=r"shadowwatch\.socket is not one for HTTP; give it ListenStream="):
+        with pytest.raises(ShadowwatchError, match=r"shadowwatch\.socket is not for HTTP; give it ListenStream="):
             passed_listener(descriptor)
         with suppress(OSError):
             os.close(descriptor)
@@ -269,6 +292,6 @@ def test_a_socket_that_is_not_for_http_is_said_in_one_sentence() -> None:
     """As one that a changed shadowwatch.socket makes."""
     with (
         socket.socket(socket.AF_UNIX) as other,
-        pytest.raises(ShadowwatchError, match=r"shadowwatch\.socket is not one"),
+        pytest.raises(ShadowwatchError, match=r"shadowwatch\.socket is not for HTTP"),
     ):
         passed_listener(os.dup(other.fileno()))

@@ -54,7 +54,7 @@ def test_the_first_look_knows_no_rate_and_says_so() -> None:
     assert frame.seconds == 0
     _, events, said, *_ = screen(frame)
     assert "– events/s" in events
-    assert said == "Measuring: rates come with the next look."
+    assert said == "Measuring: rates come with the next update."
     (row, *_) = frame.rows
     assert COLUMNS["reclaimed"].text(row, STATE.units) == "–"
     assert row.ticks == ()
@@ -161,7 +161,7 @@ def test_in_an_idle_stretch_no_rate_stays(tmp_path: Path) -> None:
         replay = Replay(reader)
         frames = Frames(replay)
         assert "web1 thrashes" in screen(frames.at(1.0, 1.0))[2]
-        assert screen(frames.at(11.0, 10.0))[2] == "No VM reclaims shadow pages now."
+        assert screen(frames.at(11.0, 10.0))[2] == "KVM reclaims no shadow pages now."
 
 
 class Restarted:
@@ -204,7 +204,7 @@ class Restarted:
 
 
 def test_a_vm_that_starts_again_is_compared_with_nothing() -> None:
-    """Its counts begin anew: no rate is below 0, whatever the one before of its name and address had."""
+    """Its counts begin at 0: no rate is below 0, whatever the one before of its name and address had."""
     source = Restarted()
     frames = Frames(source)
     frames.look()

@@ -95,7 +95,7 @@ def test_what_is_forged_is_damaged_to_every_reader(wrong: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("bit", [0, 28, 33, 63])
 def test_a_flipped_bit_of_any_clock_is_damage(bit: int, tmp_path: Path) -> None:
-    """Of the first batch, of one in the midst and of the last one."""
+    """Of the first batch, of one in the middle and of the last one."""
     path = lively.capture(tmp_path / "a")
     whole = path.read_bytes()
     places = [place for place in range(len(whole)) if whole.startswith(b"DATA", place)]
@@ -110,7 +110,7 @@ def test_a_flipped_bit_of_any_clock_is_damage(bit: int, tmp_path: Path) -> None:
 
 
 def test_a_disk_that_fails_is_one_line(tmp_path: Path) -> None:
-    """At its beginning, as reading this file of the kernel's does, and in its midst."""
+    """At its beginning, as reading this file of the kernel's does, and in its middle."""
     said = "cannot read /proc/self/mem after 0 events: Input/output error"
     with pytest.raises(ShadowwatchError, match=said), reading("/proc/self/mem"):
         pass

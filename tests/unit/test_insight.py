@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sentence that says which VM thrashes, whether it is the RFC's problem, and what would help."""
+"""The sentence that says which VM thrashes, whether the order of reclaim is to blame, and what would help."""
 
 from __future__ import annotations
 
@@ -27,15 +27,18 @@ def rows(seconds: float = 10.0, **changed: object) -> Sequence[Row]:
     return [Row(replace(first, **changed), None, seconds), *(Row(vm, None, seconds) for vm in others)]  # type: ignore[arg-type]
 
 
-def test_the_rfcs_problem_is_named_with_its_cure() -> None:
+def test_the_order_of_reclaim_is_blamed_with_its_cure() -> None:
     """The VM, its rate, the share, and what would keep the directories on this very kernel."""
     said = insight(rows(), STOCK)
     assert said.startswith(
-        "web1 thrashes: it reclaims 426 pages/s with a limit of 64. 100% of the directories among them"
+        "web1 thrashes: KVM reclaims 426 shadow pages/s to keep to its limit of 64. 100% of the directories among them"
     )
-    assert said.endswith("the RFC's problem. A KVM that moves parents up would keep them, a higher limit may.")
-    assert insight(rows(), PATCHED).endswith("the RFC's problem. reclaim_policy parents would keep them.")
-    assert insight(rows(), PARENTS).endswith("Parents are moved up already: a higher limit would help.")
+    assert said.endswith(
+        "had just gained a child, which went with them."
+        " A KVM that moves parents up would keep them; a higher limit may help, too."
+    )
+    assert insight(rows(), PATCHED).endswith("which went with them. reclaim_policy parents would keep them.")
+    assert insight(rows(), PARENTS).endswith("Parents are moved up already; a higher limit would help.")
 
 
 def estimated(recorded: int, by_parents: float) -> Mapping[str, Estimate]:
@@ -44,13 +47,13 @@ def estimated(recorded: int, by_parents: float) -> Mapping[str, Estimate]:
     return {"parents": Estimate(sure, 0, 0, recorded, by_parents - sure, recorded, 0, 0, 0)}
 
 
-def test_an_estimate_says_what_it_would_spare() -> None:
-    """In the place of what a cure would do; on a kernel that moves parents up nothing is left to spare."""
+def test_an_estimate_says_what_it_would_save() -> None:
+    """Instead of what the policy would keep; on a kernel that moves parents up nothing is left to save."""
     spared = rows(what_if=estimated(1000, 787.4))
     assert insight(spared, PATCHED).endswith(
-        "the RFC's problem. reclaim_policy parents would spare about 21% of its page faults."
+        "which went with them. reclaim_policy parents would save about 21% of its page faults."
     )
-    assert insight(spared, STOCK).endswith("A KVM that moves parents up would spare about 21% of its page faults.")
+    assert insight(spared, STOCK).endswith("A KVM that moves parents up would save about 21% of its page faults.")
     assert insight(spared, PARENTS) == insight(rows(), PARENTS)
 
 
@@ -59,45 +62,46 @@ def test_an_estimate_of_nothing_says_what_it_needs_instead(by_parents: float) ->
     """Of less than half a percent, of none, or more faults than there were."""
     said = insight(rows(what_if=estimated(1000, by_parents)), PATCHED)
     assert said.endswith(
-        "the RFC's problem. reclaim_policy parents would keep them, but spare no page faults: it needs a higher limit."
+        "which went with them. reclaim_policy parents would keep them, but save no page faults:"
+        " the VM needs a higher limit."
     )
 
 
 def test_an_estimate_is_of_the_time_since_the_last_look() -> None:
-    """Also after a daemon that estimated nothing; of no faults, or of counters that began anew, nothing is said."""
+    """Also after a daemon that estimated nothing; of no faults, or of counters that started over, nothing is said."""
     (row, *_) = rows(what_if=estimated(2000, 1000))
 
     def since(what_if: Mapping[str, Estimate]) -> str:
         before = replace(row.vm, zaps={}, recently_parented_zaps={}, what_if=what_if)
         return insight([replace(row, before=before)], PATCHED)
 
-    assert since(estimated(1000, 100)).endswith("would spare about 10% of its page faults.")
-    assert since({}).endswith("would spare about 50% of its page faults.")
+    assert since(estimated(1000, 100)).endswith("would save about 10% of its page faults.")
+    assert since({}).endswith("would save about 50% of its page faults.")
     assert since(estimated(2000, 1000)).endswith("reclaim_policy parents would keep them.")
     assert since(estimated(9000, 7000)).endswith("reclaim_policy parents would keep them.")
 
 
-def test_thrashing_without_recently_parented_directories_is_not_the_rfcs_problem() -> None:
+def test_thrashing_without_recently_parented_directories_is_not_blamed_on_the_order() -> None:
     """In stock order and with parents moved up."""
     for status in (STOCK, PARENTS):
         said = insight(rows(recently_parented_zaps={}), status)
         assert said.startswith("web1 thrashes")
         assert said.endswith(
-            "Directories that had just been given a child are not among them: it needs a higher limit."
+            "had just gained a child, so the order of reclaim is not to blame: the VM needs a higher limit."
         )
 
 
 def test_little_reclaim_is_no_thrashing() -> None:
     """A VM may go on for long at its limit."""
     assert insight(rows(zaps={(1, Cause.QUOTA): 20}), STOCK) == (
-        "web1 reclaims 2 pages/s, few for its limit of 64: it does not thrash."
+        "web1: KVM reclaims 2 shadow pages/s, few for its limit of 64; it does not thrash."
     )
-    assert insight(rows(zaps={(1, Cause.MEMSLOT): 2000}), STOCK) == "No VM reclaims shadow pages now."
+    assert insight(rows(zaps={(1, Cause.MEMSLOT): 2000}), STOCK) == "KVM reclaims no shadow pages now."
 
 
 def test_no_rate_is_judged_before_it_is_known() -> None:
     """At the first look nothing is said of a VM that may well thrash, nor that none does."""
-    assert insight(rows(seconds=0.0), STOCK) == "Measuring: rates come with the next look."
+    assert insight(rows(seconds=0.0), STOCK) == "Measuring: rates come with the next update."
     assert insight(rows(seconds=0.0, newest_first=True), STOCK).startswith("web1: reclaim takes the newest pages")
 
 
@@ -105,8 +109,9 @@ def test_few_recently_parented_directories_are_counted() -> None:
     """Below the share from which on the order is to blame, they are not said to be none."""
     said = insight(rows(zaps={(1, Cause.QUOTA): 4000, (2, Cause.QUOTA): 400}, recently_parented_zaps={2: 40}), STOCK)
     assert said == (
-        "web1 thrashes: it reclaims 440 pages/s with a limit of 64. Only 40 of the 400 directories among them had"
-        " just been given a child: it needs a higher limit."
+        "web1 thrashes: KVM reclaims 440 shadow pages/s to keep to its limit of 64. Only 40 of the 400 directories"
+        " among them (tables that point to tables) had just gained a child, so the order of reclaim is not to blame:"
+        " the VM needs a higher limit."
     )
 
 
@@ -119,16 +124,18 @@ def busy(name: str, limit: int, reclaimed: int, recent: int = 0) -> Row:
 
 
 def test_a_vm_that_thrashes_is_not_hidden_by_one_that_reclaims_more() -> None:
-    """The worst is looked for among those that thrash: first the RFC's problem, then who turns its list over most."""
+    """The worst is looked for among those that thrash: by recently parented zaps, then by turnover."""
     large, small = busy("large", limit=100_000, reclaimed=20_000), busy("small", limit=64, reclaimed=640)
-    assert insight([large, small], STOCK).startswith("small thrashes: it reclaims 64 pages/s")
+    assert insight([large, small], STOCK).startswith("small thrashes: KVM reclaims 64 shadow pages/s")
     parented = busy("parented", limit=64, reclaimed=100, recent=90)
-    assert insight([large, small, parented], STOCK).startswith("parented thrashes: it reclaims 10 pages/s")
+    assert insight([large, small, parented], STOCK).startswith("parented thrashes: KVM reclaims 10 shadow pages/s")
     slower = busy("slower", limit=640, reclaimed=1_000)
     assert insight([slower, small], STOCK).startswith("small thrashes")
     rare = busy("rare", limit=64, reclaimed=20, recent=20)
     assert insight([small, rare], STOCK).startswith("small thrashes")
-    assert insight([large], STOCK) == "large reclaims 2,000 pages/s, few for its limit of 100,000: it does not thrash."
+    assert insight([large], STOCK) == (
+        "large: KVM reclaims 2,000 shadow pages/s, few for its limit of 100,000; it does not thrash."
+    )
 
 
 def test_reclaim_of_the_newest_is_named() -> None:

@@ -104,7 +104,11 @@ def test_what_is_no_answer_is_one_sentence(tmp_path: Path, answer: bytes | None,
 @pytest.mark.parametrize(
     ("answer", "version", "cure"),
     [
-        (b'{"error": "that is no request of this version of shadowwatch"}\n', 1, "restart it with `systemctl restart"),
+        (
+            b'{"error": "that is not a request that this version of shadowwatch knows"}\n',
+            1,
+            "restart it with `systemctl restart",
+        ),
         (b'{"shadowwatch": 1}\n', 1, "restart it with `systemctl restart shadowwatch`"),
         (b'{"shadowwatch": 3}\n', 3, "use the one that it came with"),
     ],

@@ -141,7 +141,7 @@ def test_the_end_of_a_vm_never_seen_leaves_nothing() -> None:
     assert vm.zaps == {}
 
 
-def test_an_address_whose_numbers_begin_anew_is_another_vm() -> None:
+def test_an_address_where_numbers_start_over_is_another_vm() -> None:
     """Its end was lost: the old VM's figures end, and nothing of the new one is counted as lost."""
     heard = Heard()
     heard.kernel.ring.full = lambda: True

@@ -128,7 +128,7 @@ def test_model_equals_the_slow_reference(steps: list[tuple], data: st.DataObject
     assert sum(frozen.pages.values()) == len(reference.order)
 
 
-def test_ages_given_out_anew_keep_the_order() -> None:
+def test_ages_given_out_again_keep_the_order() -> None:
     """A root at the tail while thousands of tables come and go makes the list renumber; places stay right."""
     story = Story()
     story.alloc(1, level=2)

@@ -85,8 +85,8 @@ def test_a_socket_is_for_the_process_that_it_was_passed_to(monkeypatch: pytest.M
         ("2", (3, 4), ""),
         ("0", (), ""),
         (None, (), ""),
-        ("-1", (), "LISTEN_FDS=-1 is no number, so it is passed over; unset it"),
-        ("²", (), "LISTEN_FDS=² is no number"),
+        ("-1", (), "LISTEN_FDS=-1 is not a number, so it is ignored; unset it"),
+        ("²", (), "LISTEN_FDS=² is not a number"),
         ("x" * 10_000, (), "LISTEN_FDS=xxx"),
     ],
 )

@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).parents[2]
 
 @pytest.mark.soak
 def test_pip_installs_the_sources_beside_the_systems_packages(tmp_path: Path) -> None:
-    """The source archive has all that a wheel is made of, the wheel the BPF sources, and the command runs."""
+    """The source archive has all that a wheel needs, the wheel the BPF sources and the runbook; the command runs."""
 
     def run(*words: str | Path) -> str:
         return subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
@@ -34,6 +34,9 @@ def test_pip_installs_the_sources_beside_the_systems_packages(tmp_path: Path) ->
     folder, *names = run("venv/bin/python", "-c", code).split()
     assert folder.startswith(str(tmp_path))
     assert names == sorted(path.name for path in (CHECKOUT / "bpf").iterdir())
+    assert "KvmReclaimStorm" in run(
+        "venv/bin/python", "-c", "from shadowwatch.metrics.runbook import *; print(runbook())"
+    )
 
 
 def test_debians_package_has_the_programs_version() -> None:
@@ -41,6 +44,22 @@ def test_debians_package_has_the_programs_version() -> None:
     newest = (CHECKOUT / "debian/changelog").read_text().splitlines()[0]
     assert re.match(r"shadowwatch \((.*)\) ", newest)[1] == __version__  # type: ignore[index]
     assert f"\nshadowwatch {__version__}\n" in (CHECKOUT / "docs/install.md").read_text()
+
+
+def test_debians_package_brings_every_document_and_example() -> None:
+    """The folders whole, so that what README names is where it says, beneath one folder."""
+
+    def listed(name: str) -> list[str]:
+        return [line.split()[0] for line in (CHECKOUT / f"debian/shadowwatch.{name}").read_text().splitlines()]
+
+    assert {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs"} == set(listed("docs"))
+    assert {"examples/*", "docs/shadowwatch.toml", "systemd/shadowwatch.socket"} == set(listed("examples"))
+    assert {"dashboards/*.json", "prometheus/rules.yml"} <= set(listed("install"))
+    (copied,) = re.findall(
+        r"^\t@cp -a ((?:.*\\\n)*.*) dist/shadowwatch$", (CHECKOUT / "Makefile").read_text(), re.MULTILINE
+    )
+    needed = {path.split("/")[0] for name in ("docs", "examples", "install") for path in listed(name)} - {"debian"}
+    assert needed <= set(re.findall(r"[\w.]+", copied))
 
 
 def test_debians_package_brings_what_the_doctor_would_ask_for() -> None:

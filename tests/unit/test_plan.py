@@ -282,7 +282,7 @@ def test_a_kernel_of_link_time_optimization_is_told_what_it_has(suffix: str) -> 
     assert "__kvm_mmu_prepare_zap_page" in {name for name, _, _ in host.functions}
     said = io.StringIO()
     show(host, make_plan(host), False, said)
-    assert f"__kvm_mmu_prepare_zap_page{suffix}: its arguments are unchecked" in " ".join(said.getvalue().split())
+    assert f"__kvm_mmu_prepare_zap_page{suffix}: its arguments are not known" in " ".join(said.getvalue().split())
 
 
 def test_hidden_addresses_are_a_loss_with_its_cure() -> None:

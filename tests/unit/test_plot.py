@@ -141,7 +141,10 @@ def test_a_cut_capture_is_shown_to_the_cut_and_said_to_be(command: str, tmp_path
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("plot", STOCK, "-o", "a.pdf"), "a.pdf is no picture that can be drawn; end its name in .svg or .png"),
+        (
+            ("plot", STOCK, "-o", "a.pdf"),
+            "a.pdf is not a kind of picture that can be drawn; end its name in .svg or .png",
+        ),
         (("plot", STOCK, "-o", "/no/such/a.svg"), "cannot write /no/such/a.svg: No such file or directory; choose"),
         (("plot", "none", "-o", "a.svg"), "cannot read none: No such file or directory; check the path"),
         (("plot", STOCK, "--vm", "mail", "-o", "a.svg"), "there is no VM mail; choose from "),

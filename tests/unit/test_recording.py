@@ -118,7 +118,7 @@ def test_without_a_limit_nothing_is_ended_or_overwritten(files: int, tmp_path: P
 @pytest.mark.parametrize("kind", [Kind.WRITE, Kind.FLUSH, Kind.VM, Kind.STEP])
 @pytest.mark.parametrize("files", [1, 2])
 def test_what_has_no_number_begins_no_numbers(kind: Kind, files: int, tmp_path: Path) -> None:
-    """A file that begins in the midst of a run claims no loss, whatever it hears first of a VM; nor do further files.
+    """A file that begins in the middle of a run claims no loss, whatever it hears first of a VM; nor do further files.
 
     Neither the kernel's counters nor gaps tell of one, also in the simulator; a gap that follows is one.
     """

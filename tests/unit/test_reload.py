@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A configuration read anew while the daemon runs."""
+"""A configuration read again while the daemon runs."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def test_what_can_change_changes_and_the_rest_is_said(tmp_path: Path, capsys: py
     assert running.changed == {"audit_interval": 60.0, "recent_seconds": None}
     said = capsys.readouterr().out
     assert said == (
-        f"shadowwatch: read {running.path} anew: audit-interval is 60; for ring-mib, user restart shadowwatch\n"
+        f"shadowwatch: read {running.path} again: audit-interval is 60; for ring-mib, user restart shadowwatch\n"
     )
     running.changed.clear()
     running.read("")
     assert running.changed == {"audit_interval": None, "recent_seconds": None}
-    assert capsys.readouterr().out == f"shadowwatch: read {running.path} anew: audit-interval is the default\n"
+    assert capsys.readouterr().out == f"shadowwatch: read {running.path} again: audit-interval is the default\n"
 
 
 def test_a_file_that_is_not_right_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,7 +65,7 @@ def test_a_flag_wins_after_a_reload_too(tmp_path: Path, capsys: pytest.CaptureFi
     running = Running(tmp_path / "a.toml", audit_interval=5.0)
     running.read("[run]\naudit-interval = 60\n")
     assert running.changed["audit_interval"] == 5.0
-    assert capsys.readouterr().out.endswith("anew: no setting changes\n")
+    assert capsys.readouterr().out.endswith("again: no setting changed\n")
 
 
 def test_a_changed_threshold_counts_from_then_on_and_keeps_the_model() -> None:

@@ -43,7 +43,7 @@ def at(now: Snapshot, now_ns: int) -> Snapshot:
     return replace(now, now_ns=now_ns, behind_ns=0)
 
 
-#: Anywhere, and in the midst of what a batch holds: its events are a microsecond apart.
+#: Anywhere, and in the middle of a batch: its events are a microsecond apart.
 PLACES = st.floats(-1, 12) | st.builds(
     lambda batch, events: (batch * lively.STEP_NS - 10**8 + events * 1000) / 1e9,
     st.integers(0, 39),

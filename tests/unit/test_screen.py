@@ -110,7 +110,7 @@ def test_what_is_not_per_second_is_not_headed_so() -> None:
     _, frame = looked()
     for units, heading, said in (
         (Units.RATE, "reclaim/s  recent/s▼", "31 MiB\n"),
-        (Units.CHANGE, "reclaim  recent▼", "31 MiB  since the last look\n"),
+        (Units.CHANGE, "reclaim  recent▼", "31 MiB  since the last update\n"),
         (Units.TOTAL, "reclaim  recent▼", "31 MiB  in all\n"),
     ):
         shown = screen(frame, replace(STATE, units=units), 120, 24)

@@ -112,14 +112,14 @@ def test_the_recorded_zaps_of_a_real_kernel_are_made_again(name: str, policy: st
     assert estimate.reproduced == estimate.zaps == estimate.recorded_zaps == counters["mmu_recycled"]
 
 
-def test_parents_is_foretold_as_the_patched_kernel_did_it() -> None:
+def test_parents_is_predicted_as_the_patched_kernel_did_it() -> None:
     """From the recording in stock order: the kernel's own change in faults, to two points; in zaps, to three."""
     kernel = {
         name: json.loads(CAPTURES[name].with_suffix(".json").read_text())["counters"] for name in ("stock", "parents")
     }
     estimate = of_capture("stock", "parents")
-    foretold = (estimate.faults + estimate.likely - estimate.recorded_faults) / kernel["stock"]["pf_taken"]
-    assert abs(foretold - (kernel["parents"]["pf_taken"] / kernel["stock"]["pf_taken"] - 1)) < 0.02
+    predicted = (estimate.faults + estimate.likely - estimate.recorded_faults) / kernel["stock"]["pf_taken"]
+    assert abs(predicted - (kernel["parents"]["pf_taken"] / kernel["stock"]["pf_taken"] - 1)) < 0.02
     zaps = (estimate.zaps + estimate.likely) / estimate.recorded_zaps
     assert abs(zaps - kernel["parents"]["mmu_recycled"] / kernel["stock"]["mmu_recycled"]) < 0.03
 
@@ -170,7 +170,7 @@ def test_after_a_loss_it_goes_on_with_what_it_hears() -> None:
 
 
 def test_a_vm_that_ended_keeps_its_estimate_and_its_address_is_another_ones() -> None:
-    """By destroy, and by numbers that begin anew."""
+    """By destroy, and by numbers that start over."""
     simulator = Simulator(FACTS, "stock")
     for pid in (1, 2, 3):
         story = Story(pid=pid)

@@ -92,7 +92,7 @@ def test_sorting_goes_through_the_columns() -> None:
 
 
 def test_units_and_pause_take_turns() -> None:
-    """Per second, since the last look, in all, and again."""
+    """Per second, since the last update, in all, and again."""
     assert [after(STATE, *["u"] * times).units for times in range(4)] == [*Units, Units.RATE]
     assert after(STATE, " ").paused
     assert not after(STATE, " ", " ").paused

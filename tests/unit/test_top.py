@@ -11,6 +11,7 @@ import signal
 import subprocess
 import termios
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def test_filter_sort_units_and_help(tmux: Tmux) -> None:
     tmux.press("r")
     tmux.until("share▲")
     tmux.press("?")
-    tmux.until("Keys", "since the last look, in all")
+    tmux.until("Keys", "since the last update, in all")
     tmux.press("x")
     tmux.until("share▲")
 
@@ -88,7 +89,7 @@ def test_a_replay_steps_back_and_jumps(tmux: Tmux) -> None:
     tmux.press("t")
     assert tmux.until("replay 8.0 of", "web1 thrashes") == there
     to("0")
-    tmux.until("replay 0.0 of", "Measuring: rates come with the next look.")
+    tmux.until("replay 0.0 of", "Measuring: rates come with the next update.")
 
 
 def test_it_follows_the_size_of_the_terminal(tmux: Tmux) -> None:
@@ -247,7 +248,12 @@ def test_a_cut_capture_is_shown_up_to_the_cut(tmp_path: Path) -> None:
 
 def test_it_stops_and_goes_on_as_a_job_of_a_shell(folder: Path) -> None:
     """By a key and by signals: the shell has the terminal meanwhile, then top has its screen and its keys again."""
-    shell = Tmux(folder, ["bash", "--norc", "-i"])
+    with closing(Tmux(folder, ["bash", "--norc", "-i"])) as shell:
+        stopped_and_continued(shell, folder)
+
+
+def stopped_and_continued(shell: Tmux, folder: Path) -> None:
+    """Top in this shell, stopped in each way."""
     shell.until("bash")
     replay = f"{' '.join(TOP)} --replay {folder / 'a.capture'} --at 5"
     shell.press("PS1='prompt '; stty echo", "Enter", replay, "Enter")
@@ -269,7 +275,7 @@ def test_it_stops_and_goes_on_as_a_job_of_a_shell(folder: Path) -> None:
         shell.until("web1", "paused", "?: help")
         assert shell.told("alternate_on") == "1"
         shell.press("u")
-        shell.until("since the last look")
+        shell.until("since the last update")
         shell.press("u", "u")
         shell.until("web1", gone="in all")
         shell.press("q")
@@ -278,7 +284,6 @@ def test_it_stops_and_goes_on_as_a_job_of_a_shell(folder: Path) -> None:
         shell.until("web1", "replay", "?: help")
         shell.press("Space")
         shell.until("paused")
-    shell.close()
 
 
 def test_what_is_pasted_presses_no_keys(tmux: Tmux) -> None:

@@ -191,7 +191,7 @@ def test_a_vm_goes_by_its_name_or_else_its_pid() -> None:
         ShadowwatchError, match=r"^4711 is more than one VM; choose from web \(pid 4711\), web-2 \(pid 4711, ended\)$"
     ):
         pick([vm, twin], "4711")
-    with pytest.raises(ShadowwatchError, match=r"^there is no VM web, nor any other;"):
+    with pytest.raises(ShadowwatchError, match=r"^there is no VM web, and no other either;"):
         pick([], "web")
     with pytest.raises(ShadowwatchError, match=r"^there is more than one VM with shadow pages; choose with --vm"):
         only([vm, other])

@@ -155,7 +155,7 @@ def test_a_busy_vm_is_left_to_the_probes_after_some_tries() -> None:
     assert scene.turn(5) == []
 
 
-def test_a_walk_left_to_probes_that_do_not_come_by_is_begun_anew() -> None:
+def test_a_walk_left_to_probes_that_do_not_come_by_is_started_again() -> None:
     """When its patience is over; by then the VM may be idle, and is walked at once."""
     scene = Scene(vms=1)
     scene.kernel.busy.add(VMS[0])
@@ -213,7 +213,7 @@ def test_an_audit_of_a_busy_vm_ends_by_the_probes() -> None:
 
 @pytest.mark.parametrize("audits", [2, 3])
 def test_audits_end_although_they_find_differences(audits: int) -> None:
-    """Each one counts, the model is mended by each, and the first difference stays the one that is told."""
+    """Each one counts, the model is corrected by each, and the first difference stays the one that is told."""
     scene = Scene(vms=1)
     scene.turn()
     vm = scene.kernel.vms_by_address[VMS[0]]

@@ -194,7 +194,7 @@ def test_a_hundred_who_guess_delay_nobody_who_is_known(written: Written, monkeyp
         assert {guess.result()[:13] for guess in guesses} <= {b"HTTP/1.1 401 ", b""}
 
 
-def test_a_configuration_read_anew_is_for_those_who_connect_then(authority: Authority, written: Written) -> None:
+def test_a_configuration_read_again_is_for_those_who_connect_then(authority: Authority, written: Written) -> None:
     """From plain to TLS, and a certificate renewed in its place, on the same port."""
     served = serve(load(written("")))
 
@@ -267,40 +267,46 @@ def test_a_mapping_may_be_merged_into_another(written: Written) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: [", "it is no YAML: .*; mend that line"),
-        ("7", "it is no mapping; write keys and values"),
+        ("a: [", "it is not valid YAML: .*; fix that line"),
+        ("7", "it is not a mapping; write keys and values"),
         ("tls_config: {}", "there is no tls_config; did you mean tls_server_config"),
         (f"{TLS}  cert_fiel: x", "there is no tls_server_config.cert_fiel; did you mean cert_file"),
-        (f"{TLS}  1: x", "there is no tls_server_config.1; there are cert_file, "),
+        (f"{TLS}  1: x", "there is no tls_server_config.1; choose from cert_file, "),
         (f"{TLS}  cipher_suites: []", "tls_server_config.cipher_suites is not supported; leave it out: OpenSSL"),
         (f"{TLS}  key: x", "tls_server_config.key is not supported; name the file with key_file"),
         ("rate_limit: {burst: 1}", "rate_limit is not supported; leave it out"),
         ("tls_server_config: {cert_file: server.pem}", "tls_server_config.key_file is missing"),
         (
             TLS.replace("server.key", "client.key"),
-            r"server\.pem and .*client\.key are no certificate and its key in PEM",
+            r"server\.pem and .*client\.key are not a certificate and its key in PEM",
         ),
-        (TLS.replace("server.key", "web.yml"), r"server\.pem and .*web\.yml are no certificate and its key in PEM"),
+        (TLS.replace("server.key", "web.yml"), r"server\.pem and .*web\.yml are not a certificate and its key in PEM"),
         (TLS.replace("server.key", "encrypted.key"), r"key_file: .*encrypted\.key is encrypted; `openssl pkey` writes"),
-        (f"{TLS}  min_version: TLS10", "tls_server_config.min_version: TLS10 is none of TLS12, TLS13"),
+        (f"{TLS}  min_version: TLS10", "tls_server_config.min_version: TLS10 is not one of TLS12, TLS13"),
         (f"{TLS}  min_version: TLS13\n  max_version: TLS12", "tls_server_config.max_version is below min_version"),
-        (f"{TLS}  client_auth_type: Require", "client_auth_type: Require is none of NoClientCert, "),
+        (f"{TLS}  client_auth_type: Require", "client_auth_type: Require is not one of NoClientCert, "),
         (f"{TLS}  client_auth_type: RequireAnyClientCert", "RequireAnyClientCert trusts any certificate and is not"),
         (f"{TLS}  client_ca_file: ca.pem", "client_ca_file and a client_auth_type that verifies need each other"),
         (MUTUAL.replace("ca.pem", "server.key"), r"client_ca_file: .*server\.key has no certificate in PEM"),
         (f"{TLS}  client_allowed_sans: [a]", "client_allowed_sans needs client_auth_type: RequireAndVerifyClientCert"),
         ("http_server_config: {http2: true}", "http_server_config.http2: this serves HTTP/1.1; leave it out, or"),
         ("http_server_config: {headers: {X-Frame-Options: x}}", "X-Frame-Options: 'x' is not deny or sameorigin"),
-        ("http_server_config: {headers: {Server: x}}", "there is no http_server_config.headers.Server; there are"),
+        ("http_server_config: {headers: {Server: x}}", "there is no http_server_config.headers.Server; choose from"),
         (
             'http_server_config: {headers: {X-XSS-Protection: "a\\nb"}}',
             r"X-XSS-Protection: 'a\\nb' is not one line of text",
         ),
-        ("basic_auth_users: [alice]", "basic_auth_users is no mapping of strings to strings; put quotes around"),
-        ("basic_auth_users: {alice: 7}", "basic_auth_users is no mapping of strings to strings; put quotes around"),
-        ("basic_auth_users: {alice: open}", "basic_auth_users.alice is no bcrypt hash; make one with `htpasswd -nBC"),
-        (f"basic_auth_users: {{alice: {hashed('x')[:-1]}}}", "basic_auth_users.alice is no bcrypt hash"),
-        (f"basic_auth_users: {{alice: {hashed('x').replace('$04$', '$32$')}}}", "basic_auth_users.alice is no bcrypt"),
+        ("basic_auth_users: [alice]", "basic_auth_users is not a mapping of strings to strings; put quotes around"),
+        ("basic_auth_users: {alice: 7}", "basic_auth_users is not a mapping of strings to strings; put quotes around"),
+        (
+            "basic_auth_users: {alice: open}",
+            "basic_auth_users.alice is not a bcrypt hash; make one with `htpasswd -nBC",
+        ),
+        (f"basic_auth_users: {{alice: {hashed('x')[:-1]}}}", "basic_auth_users.alice is not a bcrypt hash"),
+        (
+            f"basic_auth_users: {{alice: {hashed('x').replace('$04$', '$32$')}}}",
+            "basic_auth_users.alice is not a bcrypt",
+        ),
     ],
 )
 def test_what_is_not_right_is_one_line(text: str, said: str, written: Written) -> None:

@@ -24,6 +24,6 @@ def choose(names: Sequence[str] | None) -> tuple[str, ...]:
     for name in names or ():
         if name not in POLICIES:
             nearest = get_close_matches(name, POLICIES, 1)
-            cure = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(POLICIES)}"
+            cure = f"did you mean {nearest[0]}?" if nearest else f"choose from {', '.join(POLICIES)}"
             raise ShadowwatchError(f"there is no reclaim policy {name}; {cure}")
     return tuple(dict.fromkeys(names)) if names else SENSIBLE

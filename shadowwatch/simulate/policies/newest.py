@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`newest`: the mistake of Linux 5.9 to 5.11.1 (6b82ef2c9cf1, mended by 8fc517267fb2), for comparison."""
+"""`newest`: the mistake of Linux 5.9 to 5.11.1 (6b82ef2c9cf1, fixed by 8fc517267fb2), for comparison."""
 
 from __future__ import annotations
 
