@@ -120,11 +120,16 @@ class Emulator:
             registers = self._qmp.monitor("info registers", MONITOR_SECONDS)
         except LabError:
             return "QEMU's monitor does not answer"
-        begun = self._processor_seconds()
+        begun = self.processor_seconds()
         time.sleep(LOOK_SECONDS)
-        busy = (self._processor_seconds() - begun) / LOOK_SECONDS
+        busy = (self.processor_seconds() - begun) / LOOK_SECONDS
         place = " ".join(re.findall(r"\b(?:RIP|CPL|HLT)=\w+", registers))
         return f"QEMU's status is {status}, it takes {busy:.0%} of a core, and its processor is at {place}"
+
+    def processor_seconds(self) -> float:
+        """Return the processor time that QEMU has had."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime
 
     def save(self, state: Path) -> None:
         """Write the state of the machine to a file; it stands still from then on. No share may be mounted in it."""
@@ -148,11 +153,6 @@ class Emulator:
             if pipe:
                 with suppress(OSError):  # what was still to be written finds nobody
                     pipe.close()
-
-    def _processor_seconds(self) -> float:
-        """Return the processor time that QEMU has had."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime
 
     def _until(self, question: str, wanted: str, *before: str) -> None:
         """Ask for a status until it is the wanted one, after those before."""

@@ -6,17 +6,20 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Sequence
+from queue import Empty, SimpleQueue
+from threading import Thread
 
 from tests.lab.command import tail
 from tests.lab.ending import Ending
 from tests.lab.errors import LabError
-from tests.lab.lines import line_within
 from tests.lab.machine import Lab
 from tests.lab.qmp import ARGUMENTS, Qmp
 from tests.lab.workload import Reading
 
-#: A guest is at its init in a tenth of it, if this machine has nothing else to do.
+#: Of the emulator's processor: a guest that shares it with two that thrash is at its init in half of it.
 BOOT_SECONDS = 120.0
+#: By the clock it may take so many times as long: this machine has other things to do, or the emulator nothing.
+PATIENCE = 4
 LINE_SECONDS = 300.0
 #: What the guests' inits say first.
 STARTED = "guest: init runs"
@@ -31,7 +34,8 @@ class Guest(Ending):
     def __init__(self, lab: Lab, name: str, pages: int, memory: int, initrd: str, append: str) -> None:
         self.name = name
         self._lab = lab
-        self._begun = time.monotonic()
+        self._begun, self._used = time.monotonic(), lab.processor_seconds()
+        self._lines: SimpleQueue[str] = SimpleQueue()
         self._said: deque[str] = deque(maxlen=6)
         self._booted = False
         # What KVM says of XSAVE is more than the emulated processor does: Linux 5.10 and 7.x fail with it as guests.
@@ -44,16 +48,27 @@ class Guest(Ending):
             f" -kernel /boot/vmlinux -initrd /srv/lab/{initrd} -append 'console=ttyS0 quiet panic=-1 {append}'"
         )
         self._process = lab.popen(command, stderr=subprocess.PIPE)
+        Thread(target=self._read, daemon=True).start()
         self.pid = int(self._line())
         self._said.clear()
         self._qmp = Qmp(self._process)
 
     def booted(self, seconds: float = BOOT_SECONDS) -> None:
-        """Wait until the guest's init runs; LabError when it does not so long after the guest's start."""
-        trouble = f"is not at its init after {seconds:.0f} s"
+        """Wait until the guest's init runs; LabError when the emulator has worked for so long without that."""
+        while self.booting(seconds, pause=1.0):
+            pass
+
+    def booting(self, seconds: float = BOOT_SECONDS, pause: float = 0.0) -> bool:
+        """Return whether the guest's init has yet to run, after this pause at most; LabError when it is too late."""
         while not self._booted:
-            line = self._line(self._begun + seconds - time.monotonic(), trouble)
-            self._booted = line.strip() == STARTED
+            try:
+                self._booted = self._took(self._lines.get(timeout=pause)).strip() == STARTED
+            except Empty:
+                passed, used = time.monotonic() - self._begun, self._lab.processor_seconds() - self._used
+                if used > seconds or passed > PATIENCE * seconds:
+                    raise self._trouble(f"is not at its init after {passed:.0f} s") from None
+                return True
+        return False
 
     def stop(self) -> None:
         """Halt the guest, so that its counters rest."""
@@ -67,19 +82,30 @@ class Guest(Ending):
         """End the guest."""
         if self._process.poll() is None:
             self._qmp.command("quit")
-            self._process.communicate()
+            self._process.wait()
 
-    def _line(self, seconds: float = LINE_SECONDS, trouble: str = "hangs") -> str:
-        """Return the next line of the guest's console; LabError with the last ones when there is none in this time."""
-        line = line_within(max(seconds, 1.0), self._process, self._process.stderr)
-        if line:
-            self._said.append(line)
-            return line
+    def _read(self) -> None:
+        """Take what the guest says as it comes, so that nobody has to wait for it longer than he likes."""
+        for line in self._process.stderr or ():
+            self._lines.put(line)
+        self._lines.put("")
+
+    def _line(self) -> str:
+        """Return the next line of the guest's console."""
+        try:
+            return self._took(self._lines.get(timeout=LINE_SECONDS))
+        except Empty:
+            raise self._trouble(f"has said nothing for {LINE_SECONDS:.0f} s") from None
+
+    def _took(self, line: str) -> str:
+        if not line:
+            raise self._trouble("ended in the lab before it was done")
+        self._said.append(line)
+        return line
+
+    def _trouble(self, what: str) -> LabError:
         console = f"its console says last: {tail(''.join(self._said))}" if self._said else "its console is silent"
-        if self._process.wait() >= 0:
-            raise LabError(f"guest {self.name} ended in the lab before it was done: {console}; {CURE}")
-        self._lab.run(["kill", "-KILL", str(self.pid)], check=False)
-        raise LabError(f"guest {self.name} {trouble}: {console}; {CURE}")
+        return LabError(f"guest {self.name} {what}: {console}; {CURE}")
 
 
 class RealGuest(Guest):

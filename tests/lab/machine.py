@@ -218,6 +218,10 @@ class Lab:
             self._emulator.save(state)
         self.close()
 
+    def processor_seconds(self) -> float:
+        """Return the processor time that the emulator has had; nothing once it has ended."""
+        return self._emulator.processor_seconds() if self._emulator and self._emulator.running() else 0.0
+
     def trouble(self) -> str:
         """Return what became of a lab that has ended or does not answer any more; nothing of one that is well."""
         if not self._emulator or not self._connection:

@@ -30,6 +30,8 @@ GUESTS = (Workload("rfc-zipf", accesses=3_000), Workload("rfc-hotset", "hotset",
 REAL = "linux"
 #: Between rounds: an emulated machine has little to spare for two storms and their watcher.
 PAUSE_MS = 400
+#: Between looks at whether the real Linux has booted.
+LOOK_SECONDS = 1.0
 
 ELSEWHERE = """\
 Elsewhere:
@@ -69,13 +71,14 @@ class NextPolicy:
 
 @contextmanager
 def booting(guest: Guest, seconds: float = BOOT_SECONDS) -> Iterator[None]:
-    """Let whatever goes on meanwhile end with LabError when the guest is not at its init so long after its start."""
+    """Let whatever goes on meanwhile end with LabError when the guest does not come to its init."""
 
     def look(number: int, frame: FrameType | None) -> None:
-        guest.booted(seconds)
+        if not guest.booting(seconds):
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     before = signal.signal(signal.SIGALRM, look)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, LOOK_SECONDS, LOOK_SECONDS)
     try:
         yield
     finally:
@@ -114,6 +117,6 @@ def run(progress: Progress) -> int:
         else:
             print(f"{url}metrics\n{summary(metrics)}", flush=True)
             while signal.sigwait({signal.SIGINT, signal.SIGTERM, signal.SIGALRM}) == signal.SIGALRM:
-                real.booted()
+                real.booting()
         print(summary(scrape(port)), flush=True)
     return 0
