@@ -55,7 +55,9 @@ class Root:
         """
         return subprocess.Popen(
             [
-                *("setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"),
+                # Who runs tests in the background has SIGINT ignored.
+                *("env", "--default-signal=INT", "setpriv", "--pdeathsig=KILL"),
+                *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
                 *("sh", "-c", FIRST, str(self.path), f"cd /root/shadowwatch && {line}"),
             ],
             stdin=subprocess.DEVNULL,
