@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many examples of a property are tried: a few by default, many with --hypothesis-profile=soak."""
+"""For all tests: how many examples of a property are tried, and by how many threads numpy works.
+
+A few examples by default, many with --hypothesis-profile=soak.
+"""
 
 from __future__ import annotations
+
+import os
 
 from hypothesis import HealthCheck, settings
 
@@ -10,3 +15,6 @@ settings.register_profile("soak", max_examples=600, deadline=None, suppress_heal
 # The same examples in every run, so that a change fails by what it did.
 settings.register_profile("few", settings.get_profile("soak"), max_examples=10, derandomize=True)
 settings.load_profile("few")
+
+# numpy's threads spin while there is nothing to do, and pictures are drawn by one.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

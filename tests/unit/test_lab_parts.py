@@ -186,7 +186,7 @@ def served(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The same archive, by HTTP: its lines for apt."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=archive.folder)) as server:
-        threading.Thread(target=server.serve_forever).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
         yield f"deb [trusted=yes] http://127.0.0.1:{server.server_port} ./\n"
         server.shutdown()
 
