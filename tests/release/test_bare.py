@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""README's first command on each Debian release with next to nothing installed."""
+"""README's two commands on each Debian release with next to nothing installed."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from tests.release.root import RELEASES, Root, bare
 FIRST_SECONDS = 3600.0
 REAL_SECONDS = 600.0
 END_SECONDS = 120.0
+#: Of what a run that failed has said.
+LAST_LINES = 60
 
 
 @pytest.fixture(params=RELEASES)
@@ -49,6 +51,19 @@ def test_make_run_shows_metrics_of_all_guests(root: Root, capsys: pytest.Capture
         assert "linux: reclaimed" in rest, said + rest
         assert "left running" not in rest, said + rest
         assert not [*root.path.glob("tmp/shadowwatch-*")]
+
+
+@pytest.mark.soak
+def test_make_test_passes(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
+    """The unit tier on that release's own Python and libraries, and the lab's proofs."""
+    begun = time.monotonic()
+    with root.popen("exec make test") as process:
+        said, _ = process.communicate()
+    with capsys.disabled():
+        name, load = root.path.parent.name, os.getloadavg()[0]
+        print(f"\n{name}: make test took {time.monotonic() - begun:.0f} s; load {load:.1f}")
+    assert process.returncode == 0, "\n".join(said.splitlines()[-LAST_LINES:])
+    assert "left running" not in said
 
 
 def _published(process: subprocess.Popen[str]) -> tuple[str, int]:
