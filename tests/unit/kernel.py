@@ -199,6 +199,11 @@ class KernelVm:
         self._numbered(Kind.LINK, spt=spt, parent_pte=pte)
         self.edges[pte] = spt
 
+    def unlink(self, pte: int) -> None:
+        """An spte is made to map memory, whatever it pointed to before."""
+        self._numbered(Kind.UNLINK, parent_pte=pte)
+        self.edges.pop(pte, None)
+
     def move(self, spt: int) -> None:
         """mmu_parent_walk() takes a page to the head; the newest stays where it is, a walk's cursor with it."""
         if self.order[0] != spt:
