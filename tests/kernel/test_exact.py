@@ -148,7 +148,7 @@ def test_all_parents_of_a_page_are_read(patched: Watched) -> None:
     for rounds in (1, 0):
         vm = f"shared-{rounds}"
         # The moves are four times as many events: pauses leave the emulated machine time for the daemon.
-        with Vmm(patched.lab, Workload(vm, "uniform", accesses=1_000), rounds=rounds, pause_ms=200) as vmm:
+        with Vmm(patched.lab, Workload(vm, "uniform", accesses=300), rounds=rounds, pause_ms=500) as vmm:
             if rounds:
                 vmm.finished()
             vmm.do(f"share {PARENTS}")

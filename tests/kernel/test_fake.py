@@ -15,7 +15,8 @@ from tests.kernel.watched import Watched
 from tests.lab.workload import Vmm, Workload
 from tests.unit.kernel import KernelVm, Page, Place, Ring
 
-#: The numbered kinds of an event, as which fields of it the imagined kernel has to make again.
+ROOT_LEVEL = 4
+#: Of a numbered event, what the imagined kernel has to make again.
 FIELDS = ("kind", "spt", "parent_pte", "gfn", "seq")
 
 
@@ -26,6 +27,8 @@ class Twin:
         self.vm: KernelVm | None = None
         self._first: list[Event] = []
         self._place = Place()
+        #: Roots that were zapped in use: they left the list, and are zapped again when they are free.
+        self._roots: set[int] = set()
         #: How much was made again and was the same.
         self.same = {"events": 0, "steps": 0, "writes": 0}
 
@@ -76,6 +79,7 @@ class Twin:
         fresh = len(vm.ring.events)
         match Kind(event.kind):
             case Kind.ALLOC:
+                self._roots.discard(event.spt)
                 vm.limit = event.limit
                 vm.alloc(event.spt, event.gfn, event.role)
             case Kind.LINK:
@@ -84,7 +88,14 @@ class Twin:
                 vm.unlink(event.parent_pte)
             case Kind.MOVE:
                 vm.move(event.spt)
+            case Kind.ZAP if event.spt in self._roots:
+                self._roots.remove(event.spt)
+                vm.seq += 1
+                assert vm.seq == event.seq
+                return
             case Kind.ZAP:
+                if vm.pages[event.spt].level == ROOT_LEVEL:
+                    self._roots.add(event.spt)
                 vm.zap(event.spt)
             case Kind.RECLAIM:
                 vm.reclaim()
