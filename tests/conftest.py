@@ -6,6 +6,7 @@ A few examples by default, many with --hypothesis-profile=soak.
 
 from __future__ import annotations
 
+import gc
 import os
 
 from hypothesis import HealthCheck, settings
@@ -18,3 +19,6 @@ settings.load_profile("few")
 
 # numpy's threads spin while there is nothing to do, and pictures are drawn by one.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# What tests are collected and reported by stays to the end: to look for garbage in it is a fifth of the time.
+gc.set_threshold(50_000, 20, 50)

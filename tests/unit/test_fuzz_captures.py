@@ -17,6 +17,8 @@ from tests.unit import lively
 from tests.unit.forged import READERS, capture, data, facts, frame, name, read
 from tests.unit.story import FUNCTIONS, Story
 
+pytestmark = pytest.mark.soak
+
 NUMBERS = [field for field, _ in FIELDS if field != "pad"]
 #: Addresses that mean something to one another, so that random events are about the same pages.
 PAGES = st.integers(0, 12)

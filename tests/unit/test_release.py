@@ -59,6 +59,7 @@ def release(folder: Path, *words: str, check: str = "true") -> subprocess.Comple
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.soak
 def test_a_release_has_its_version_everywhere_a_commit_and_a_tag(clone: Path) -> None:
     """Checked with the new version, which stands wherever the old one stood; what was unreleased is dated."""
     done = release(clone, "9.8.7", check=CHECK)
