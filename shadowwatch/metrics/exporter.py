@@ -72,9 +72,10 @@ def _landing_page(watch: Watch, status: Status) -> str:
     heading = "".join(f"<th>{heading}</th>" for heading in _HEADINGS)
     more = f"<p>{len(now.vms) - ROWS:,} more VMs are in the metrics.</p>" if len(now.vms) > ROWS else ""
     kvm = f"KVM patched, policy {status.policy}" if status.policy else "stock KVM"
+    meaning = PAGING[facts.paging]
     return _PAGE.format(
         host=escape(facts.host),
-        about=escape(f"Linux {facts.kernel}, {kvm}, {len(facts.probes)} probes. {PAGING[facts.paging].capitalize()}."),
+        about=escape(f"Linux {facts.kernel}, {kvm}, {len(facts.probes)} probes. {meaning[0].upper()}{meaning[1:]}."),
         state=f"VMs: {len(running):,} running, {sum(vm.exact for vm in running):,} of them exact."
         f" Events: {now.received:,} received, {now.all_lost:,} lost.",
         table=f"<table><tr>{heading}</tr>{cells}</table>{more}" if rows else "",

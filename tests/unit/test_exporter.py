@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,16 @@ def test_the_landing_page_shows_state_and_escapes_names() -> None:
         '<a href="/runbook">',
     ):
         assert said in body
+
+
+@pytest.mark.parametrize(
+    ("paging", "said"), [("tdp_mmu", "TDP MMU in use:"), ("nested", "Nested paging without the TDP MMU:")]
+)
+def test_the_landing_page_keeps_the_capitals_of_names(paging: str, said: str) -> None:
+    """The sentence on paging begins with a capital, and the rest of it is as it is everywhere else."""
+    status = replace(STATUS, facts=replace(FACTS, paging=paging))
+    server = serve(watching(), open_listener("127.0.0.1:0"), lambda: status, Web())
+    assert f" probes. {said} " in get(server.address, "/")[2]
 
 
 def test_the_runbook_is_a_page_with_an_anchor_for_each_alert() -> None:
