@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from tests.lab import image, machine
+from tests.lab import emulator, image, machine
 from tests.lab.cache import Cache, Input, Progress, default_root
 from tests.lab.emulator import Hardware
 from tests.lab.hosts import DEFAULT
@@ -53,11 +53,15 @@ def _prepared(name: str, host: str, kvm: Kvm, daemon: str | None, progress: Prog
         finally:
             lab.close()
 
-    inputs: list[Input] = [kvm, *_parts(parts), parts.emulator.version, Path(machine.__file__), Path(image.__file__)]
-    if daemon is not None:
-        inputs += [daemon, *_daemon()]
-    folder = Cache(default_root(), progress).artifact(f"state-{host}-{name}", inputs, make)
+    folder = Cache(default_root(), progress).artifact(f"state-{host}-{name}", inputs(parts, kvm, daemon), make)
     return parts, folder / "state.zst"
+
+
+def inputs(parts: Parts, kvm: Kvm, daemon: str | None) -> list[Input]:
+    """Return all that a state is made from: QEMU goes on from one only as the very machine that it was saved of."""
+    modules = (emulator, machine, image)
+    found: list[Input] = [kvm, *_parts(parts), parts.emulator.version, *(Path(str(each.__file__)) for each in modules)]
+    return found if daemon is None else [*found, daemon, *_daemon()]
 
 
 def _parts(parts: Parts) -> list[str]:
