@@ -58,7 +58,7 @@ def _live(vm: str, socket: str) -> tuple[VmDetail, Facts]:
     from shadowwatch.control.client import connect
     from shadowwatch.mmu.pick import pick
 
-    with closing(connect(socket)) as live:
+    with closing(connect(socket, instead="--replay")) as live:
         facts = live.status().facts
         return _there(live.detail(pick(live.snapshot().vms, vm).name), vm), facts
 

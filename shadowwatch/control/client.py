@@ -137,10 +137,12 @@ class Live:
             self._connection.sendall(b"\n")
 
 
-def connect(path: str | None = None, patience: float = PATIENCE_SECONDS) -> Live:
+def connect(
+    path: str | None = None, patience: float = PATIENCE_SECONDS, instead: str = "--standalone or --replay"
+) -> Live:
     """Connect to the daemon of this host; ShadowwatchError without one, or when it does not let or understand this one.
 
-    `patience` is how many seconds an answer may take.
+    `patience` is how many seconds an answer may take, `instead` the flags that do without a daemon.
     """
     path = path or SOCKET
     connection = socket.socket(socket.AF_UNIX)
@@ -149,7 +151,7 @@ def connect(path: str | None = None, patience: float = PATIENCE_SECONDS) -> Live
         connection.connect(path)
     except OSError as error:
         connection.close()
-        raise _not_let_in(path, error) from None
+        raise _not_let_in(path, error, instead) from None
     live = Live(connection, path)
     try:
         live.greet()
@@ -159,16 +161,14 @@ def connect(path: str | None = None, patience: float = PATIENCE_SECONDS) -> Live
     return live
 
 
-def _not_let_in(path: str, error: OSError) -> ShadowwatchError:
+def _not_let_in(path: str, error: OSError, instead: str) -> ShadowwatchError:
     if isinstance(error, PermissionError):
         group = Path(path).group() if os.path.exists(path) else "shadowwatch"
         return ShadowwatchError(
             f"{path} is for root and members of the group {group}; use sudo, or have root run"
             f" `adduser {os.environ.get('USER', 'NAME')} {group}`"
         )
-    return NoDaemonError(
-        f"no daemon answers at {path}; start it with `systemctl start shadowwatch`, or use --standalone or --replay"
-    )
+    return NoDaemonError(f"no daemon answers at {path}; start it with `systemctl start shadowwatch`, or use {instead}")
 
 
 @contextmanager

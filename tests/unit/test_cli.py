@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -71,6 +72,14 @@ def test_what_cannot_be_done_is_one_line(words: tuple[str, ...], said: str) -> N
     """No traceback for what the world can do."""
     done = shadowwatch(*words)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"shadowwatch: {said}\n")
+
+
+@pytest.mark.parametrize("words", [("top",), ("tree", "zipf")], ids=lambda words: words[0])
+def test_without_a_daemon_only_flags_of_the_command_are_named(words: tuple[str, ...]) -> None:
+    """A flag that another command has is no way out."""
+    named = set(re.findall(r"--[\w-]+", shadowwatch(*words, "--socket", "/no/such").stderr))
+    assert "--replay" in named
+    assert named <= set(re.findall(r"--[\w-]+", shadowwatch(words[0], "--help").stdout))
 
 
 def test_without_root_one_line_says_so() -> None:
