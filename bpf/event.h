@@ -65,7 +65,7 @@ struct shadowwatch_event {
  * The bound on what one hit of a probe does for a walk: a step ends after so
  * many records, or at the end of the pte_list_desc in which that is, and never
  * looks at more than SHADOWWATCH_STEP_MOST places. The next goes on there, in
- * the midst of a page's parents, too.
+ * the middle of a page's parents, too.
  */
 #define SHADOWWATCH_STEP_RECORDS 64
 #define SHADOWWATCH_STEP_MOST 256
