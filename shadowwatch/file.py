@@ -22,7 +22,7 @@ def contents(path: str, most: int = LARGEST) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode) and path != os.devnull:
-                raise ShadowwatchError(f"cannot read {shown}: it is no regular file; name one that is")
+                raise ShadowwatchError(f"cannot read {shown}: it is not a regular file; name one that is")
             with open(descriptor, "rb", closefd=False) as file:
                 content = file.read(most + 1)
         finally:

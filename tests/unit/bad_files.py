@@ -32,9 +32,9 @@ def _large(path: Path) -> None:
 #: What is at a path is no file that can be read, whatever should be in it.
 PLACES: dict[str, Bad] = {
     "nothing": Bad(lambda path: None, "No such file"),
-    "a folder": Bad(lambda path: path.mkdir(), "is no regular file"),
-    "a FIFO that nobody writes to": Bad(os.mkfifo, "is no regular file"),
-    "a device without end": Bad(lambda path: path.symlink_to("/dev/zero"), "is no regular file"),
+    "a folder": Bad(lambda path: path.mkdir(), "is not a regular file"),
+    "a FIFO that nobody writes to": Bad(os.mkfifo, "is not a regular file"),
+    "a device without end": Bad(lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
     "a symbolic link to itself": Bad(lambda path: path.symlink_to(path), "Too many levels"),
     "a file of a gibibyte": Bad(_large, "it has more than"),
 }

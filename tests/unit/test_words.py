@@ -21,7 +21,7 @@ AVOID = {
     r"in vain": "without success",
     r"in the midst": "in the middle",
     r"for who (wants?|asks?)": "if you want",
-    r"is no (valid )?(TOML|YAML|table|mapping|list|address|bcrypt|number|path|picture)": "is not a …",
+    r"is no (valid )?(TOML|YAML|table|mapping|list|address|bcrypt|number|path|picture|regular file)": "is not a …",
     r"(?<!there )(is|are) none of": "is not one of",
     r"has it read": "reads it",
 }
