@@ -197,11 +197,12 @@ class _Handler(BaseRequestHandler):
         """Answer line by line until the asker goes."""
         assert isinstance(self.server, _Server)
         control, connection = self.server.control, self.request
+        # Who says nothing at all would keep its place from others for ever.
+        connection.settimeout(PATIENCE_SECONDS)
         text, files = _receive(connection)
         for descriptor in files:
             os.close(descriptor)
         asker = version_in(text.partition("\n")[0])
-        connection.settimeout(PATIENCE_SECONDS)
         # One that knows of no greeting shows the error as it is.
         greeting = GREETING if asker > 1 else json.dumps({"error": differ(VERSION, asker)})
         connection.sendall(f"{greeting}\n".encode())

@@ -127,10 +127,12 @@ class Walked(Tree):
 
     def parent(self, walk: int, spt: int, parent_pte: int) -> None:
         """The walk tells a further parent of the page that it came to."""
+        if walk != self.walk or not self.step_left:
+            return
         page = self.pages.get(spt)
-        if walk == self.walk and self.step_left and page is not None:
+        if page is not None:
             self._told_parent(page, parent_pte)
-            self._step_done(1)
+        self._step_done(1)
 
     def _told_parent(self, page: Page, parent_pte: int) -> None:
         parent = self.directories.get(parent_pte & SPT_MASK)

@@ -19,7 +19,7 @@ import pytest
 
 from shadowwatch.capture.format import reading
 from shadowwatch.capture.recording import RecordingProgress
-from shadowwatch.control import aside
+from shadowwatch.control import aside, server
 from shadowwatch.control.client import Live, connect
 from shadowwatch.control.protocol import CONNECTIONS, GREETING
 from shadowwatch.control.server import LONGEST, listen
@@ -228,6 +228,15 @@ def greeted(daemon: Daemon) -> Iterator[socket.socket]:
         asker.sendall(f"{GREETING}\n".encode())
         assert asker.recv(100) == f"{GREETING}\n".encode()
         yield asker
+
+
+def test_who_does_not_even_greet_is_left(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place is for others then."""
+    monkeypatch.setattr(server, "PATIENCE_SECONDS", 0.05)
+    with socket.socket(socket.AF_UNIX) as asker:
+        asker.connect(daemon.path)
+        asker.settimeout(10)
+        assert asker.recv(1) == b""
 
 
 @pytest.mark.parametrize("most", ["NaN", "Infinity", "-Infinity", '"x"', "[]", "1e400"])
