@@ -41,6 +41,12 @@ def _bits(place: Sequence[Any]) -> tuple[int, int]:
     return bit, width
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return printable(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """The host that the events come from.
@@ -82,10 +88,10 @@ class Facts:
         if recent is not None and not 0 < recent <= _MOST_SECONDS:
             raise ValueError(recent)
         return cls(
-            host=printable(str(values["host"])),
-            kernel=printable(str(values["kernel"])),
-            policy=printable(str(values["policy"])),
-            probes={printable(str(point)): printable(str(hook)) for point, hook in values["probes"].items()},
+            host=_text(values["host"]),
+            kernel=_text(values["kernel"]),
+            policy=_text(values["policy"]),
+            probes={_text(point): _text(hook) for point, hook in values["probes"].items()},
             role=role,
             functions=tuple((str(name), int(start), int(end)) for name, start, end in values["functions"]),
             paging=str(values["paging"]),

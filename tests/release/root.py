@@ -41,7 +41,7 @@ exit $status
 
 
 class Root:
-    """A root file system that commands are run in, as root, with a checkout in /root/shadowwatch."""
+    """A root file system that commands are run in, as root; its checkout in /srv/shadowwatch others can read, too."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,7 +58,7 @@ class Root:
                 # Who runs tests in the background has SIGINT ignored.
                 *("env", "--default-signal=INT", "setpriv", "--pdeathsig=KILL"),
                 *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
-                *("sh", "-c", FIRST, str(self.path), f"cd /root/shadowwatch && {line}"),
+                *("sh", "-c", FIRST, str(self.path), f"cd /srv/shadowwatch && {line}"),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -79,7 +79,7 @@ def bare(release: str, packages: Sequence[str] = ()) -> Iterator[Root]:
         debian.bootstrap(cache, f"bare {release}", RELEASES[release], [*PACKAGES, *packages], hooks)
         for name in FILES:
             _copy(Path(name), path / name[1:])
-        _check_out(path / "root/shadowwatch")
+        _check_out(path / "srv/shadowwatch")
         yield Root(path)
 
 
@@ -102,3 +102,7 @@ def _check_out(target: Path) -> None:
     for name in filter(None, shown.split("\0")):
         if (CHECKOUT / name).exists():  # else it is deleted, but not yet in git
             _copy(CHECKOUT / name, target / name)
+    # As a clone has it.
+    git = ["git", "-C", str(target), "-c", "user.name=root", "-c", "user.email=root@localhost"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "The checkout"]):
+        subprocess.run([*git, *words], check=True)
