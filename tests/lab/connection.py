@@ -27,10 +27,14 @@ Host lab
   ServerAliveInterval {alive_seconds}
   ServerAliveCountMax {alive_most}
   LogLevel ERROR
+  ProxyCommand false
 """
 
+#: Nobody else connects to the lab: a command whose master is gone would wait for a greeting that may never come.
+MASTER = ["-o", "ProxyCommand=none", "-M", "-N", "-n"]
+
 #: A machine that does not answer so many times in a row hangs.
-ALIVE_SECONDS, ALIVE_MOST = 8, 6
+ALIVE_SECONDS, ALIVE_MOST = 5, 8
 
 Command = str | Sequence[str]
 
@@ -58,7 +62,7 @@ class Connection:
         # ssh runs the local command once it is through, which is what the line below waits for.
         announce = ["-o", "PermitLocalCommand=yes", "-o", "LocalCommand=echo connected"]
         self._master = subprocess.Popen(
-            ["setpriv", "--pdeathsig=TERM", *self.arguments, "-E", str(log), "-M", "-N", "-n", *announce, "lab"],
+            ["setpriv", "--pdeathsig=TERM", *self.arguments, "-E", str(log), *MASTER, *announce, "lab"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
