@@ -199,8 +199,8 @@ class _Loading:
                     context.load_verify_locations(file)
                 except ssl.SSLError:
                     raise ShadowwatchError(
-                        f"tls_server_config.client_ca_file: {path} has no certificate in PEM;"
-                        f" `openssl x509 -inform der -in {path}` makes it of one in DER"
+                        f"tls_server_config.client_ca_file: {clipped(path)} has no certificate in PEM;"
+                        f" `openssl x509 -inform der -in {clipped(path)}` makes it of one in DER"
                     ) from None
         context.verify_mode = mode
         return context
@@ -210,7 +210,9 @@ class _Loading:
         certificate, key = self._path(tls, "cert_file"), self._path(tls, "key_file")
 
         def encrypted() -> str:
-            raise ShadowwatchError(f"tls_server_config.key_file: {key} is encrypted; `openssl pkey` writes it without")
+            raise ShadowwatchError(
+                f"tls_server_config.key_file: {clipped(key)} is encrypted; `openssl pkey` writes it without"
+            )
 
         pem, secret = (self._read(path, LARGEST).removeprefix(BOM_UTF8) for path in (certificate, key))
         with _as_file(pem) as certificate_file, _as_file(secret) as key_file:
@@ -219,7 +221,8 @@ class _Loading:
             except ssl.SSLError as error:
                 why = (error.reason or str(error)).lower().replace("_", " ")
                 raise ShadowwatchError(
-                    f"tls_server_config: {certificate} and {key} are not a certificate and its key in PEM ({why})"
+                    f"tls_server_config: {clipped(certificate)} and {clipped(key)} are not a certificate and its key"
+                    f" in PEM ({why})"
                 ) from None
 
     def _path(self, tls: Mapping[str, Any], key: str) -> str:

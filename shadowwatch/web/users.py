@@ -12,7 +12,7 @@ from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any
 
-from shadowwatch.errors import ShadowwatchError
+from shadowwatch.errors import ShadowwatchError, clipped
 
 #: $2y$10$, 22 characters of salt and 31 of hash.
 _HASH = re.compile(r"\$2[aby]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{53}")
@@ -25,8 +25,9 @@ class Users:
         """`hashes` maps users, one at least, to bcrypt hashes of their passwords; ShadowwatchError when one is none."""
         for user, hashed in hashes.items():
             if not _HASH.fullmatch(hashed):
+                name = clipped(user)
                 raise ShadowwatchError(
-                    f"basic_auth_users.{user} is not a bcrypt hash; make one with `htpasswd -nBC 10 {user}`"
+                    f"basic_auth_users.{name} is not a bcrypt hash; make one with `htpasswd -nBC 10 {name}`"
                 )
         self._hashes = {user.encode(): hashed.encode() for user, hashed in hashes.items()}
         self._bcrypt = _bcrypt()

@@ -40,16 +40,22 @@ int main(void) {
 """
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Btf, dict[str, int]]:
-    """BTF of a small program, and the offsets that the program itself prints."""
-    folder = tmp_path_factory.mktemp("btf")
+def compile_small(folder: Path) -> bytes:
+    """BTF of a small program, which is left in the folder as a.out."""
     source, program, blob = folder / "a.c", folder / "a.out", folder / "a.btf"
     source.write_text(SOURCE)
     subprocess.run(["gcc", "-g", "-o", program, source], check=True)
     subprocess.run(["pahole", "--btf_encode_detached", blob, program], check=True)
-    said = subprocess.run([program], check=True, capture_output=True, text=True).stdout
-    return Btf.load(blob), {name: int(offset) for name, offset in map(str.split, said.splitlines())}
+    return blob.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Btf, dict[str, int]]:
+    """BTF of a small program, and the offsets that the program itself prints."""
+    folder = tmp_path_factory.mktemp("btf")
+    whole = compile_small(folder)
+    said = subprocess.run([folder / "a.out"], check=True, capture_output=True, text=True).stdout
+    return Btf(whole), {name: int(offset) for name, offset in map(str.split, said.splitlines())}
 
 
 def test_offsets_equal_the_compilers(compiled: tuple[Btf, dict[str, int]]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 
@@ -20,19 +20,22 @@ from shadowwatch.control.client import connect
 from shadowwatch.control.protocol import GREETING
 from shadowwatch.daemon.vmname import name_in
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.event.abi import Batch
+from shadowwatch.event.abi import RECORD, Batch
 from shadowwatch.file import contents
 from shadowwatch.metrics.text import exposition
+from shadowwatch.probe.btf import Btf, BtfError
 from shadowwatch.watch import LONGEST_NAME, Watch
 from shadowwatch.web import server
 from shadowwatch.web.config import Web, load
 from shadowwatch.web.server import Answer, Server, _parse, _refused
 from shadowwatch.web.users import _credentials
+from tests.unit import lively
 from tests.unit.bad_files import HASH, MUTUAL, TLS
 from tests.unit.certificates import Authority
 from tests.unit.daemon import STATUS, Daemon
 from tests.unit.fuzz import Target, fuzz, seconds
 from tests.unit.story import FACTS, Story
+from tests.unit.test_btf import compile_small
 
 pytestmark = pytest.mark.soak
 
@@ -72,6 +75,9 @@ YAML_WORDS = (
     *(b"'", b'"', b'"\\uD800"', b"\\0", b"~", b"null", b"yes", b"0o7", b"1:2:3", b".inf", b"2001-99-99", b"9" * 200),
     *(b"tls_server_config:\n", b"cert_file: ", b"\xef\xbb\xbf", b"\xfe\xff", b"\xff", b"\0", b"\x85", b"="),
 )
+
+BTF_WORDS = (*(bytes([number]) for number in (0, 1, 4, 0x80, 0xFF)), b"\xff\xff\xff\xff", b"\0\0\0\x04", b"page\0")
+RECORD_WORDS = (*(bytes([number]) for number in range(14)), b"\0" * 8, b"\xff" * 8, b"\x10" * RECORD.size)
 
 LINES = (
     b'{"ask": "status"}',
@@ -285,3 +291,27 @@ def test_lines_to_the_socket(capsys: pytest.CaptureFixture[str], tmp_path: Path)
         _fed(Target("socket lines", feed, LINES, JSON_WORDS), capsys)
         with closing(connect(daemon.path)) as live:
             assert live.status() == STATUS
+
+
+def test_type_information(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Of a kernel or a module: layouts, or an error of its own."""
+    _fed(Target("BTF", _btf, [compile_small(tmp_path)], BTF_WORDS, 16), capsys)
+
+
+def _btf(data: bytes) -> None:
+    with suppress(BtfError):
+        for name in ("page", "word", "inner"):
+            Btf(data).members(name)
+
+
+def test_records(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of any content, in a ring: a snapshot and a scrape afterwards."""
+    batches = lively.batches()[:6:2]
+    seeds = [batch.records[: 60 * RECORD.size] for batch in batches]
+    _fed(Target("records", lambda data: _records(data, batches[0].now_ns), seeds, RECORD_WORDS, 4), capsys)
+
+
+def _records(data: bytes, now_ns: int) -> None:
+    watch = Watch(FACTS, str)
+    watch.take(Batch(now_ns, 0, 0, data[: len(data) // RECORD.size * RECORD.size]))
+    assert exposition(watch)

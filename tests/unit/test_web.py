@@ -318,6 +318,24 @@ def test_what_is_not_right_is_one_line(text: str, said: str, written: Written) -
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"basic_auth_users: {{{'a' * 1000}: open}}",
+        f"{'a' * 1000}: 1",
+        f"http_server_config: {{headers: {{X-Frame-Options: {'a' * 9000}}}}}",
+        f"tls_server_config: {{client_ca_file: {'a/../' * 700}ca.der, client_auth_type: RequireAndVerifyClientCert}}",
+        f"tls_server_config: {{min_version: {'a' * 9000}}}",
+    ],
+)
+def test_an_error_shows_of_long_values_a_part(text: str, written: Written) -> None:
+    """A line of a log, whatever stands in the file."""
+    path = written(text)
+    with pytest.raises(ShadowwatchError) as caught:
+        load(path)
+    assert len(str(caught.value)) < 1500
+
+
 @pytest.mark.parametrize(("module", "text"), [("yaml", ""), ("bcrypt", f"basic_auth_users: {{a: {hashed('x')}}}")])
 def test_a_library_that_is_missing_is_named(
     module: str, text: str, written: Written, monkeypatch: pytest.MonkeyPatch
