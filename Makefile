@@ -11,6 +11,9 @@ PACKAGES := bc binutils bison busybox-static cpio dwarves e2fsprogs flex gcc gra
 # What the Debian package is made with.
 PACKAGES += debhelper dh-python lintian pybuild-plugin-pyproject python3-hatchling python3-shtab
 
+# A program that a test starts does not compile all modules again: a fifth of the time of all unit tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run unit test soak lab matrix bench effect experiment pictures screens dashboards deb release check format clean
 

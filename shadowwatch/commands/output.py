@@ -3,9 +3,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from shadowwatch.errors import ShadowwatchError
+
+
+def check(path: str) -> None:
+    """ShadowwatchError when nothing can be written there, which is better known before the work is done."""
+    try:
+        os.stat(os.path.join(os.path.dirname(path), "."))
+    except OSError as error:
+        raise _refused(path, error) from None
 
 
 def write(path: str, content: bytes) -> None:
@@ -13,4 +22,8 @@ def write(path: str, content: bytes) -> None:
     try:
         Path(path).write_bytes(content)
     except OSError as error:
-        raise ShadowwatchError(f"cannot write {path}: {error.strerror}; choose another place") from None
+        raise _refused(path, error) from None
+
+
+def _refused(path: str, error: OSError) -> ShadowwatchError:
+    return ShadowwatchError(f"cannot write {path}: {error.strerror}; choose another place")

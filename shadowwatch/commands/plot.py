@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from shadowwatch.commands.arguments import Commands
-from shadowwatch.commands.output import write
+from shadowwatch.commands.output import check, write
 
 
 def add(commands: Commands) -> None:
@@ -26,6 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     from shadowwatch.view.plot import picture, require_matplotlib, saw_tooth, suffix_of
 
     suffix = suffix_of(arguments.output)
+    check(arguments.output)
     require_matplotlib()
     columns = [read(path, arguments.vm) for path in filter(None, (arguments.file, arguments.other))]
     write(arguments.output, picture(columns, suffix))

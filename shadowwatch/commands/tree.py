@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from shadowwatch.commands.arguments import Commands, add_socket, seconds
-from shadowwatch.commands.output import write
+from shadowwatch.commands.output import check, write
 from shadowwatch.errors import ShadowwatchError
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     from shadowwatch.mmu.role import RoleLayout
 
     fault: ShadowwatchError | None = None
+    if arguments.output is not None:
+        check(arguments.output)
     if arguments.replay is None:
         detail, facts = _live(arguments.vm, arguments.socket)
     else:

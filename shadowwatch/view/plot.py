@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -212,10 +213,8 @@ def suffix_of(path: str) -> str:
 
 
 def require_matplotlib() -> None:
-    """ShadowwatchError with the cure when there is none."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
+    """ShadowwatchError with the cure when there is none; it is not imported yet, which takes its time."""
+    if find_spec("matplotlib") is None:
         raise ShadowwatchError(
             "drawing needs matplotlib; `pip install 'shadowwatch[plot]'` or `apt install python3-matplotlib`"
-        ) from None
+        )

@@ -46,8 +46,18 @@ def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def clone(committed: Path, tmp_path: Path) -> Path:
     """One to make a release in."""
-    folder = tmp_path / "clone"
-    git(tmp_path, "clone", "--quiet", "--shared", str(committed), str(folder))
+    return cloned(committed, tmp_path / "clone")
+
+
+@pytest.fixture(scope="module")
+def untouched(committed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that no test changes."""
+    return cloned(committed, tmp_path_factory.mktemp("untouched") / "clone")
+
+
+def cloned(committed: Path, folder: Path) -> Path:
+    """A clone there, in which one can commit."""
+    git(committed, "clone", "--quiet", "--shared", ".", str(folder))
     for key, value in (("user.name", "a"), ("user.email", "a@example.org")):
         git(folder, "config", key, value)
     return folder
@@ -92,13 +102,13 @@ def test_a_release_has_its_version_everywhere_a_commit_and_a_tag(clone: Path) ->
         (("9.8.7",), "false", "`false` failed; fix that first"),
     ],
 )
-def test_no_release_changes_nothing(clone: Path, words: tuple[str, ...], check: str, said: str) -> None:
+def test_no_release_changes_nothing(untouched: Path, words: tuple[str, ...], check: str, said: str) -> None:
     """And says why in one line."""
-    before = git(clone, "rev-parse", "HEAD")
-    done = release(clone, *words, check=check)
+    before = git(untouched, "rev-parse", "HEAD")
+    done = release(untouched, *words, check=check)
     assert (done.returncode, done.stderr) == (1, f"release: {said}\n")
-    assert git(clone, "status", "--porcelain") == ""
-    assert (git(clone, "rev-parse", "HEAD"), git(clone, "tag")) == (before, "")
+    assert git(untouched, "status", "--porcelain") == ""
+    assert (git(untouched, "rev-parse", "HEAD"), git(untouched, "tag")) == (before, "")
 
 
 def test_what_is_not_committed_is_kept(clone: Path) -> None:
