@@ -84,7 +84,8 @@ class Estimate(NamedTuple):
     in place. `unseen` is how often a page was gone that the recorded guest still had, and may have used, which no event
     tells: each may be one more fault, with a zap and a refault, and `likely` of them are. `zaps` are pages that reclaim
     takes, `refaults` pages allocated again after that. `reproduced` are recorded zaps that the policy made in the same
-    reclaim and order: all of them when it is the one that was in force.
+    reclaim and order: all of them when it is the one that was in force. `lowered` says that the limit was lower than
+    the recorded one: then `faults` are the least, and there is no telling how many there would have been.
     """
 
     faults: int
@@ -96,6 +97,7 @@ class Estimate(NamedTuple):
     recorded_zaps: int
     recorded_refaults: int
     reproduced: int
+    lowered: bool = False
 
     @property
     def likely_faults(self) -> float:
@@ -118,13 +120,31 @@ class Estimate(NamedTuple):
         return self.faults + self.unseen
 
 
+class Limited(NamedTuple):
+    """What there would have been under `times` a VM's limit, since KVM first reclaimed for want of room.
+
+    `refaults` are pages that were allocated again and would have been so then: the least. `unseen` is how often a page
+    would have been gone that the VM still had, and may have used, which no event tells.
+    """
+
+    times: float
+    refaults: int
+    unseen: int
+
+    @property
+    def likely(self) -> float:
+        """`refaults`, and half of the unseen: the nearest to what guests do under such limits (docs/policies.md)."""
+        return self.refaults + self.unseen / 2
+
+
 @dataclass(frozen=True, slots=True)
 class VmSnapshot:
     """One VM's counts since it was first seen.
 
     `mapped` is the guest pages of 4 KiB that sptes map, None where the kernel does not count them.
     Maps are keyed by level in its order, `zaps` by (level, Cause), `unknown_pages` by Kind; what is 0 is absent.
-    `what_if` has what other reclaim policies would have made of it, by their names, of those that are simulated.
+    `what_if` has what other reclaim policies would have made of it, by their names, of those that are simulated,
+    `limited` what higher limits would have, the lowest first.
     """
 
     kvm: int
@@ -158,6 +178,7 @@ class VmSnapshot:
     newest_first: bool
     unknown_pages: Mapping[int, int]
     what_if: Mapping[str, Estimate] = field(default_factory=dict)
+    limited: tuple[Limited, ...] = ()
 
     @property
     def state(self) -> str:

@@ -12,7 +12,7 @@ from shadowwatch.commands.arguments import Commands
 def add(commands: Commands) -> None:
     """Add it to the command line."""
     parser = commands.add_parser(
-        "simulate", help="estimate how other reclaim policies would have done in a recorded run"
+        "simulate", help="estimate how other reclaim policies and limits would have done in a recorded run"
     )
     parser.add_argument("file", metavar="CAPTURE", help="the capture to read, from any KVM")
     parser.add_argument(
@@ -20,6 +20,13 @@ def add(commands: Commands) -> None:
         metavar="NAME",
         action="append",
         help="as KVM calls it, such as parents; more than once for several (default: all but newest)",
+    )
+    parser.add_argument(
+        "--limit",
+        metavar="PAGES",
+        type=lambda text: text.split(","),
+        default=[],
+        help="under these limits, too, in shadow pages or times the VM's own: 96,128,2x",
     )
     parser.add_argument("--vm", metavar="NAME", help="only this one, by its name or its pid (default: all)")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
@@ -33,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     from shadowwatch.simulate.run import simulated
     from shadowwatch.view import simulate as view
 
-    policies = choose(arguments.policy)
+    policies = choose(arguments.policy, arguments.limit)
     with reading(arguments.file) as reader, view.bar(reader.size, sys.stderr) as bar:
         result = simulated(reader, policies, lambda events: bar(reader.position, events))
     result = result.only(arguments.vm)

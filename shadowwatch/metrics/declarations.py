@@ -219,6 +219,13 @@ VM_METRICS = (
         lambda vm: _one(vm.refault_distance),
     ),
     VmMetric(
+        "limit_refaults",
+        "counter",
+        "Refaults that there would have been under so many times the VM's limit, estimated, since KVM first reclaimed.",
+        lambda vm: [((f"{limited.times:g}",), limited.likely) for limited in vm.limited],
+        ("times",),
+    ),
+    VmMetric(
         "vm_exact",
         "gauge",
         "1 while the model equals the kernel's list; 0 after a start or a loss, until the list has been read.",

@@ -9,6 +9,7 @@ from itertools import compress
 
 from shadowwatch.event.abi import UNCOUNTED, Kind
 from shadowwatch.mmu.cause import CauseTables, Unsettled
+from shadowwatch.mmu.curve import Curve
 from shadowwatch.mmu.histogram import Histogram
 from shadowwatch.mmu.page import SPT_MASK, Page, Parenting
 from shadowwatch.mmu.role import RoleLayout
@@ -59,6 +60,7 @@ class Vm(Walked):
         "called",
         "causes",
         "changed",
+        "curve",
         "differing",
         "ended_ns",
         "flush_cause",
@@ -141,6 +143,8 @@ class Vm(Walked):
         #: (gfn, role) of zapped pages -> `allocated` at that time, in two generations.
         self.zapped: dict[int, int] = {}
         self.zapped_before: dict[int, int] = {}
+        #: What there would have been under higher limits, once KVM reclaims.
+        self.curve: Curve | None = None
         #: Events about a page that the model does not hold although it is exact, by kind.
         self.unknown_pages = [0] * (max(Kind) + 1)
 
@@ -165,6 +169,8 @@ class Vm(Walked):
         super()._forget_pages()
         self.zapped = {}
         self.zapped_before = {}
+        if self.curve is not None:
+            self.curve.forget()
 
     def alloc(self, spt: int, gfn: int, role: int, limit: int, used: int, mapped: int) -> None:
         """A page was allocated; it is the newest on the list."""
@@ -188,6 +194,8 @@ class Vm(Walked):
         if then is not None:
             self.refaults[level] += 1
             self.refault_distance.observe(self.allocated - then)
+        if self.curve is not None:
+            self.curve.alloc(identity, then is not None)
         if not self.exact and used == len(pages) and not self.walk:
             self._exact_again()
 
@@ -262,7 +270,13 @@ class Vm(Walked):
         if self.waiting:
             self.waiting.pop(spt, None)
         zapped = self.zapped
-        zapped[page.gfn << 32 | page.role] = self.allocated
+        identity = page.gfn << 32 | page.role
+        zapped[identity] = self.allocated
+        if self.curve is not None:
+            if _IS_RECLAIM[cause]:
+                self.curve.reclaimed(identity)
+            else:
+                self.curve.zapped(identity)
         if len(zapped) > REMEMBERED and len(zapped) > len(self.pages) >> 2:
             self.zapped_before = zapped
             self.zapped = {}
@@ -272,6 +286,11 @@ class Vm(Walked):
         self.reclaims += 1
         self.mapped = mapped
         self.reclaim_cause = self.causes.reclaim[caller]
+        if self.exact and (self.curve is None or self.curve.limit != self.limit):
+            if self.curve is None:
+                self.curve = Curve(sum(self.refaults))
+            oldest_first = sorted(self.pages.values(), key=lambda page: page.age)
+            self.curve.begin(self.limit, [page.gfn << 32 | page.role for page in oldest_first])
 
     def flush(self, caller: int) -> None:
         """All pages became obsolete, and are about to be zapped."""
@@ -373,6 +392,7 @@ class Vm(Walked):
             newest_first=self.mean_position < NEWEST_FIRST,
             unknown_pages={kind: count for kind, count in enumerate(self.unknown_pages) if count},
             what_if=what_if,
+            limited=self.curve.freeze() if self.curve else (),
         )
 
     def _pages_by_level(self) -> dict[int, int]:

@@ -8,7 +8,7 @@ from shadowwatch.event.decoder import Decoder
 from shadowwatch.event.facts import Facts
 from shadowwatch.mmu.cause import CauseTables
 from shadowwatch.mmu.role import RoleLayout
-from shadowwatch.simulate.policies import POLICIES
+from shadowwatch.simulate.policies import parsed
 from shadowwatch.simulate.vm import SimulatedVm
 from shadowwatch.snapshot import Estimate
 
@@ -20,18 +20,18 @@ KEEP_MOST = 128
 
 
 class Simulator(Decoder[SimulatedVm]):
-    """What the list of each VM would have been under a policy: no clock, no file, as the model."""
+    """What the list of each VM would have been under a policy and a limit: no clock, no file, as the model."""
 
     def __init__(self, facts: Facts, policy: str) -> None:
         self.policy = policy
-        self._policy = POLICIES[policy]
+        self._policy, self._limit = parsed(policy)
         self._roles = RoleLayout(facts.role)
         self._causes = CauseTables(facts.functions)
         self._ended: dict[Key, Estimate] = {}
         super().__init__(facts.midway)
 
     def _make(self, kvm: int, pid: int) -> SimulatedVm:
-        return SimulatedVm(kvm, pid, self._roles, self._causes, self._policy())
+        return SimulatedVm(kvm, pid, self._roles, self._causes, self._policy(), self._limit)
 
     def _unnumbered(self, vm: SimulatedVm, event: tuple[int, ...]) -> None:
         _, _, spt, parent_pte, gfn, _, _, role, _, _, _, _, _, kind, _ = event

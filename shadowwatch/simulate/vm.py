@@ -17,6 +17,7 @@ from shadowwatch.mmu.cause import CauseTables, Unsettled
 from shadowwatch.mmu.page import SPT_MASK
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.simulate.page import NEVER, SimulatedList, SimulatedPage
+from shadowwatch.simulate.policies import AS_RECORDED, Limit
 from shadowwatch.simulate.policies.stock import Stock
 from shadowwatch.simulate.spans import Spans
 from shadowwatch.snapshot import Cause, Estimate
@@ -54,14 +55,17 @@ class SimulatedVm:
         "_leaders",
         "_levels",
         "_likely",
+        "_limit",
         "_list",
         "_loaded",
         "_losses",
+        "_lowered",
         "_pages",
         "_parent",
         "_policy",
         "_rebuilt",
         "_reclaiming",
+        "_recorded_limit",
         "_roles",
         "_swept",
         "_tables",
@@ -83,7 +87,9 @@ class SimulatedVm:
         "zaps",
     )
 
-    def __init__(self, kvm: int, pid: int, roles: RoleLayout, causes: CauseTables, policy: Stock) -> None:
+    def __init__(
+        self, kvm: int, pid: int, roles: RoleLayout, causes: CauseTables, policy: Stock, limit: Limit = AS_RECORDED
+    ) -> None:
         self.kvm = kvm
         self.pid = pid
         self.listed = 0
@@ -93,6 +99,10 @@ class SimulatedVm:
         self._causes = causes
         self._policy = policy
         self.seq = 0
+        #: What limits the list, and what limited the recorded one.
+        self._limit = limit
+        self._recorded_limit = 0
+        self._lowered = False
         self.limit = 0
         self.faults = self.zaps = self.refaults = 0
         self.recorded_faults = self.recorded_zaps = self.recorded_refaults = 0
@@ -152,7 +162,10 @@ class SimulatedVm:
             self.recorded_refaults += 1
         page.recorded = True
         self._tables[spt] = page
-        self.limit = limit
+        if limit != self._recorded_limit:
+            self._recorded_limit = limit
+            self.limit = self._limit.instead_of(limit)
+            self._lowered = self._lowered or self.limit < limit
         self._unlisted = used - len(self._tables)
         self._fresh = page
 
@@ -498,4 +511,5 @@ class SimulatedVm:
             recorded_zaps=self.recorded_zaps,
             recorded_refaults=self.recorded_refaults,
             reproduced=self.reproduced,
+            lowered=self._lowered,
         )

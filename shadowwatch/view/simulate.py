@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from shadowwatch.simulate.policies import POLICIES
+from shadowwatch.simulate.policies import parsed
 from shadowwatch.simulate.run import Simulated
 from shadowwatch.snapshot import Estimate
 
@@ -21,9 +21,9 @@ _LONG = 200_000
 
 _NOTE = """\
 Page faults are those that build page tables. "At least" counts only faults that the guest really had and would still
-have had. "At most" adds one for each page that the policy would have zapped while the kernel kept it: the guest may
-have used that page, which makes no event. How many of these become faults is estimated from how often the guest came
-back to pages that it did lose."""
+have had, and under a lower limit nobody can say more. "At most" adds one for each page that the policy would have
+zapped while the kernel kept it: the guest may have used that page, which makes no event. How many of these become
+faults is estimated from how often the guest came back to pages that it did lose."""
 
 
 @contextmanager
@@ -69,8 +69,10 @@ def _cells(policy: str, estimate: Estimate) -> Sequence[str]:
     if estimate.reproduced == estimate.recorded_zaps == estimate.zaps:
         same = f"{estimate.zaps:,}", "each", f"{estimate.refaults:,}", "each"
         return (f"{estimate.faults:,}", "each", "", "", *same)
-    if not POLICIES[policy].bounded:
+    if not parsed(policy)[0].bounded:
         return ("no estimate",)
+    if estimate.lowered:
+        return ("no estimate", "", _change(estimate.faults, estimate.recorded_faults))
     bounds = (_change(faults, estimate.recorded_faults) for faults in (estimate.faults, estimate.most_faults))
     cells: list[str] = []
     for likely, recorded in (

@@ -21,7 +21,7 @@ from shadowwatch.capture.format import reading
 from shadowwatch.capture.recording import RecordingProgress
 from shadowwatch.control import aside, server
 from shadowwatch.control.client import Live, connect
-from shadowwatch.control.protocol import CONNECTIONS, GREETING
+from shadowwatch.control.protocol import CONNECTIONS, GREETING, VERSION
 from shadowwatch.control.server import LONGEST, listen
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD
@@ -82,9 +82,9 @@ def test_what_is_no_request_is_answered_with_an_error(daemon: Daemon, request_: 
     [
         (
             '{"ask": "status"}',
-            "the daemon speaks version 2 of its protocol, this shadowwatch version 1; use the",
+            f"the daemon speaks version {VERSION} of its protocol, this shadowwatch version 1; use the",
         ),
-        ('{"shadowwatch": 3}', '{"shadowwatch": 2}'),
+        (f'{{"shadowwatch": {VERSION + 1}}}', GREETING),
         ('{"shadowwatch": Infinity}', "this shadowwatch version 1; use the"),
         ("[" * 60_000, "this shadowwatch version 1; use the"),
     ],
@@ -92,6 +92,7 @@ def test_what_is_no_request_is_answered_with_an_error(daemon: Daemon, request_: 
 def test_an_asker_of_another_version_is_told_so_and_left(daemon: Daemon, first: str, answer: str) -> None:
     """One from before there were greetings shows the sentence, any other makes its own; neither is read on."""
     with socket.socket(socket.AF_UNIX) as asker:
+        asker.settimeout(10)
         asker.connect(daemon.path)
         asker.sendall(f'{first}\n{{"ask": "status"}}\n'.encode())
         (line,) = asker.makefile("r")

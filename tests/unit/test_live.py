@@ -110,7 +110,7 @@ def test_what_is_no_answer_is_one_sentence(tmp_path: Path, answer: bytes | None,
             "restart it with `systemctl restart",
         ),
         (b'{"shadowwatch": 1}\n', 1, "restart it with `systemctl restart shadowwatch`"),
-        (b'{"shadowwatch": 3}\n', 3, "use the one that it came with"),
+        (f'{{"shadowwatch": {VERSION + 1}}}\n'.encode(), VERSION + 1, "use the one that it came with"),
     ],
 )
 def test_a_daemon_of_another_version_is_one_sentence(tmp_path: Path, answer: bytes, version: int, cure: str) -> None:

@@ -188,6 +188,7 @@ def test_the_model_has_no_clock_and_no_file() -> None:
         "difflib",
         "enum",
         "itertools",
+        "re",
         "shadowwatch",
         "typing",
     }

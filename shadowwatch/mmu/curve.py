@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a higher limit would spare: for some multiples of a VM's limit, the list that KVM would keep then.
+
+KVM's list is first in, first out: what is used does not matter to it. So the pages that it would hold under a higher
+limit follow from the allocations alone, less those of pages that it would hold still. Of a large VM a part of the
+pages is followed, chosen by their identity, on lists that are shorter by as much (spatially hashed sampling:
+Waldspurger and others, "Efficient MRC Construction with SHARDS", FAST 2015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+from shadowwatch.snapshot import Limited
+
+#: Multiples of a VM's limit, the lowest first.
+MULTIPLES = (1.5, 2.0, 3.0, 4.0, 8.0)
+
+#: make_mmu_pages_available(): below KVM_MIN_FREE_MMU_PAGES free ones KVM reclaims until KVM_REFILL_PAGES are
+#: (arch/x86/include/asm/kvm_host.h, 5.10 to 7.3).
+MIN_FREE, REFILL = 5, 25
+
+#: About so many pages are followed whatever the limit: those whose number is a multiple of one of these primes.
+FOLLOWED = 512
+PARTS = (1, 3, 7, 13, 29, 61, 127, 251, 509, 1021, 2039, 4093, 8191)
+
+
+class Curve:
+    """The lists of one VM under MULTIPLES of its limit, and the refaults under each.
+
+    A page is (gfn, role) in one number.
+    """
+
+    __slots__ = ("_listed", "_lists", "_part", "_refaults", "_unseen", "limit")
+
+    def __init__(self, refaults: int) -> None:
+        """KVM reclaims, after so many refaults: until then a higher limit would have changed nothing."""
+        self.limit = 0
+        self._part = 1
+        #: The pages that KVM itself has.
+        self._listed: set[int] = set()
+        #: Under each limit: its number, the pages, the oldest first, how many there may be and how many go at a time.
+        self._lists: list[tuple[int, dict[int, None], int, int]] = []
+        self._refaults = [refaults] * len(MULTIPLES)
+        self._unseen = [0] * len(MULTIPLES)
+
+    def begin(self, limit: int, pages: Sequence[int]) -> None:
+        """From now on with these pages, the oldest first, and this limit."""
+        self.limit = limit
+        part = self._part = next((part for part in PARTS if limit <= FOLLOWED * part), PARTS[-1])
+        followed = dict.fromkeys(page for page in pages if not page % part)
+        self._listed = set(followed)
+        batch = max(1, (REFILL - MIN_FREE) // part)
+        self._lists = [
+            (number, dict(followed), int((times * limit - MIN_FREE) / part), batch)
+            for number, times in enumerate(MULTIPLES)
+        ]
+
+    def forget(self) -> None:
+        """Events were lost: the pages are not known any more. What was counted stays."""
+        self.limit = 0
+        self._lists = []
+        self._listed = set()
+
+    def alloc(self, page: int, again: bool) -> None:
+        """A page was allocated; `again` when it was zapped before."""
+        part = self._part
+        if page % part:
+            return
+        listed = self._listed
+        listed.add(page)
+        for number, pages, room, batch in self._lists:
+            # The longer ones have it, too, but for a few.
+            if page in pages:
+                return
+            if again:
+                self._refaults[number] += part
+            pages[page] = None
+            if len(pages) > room:
+                for oldest in tuple(islice(pages, batch)):
+                    del pages[oldest]
+                    if oldest in listed:
+                        self._unseen[number] += part
+
+    def reclaimed(self, page: int) -> None:
+        """KVM reclaimed a page, which it might still have under a higher limit."""
+        self._listed.discard(page)
+
+    def zapped(self, page: int) -> None:
+        """A page was zapped for another cause: so it would have been under any limit."""
+        if page in self._listed:
+            self._listed.remove(page)
+            for _, pages, _, _ in self._lists:
+                pages.pop(page, None)
+
+    def freeze(self) -> tuple[Limited, ...]:
+        """Copy the figures."""
+        return tuple(map(Limited, MULTIPLES, self._refaults, self._unseen))

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What higher limits would spare, live and simulated, against a slow KVM that has them and the same guest."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from functools import cache
+from statistics import median
+
+import pytest
+
+from shadowwatch.errors import ShadowwatchError
+from shadowwatch.mmu.curve import FOLLOWED, MULTIPLES, Curve
+from shadowwatch.mmu.model import Model
+from shadowwatch.simulate.policies import AS_RECORDED, choose, limit, parsed
+from shadowwatch.simulate.simulator import Simulator
+from shadowwatch.snapshot import Limited, VmSnapshot
+from tests.unit.faulting import Address, Faulting
+from tests.unit.story import FACTS, FUNCTIONS, GUEST_WRITE, PAGE_FAULT, ROLES, Story
+
+LIMIT = 80
+ACCESSES = 3000
+#: Tables that the guest touches, beneath 16 directories.
+TABLES = 256
+
+
+def anywhere(chance: random.Random) -> Iterator[int]:
+    """Every table as often as any other."""
+    while True:
+        yield chance.randrange(TABLES)
+
+
+def zipf(chance: random.Random) -> Iterator[int]:
+    """A few tables often, many now and then."""
+    tables = list(range(TABLES))
+    chance.shuffle(tables)
+    weights = [1 / (rank + 1) for rank in range(TABLES)]
+    while True:
+        yield from chance.choices(tables, weights, k=100)
+
+
+def hot_set(chance: random.Random) -> Iterator[int]:
+    """Nine of ten accesses go to the same quarter."""
+    while True:
+        yield chance.randrange(TABLES // 4 if chance.random() < 0.9 else TABLES)
+
+
+def round_and_round(_: random.Random) -> Iterator[int]:
+    """One table after the other, and again from the first."""
+    while True:
+        yield from range(TABLES)
+
+
+GUESTS = [anywhere, zipf, hot_set, round_and_round]
+each = pytest.mark.parametrize("guest", GUESTS, ids=lambda guest: guest.__name__)
+Guest = Callable[[random.Random], Iterator[int]]
+
+
+def accesses(guest: Guest, seed: int) -> list[Address]:
+    """What a guest touches."""
+    tables = guest(random.Random(seed))  # noqa: S311
+    return [(table >> 4, table & 15) for table, _ in zip(tables, range(ACCESSES), strict=False)]
+
+
+@cache
+def run(guest: Guest, seed: int, limit: int) -> tuple[Faulting, bytes, VmSnapshot]:
+    """It in the slow KVM with this limit: what was recorded, and what the model says of it."""
+    vm = Faulting("stock", limit)
+    for address in accesses(guest, seed):
+        vm.access(address)
+    records = vm.ring.take()
+    model = Model(ROLES, FUNCTIONS)
+    model.feed(records)
+    (snapshot,) = model.snapshot()
+    return vm, records, snapshot
+
+
+seeds = pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(1, 6))])
+
+
+@seeds
+@each
+def test_the_curve_is_what_the_same_guest_does_under_such_limits(guest: Guest, seed: int) -> None:
+    """Of its refaults within 10 points in the median and 20 at the worst; and there are no fewer than the least."""
+    _, _, snapshot = run(guest, seed, LIMIT)
+    refaults = snapshot.all_refaults
+    assert refaults > 300
+    assert [limited.times for limited in snapshot.limited] == list(MULTIPLES)
+    apart = []
+    for limited in snapshot.limited:
+        _, _, truth = run(guest, seed, int(LIMIT * limited.times))
+        apart.append(abs(limited.likely - truth.all_refaults) / refaults)
+        assert limited.refaults - 0.02 * refaults <= truth.all_refaults
+    assert median(apart) < 0.1
+    assert max(apart) < 0.2
+
+
+@seeds
+@each
+def test_a_simulated_limit_is_near_what_the_same_guest_does_under_it(guest: Guest, seed: int) -> None:
+    """Of the faults within a point in the median and four at the worst: the list does not depend on use."""
+    vm, records, _ = run(guest, seed, LIMIT)
+    apart = []
+    for times in MULTIPLES:
+        simulator = Simulator(FACTS, f"stock@{times:g}x")
+        simulator.feed(records)
+        (estimate,) = simulator.estimates().values()
+        truth, _, _ = run(guest, seed, int(LIMIT * times))
+        apart.append(abs(estimate.likely_faults - truth.faults) / vm.faults)
+    assert median(apart) < 0.01
+    assert max(apart) < 0.04
+
+
+def test_who_goes_round_gains_nothing_until_all_fits() -> None:
+    """The curve has a cliff, where the guest's tables and directories find room."""
+    _, _, snapshot = run(round_and_round, 0, LIMIT)
+    spared = {limited.times: 1 - limited.likely / snapshot.all_refaults for limited in snapshot.limited}
+    assert spared == pytest.approx({1.5: 0, 2.0: 0, 3.0: 0, 4.0: 1, 8.0: 1}, abs=0.001)
+
+
+def test_of_a_lower_limit_only_the_least_is_known() -> None:
+    """How often the guest would have come back to pages that it would have lost, no event tells."""
+    vm, records, _ = run(zipf, 0, 2 * LIMIT)
+    simulator = Simulator(FACTS, f"stock@{LIMIT}")
+    simulator.feed(records)
+    (estimate,) = simulator.estimates().values()
+    truth, _, _ = run(zipf, 0, LIMIT)
+    assert estimate.recorded_faults == vm.faults < truth.faults
+    assert estimate.lowered
+    assert estimate.faults <= truth.faults
+
+
+def loop(curve: Curve, pages: int, rounds: int) -> dict[float, int]:
+    """Refaults by multiple of the limit when so many pages are allocated in turn, and KVM has none of them left."""
+    for number in range(rounds):
+        for gfn in range(pages):
+            curve.alloc(gfn << 32 | 5, number > 0)
+            curve.reclaimed(gfn << 32 | 5)
+    return {limited.times: limited.refaults for limited in curve.freeze()}
+
+
+def test_of_a_large_vm_a_part_is_followed() -> None:
+    """The figures are nearly those of the whole, and the memory is that of a small one."""
+    curve = Curve(0)
+    limit = 100 * FOLLOWED
+    curve.begin(limit, [])
+    refaults = loop(curve, int(limit * 2.5), 3)
+    assert 0.95 < refaults[2.0] / (limit * 2.5 * 2) < 1.05
+    assert refaults[3.0] == 0
+    assert sum(len(pages) for _, pages, _, _ in curve._lists) < 20 * FOLLOWED
+
+
+def test_what_another_cause_took_is_taken_under_every_limit() -> None:
+    """A page that the guest wrote to, or that a slot took along, is a refault whatever the limit."""
+    curve = Curve(0)
+    curve.begin(64, [1, 2, 3])
+    curve.zapped(2)
+    curve.alloc(2, True)
+    curve.reclaimed(3)
+    curve.alloc(3, True)
+    assert {limited.refaults for limited in curve.freeze()} == {1}
+
+
+def test_a_page_that_would_have_gone_earlier_is_unseen() -> None:
+    """It came on the longer list long before KVM allocated it last; until it is zapped it may be used."""
+    curve = Curve(0)
+    curve.begin(64, [7])
+    curve.reclaimed(7)
+    for page in range(100, 195):
+        curve.alloc(page, False)
+        curve.reclaimed(page)
+        if page == 150:
+            curve.alloc(7, True)
+    assert curve.freeze()[0] == Limited(1.5, 0, 1)
+    assert curve.freeze()[1] == Limited(2.0, 0, 0)
+    assert curve.freeze()[0].likely == 0.5
+
+
+def story(pages: int) -> tuple[Story, Model]:
+    """A VM that has so many pages and reclaims."""
+    told = Story()
+    for page in range(pages):
+        told.alloc(page, gfn=page)
+    told.reclaim(PAGE_FAULT)
+    return told, Model(ROLES, FUNCTIONS)
+
+
+def limited(model: Model) -> tuple[Limited, ...]:
+    """Of the only VM."""
+    (vm,) = model.snapshot()
+    return vm.limited
+
+
+def test_before_the_first_reclaim_there_is_no_curve() -> None:
+    """A higher limit would have changed nothing; refaults of other causes from before count under every limit."""
+    told = Story()
+    told.alloc(1, gfn=1)
+    told.zap(1, caller=GUEST_WRITE)
+    told.alloc(1, gfn=1)
+    model = Model(ROLES, FUNCTIONS)
+    model.feed(told.records())
+    assert limited(model) == ()
+    told.events.clear()
+    told.reclaim(PAGE_FAULT)
+    model.feed(told.records())
+    assert {each.refaults for each in limited(model)} == {1}
+
+
+def test_figures_never_fall() -> None:
+    """Also after a loss, when the lists begin again, and with another limit: a counter must not."""
+    told, model = story(60)
+    last = None
+    for turn in range(300):
+        told.zap(turn % 60)
+        told.alloc(turn % 60, gfn=turn % 60)
+        if turn == 100:
+            told.seq += 5
+        if turn == 200:
+            told.reclaim(PAGE_FAULT)
+        model.feed(told.records())
+        told.events.clear()
+        now = limited(model)
+        if last:
+            assert all(new.likely >= old.likely for new, old in zip(now, last, strict=True))
+        last = now
+
+
+def test_limits_are_pages_or_times() -> None:
+    """And under each the policies that were chosen; the recorded limit is always there."""
+    assert [limit(text).instead_of(64) for text in ("128", "2x", "1.5x", "0.5x")] == [128, 128, 96, 64]
+    assert AS_RECORDED.instead_of(70) == 70
+    assert choose(["stock", "parents"], ["96", "2x"]) == (
+        *("stock", "stock@96", "stock@2x"),
+        *("parents", "parents@96", "parents@2x"),
+    )
+    assert choose(["stock@2x"], []) == ("stock@2x",)
+    assert parsed("stock@2x")[0].name == "stock"
+
+
+@pytest.mark.parametrize("text", ["", "x", "0x", "63", "2 x", "1e3", "-128", "99999999999", "nanx", "2x2"])
+def test_what_is_no_limit_is_said(text: str) -> None:
+    """With what to give."""
+    with pytest.raises(
+        ShadowwatchError, match="is not a limit; give a number of shadow pages from 64 on, or times the"
+    ):
+        choose(["stock"], [text])
