@@ -81,6 +81,7 @@ ZAPS: Count = attrgetter("all_zaps")
 RECLAIMED: Count = attrgetter("reclaimed")
 DIRECTORIES: Count = attrgetter("reclaimed_directories")
 RECENT: Count = attrgetter("recently_parented")
+REFAULTS: Count = attrgetter("all_refaults")
 
 
 def _words(key: str, heading: str, help: str, words: Callable[[Row], str]) -> Column:
@@ -180,7 +181,7 @@ COLUMNS: Mapping[str, Column] = {
             lambda row, _: f"{_share(row):.0%}" if row.change(DIRECTORIES) else "–",
             alarm=True,
         ),
-        _counter("refaults", "refault/s", "pages allocated again after a zap", lambda vm: vm.all_refaults),
+        _counter("refaults", "refault/s", "pages allocated again after a zap", REFAULTS),
         _counter("moves", "moves/s", "parents moved up the list (patched KVM)", lambda vm: vm.moves),
         _words("levels", "directories", "directories by level, as level:number", _levels),
         _words("causes", "zaps/s by cause", "the most frequent causes of zaps", _by_cause),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from shadowwatch.event.facts import PAGING
 from shadowwatch.snapshot import VmSnapshot
 from shadowwatch.source import Status
+from shadowwatch.view.advice import advice
 from shadowwatch.view.columns import DIRECTORIES, RECENT, RECLAIMED, Row
 
 #: A VM that reclaims its whole limit in less than this many seconds thrashes.
@@ -18,7 +19,9 @@ LARGE_SHARE = 0.25
 PARENTS = "parents"
 #: What a directory is, for those who have not met one.
 _DIRECTORIES = "directories among them (tables that point to tables)"
-_NOT_TO_BLAME = "so the order of reclaim is not to blame: the VM needs a higher limit."
+_NOT_TO_BLAME = "so the order of reclaim is not to blame"
+#: A limit that spares a smaller share of the refaults is not worth its memory.
+LITTLE = 0.1
 
 
 def insight(rows: Sequence[Row], status: Status) -> str:
@@ -49,8 +52,8 @@ def insight(rows: Sequence[Row], status: Status) -> str:
         return f"{thrashes} {share}, which went with them. {_cure(worst, status)}"
     if recent:
         few = f"Only {recent:,} of the {directories:,} {_DIRECTORIES} had just gained a child"
-        return f"{thrashes} {few}, {_NOT_TO_BLAME}"
-    return f"{thrashes} None of the {_DIRECTORIES} had just gained a child, {_NOT_TO_BLAME}"
+        return f"{thrashes} {few}, {_NOT_TO_BLAME}{_needs(worst)}"
+    return f"{thrashes} None of the {_DIRECTORIES} had just gained a child, {_NOT_TO_BLAME}{_needs(worst)}"
 
 
 def _turnover(row: Row) -> float:
@@ -68,16 +71,38 @@ def _badness(row: Row) -> tuple[bool, float, float]:
 
 
 def _cure(row: Row, status: Status) -> str:
+    limit = _limit(row)
     if status.policy == PARENTS:
-        return "Parents are moved up already; a higher limit would help."
+        return f"Parents are moved up already{f'. {limit}' if limit else '; a higher limit would help.'}"
     cure = f"reclaim_policy {PARENTS}" if status.policy else "A KVM that moves parents up"
     faults = row.change(_recorded_faults)
     if faults <= 0:  # below 0 when the daemon was restarted meanwhile
-        return f"{cure} would keep them{'' if status.policy else '; a higher limit may help, too'}."
+        may_help = "" if status.policy or limit else "; a higher limit may help, too"
+        return f"{cure} would keep them{may_help}.{f' {limit}' if limit else ''}"
     spared = round(1 - row.change(_faults_by_parents) / faults, 2)
     if spared <= 0:
-        return f"{cure} would keep them, but save no page faults: the VM needs a higher limit."
-    return f"{cure} would save about {spared:.0%} of its page faults."
+        return f"{cure} would keep them, but save no page faults{_needs(row)}"
+    return f"{cure} would save about {spared:.0%} of its page faults.{f' {limit}' if limit else ''}"
+
+
+def _needs(row: Row) -> str:
+    """The end of a sentence that says that the order does not matter."""
+    limit = _limit(row)
+    return f". {limit}" if limit else ": the VM needs a higher limit."
+
+
+def _limit(row: Row) -> str:
+    """What a higher limit would do, in a sentence; nothing where it is not known."""
+    advised = advice(row)
+    if advised is None:
+        return ""
+    if advised.spares < LITTLE:
+        return f"Even a limit of {advised.limit:,} would spare only {advised.spares:.0%} of its refaults."
+    memory = f"{advised.memory / (1 << 20):,.1f} MiB"
+    return (
+        f"A limit of {advised.limit:,} instead of {row.vm.limit:,} would spare {advised.spares:.0%} of its refaults,"
+        f" for {memory}."
+    )
 
 
 def _recorded_faults(vm: VmSnapshot) -> int:

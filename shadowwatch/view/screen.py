@@ -12,7 +12,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from shadowwatch.mmu.role import RoleLayout
-from shadowwatch.snapshot import Cause, Distribution, Snapshot, VmDetail
+from shadowwatch.snapshot import Cause, Distribution, Snapshot, VmDetail, VmSnapshot
 from shadowwatch.source import Status
 from shadowwatch.view import tree
 from shadowwatch.view.columns import Column, Row, Units, bar
@@ -222,9 +222,23 @@ def _vm(frame: Frame, state: State, detail: VmDetail | None, width: int) -> tupl
     return [head, Text(), *heading], lines
 
 
+def _curve(vm: VmSnapshot, width: int) -> list[Text]:
+    """Of the refaults so far, those that each of the limits that are followed would have spared."""
+    refaults = vm.all_refaults
+    if not vm.limited or not refaults:
+        return [Text("  none so far", "dim")]
+    room = max(8, min(60, width - 30))
+    lines = []
+    for limited in vm.limited:
+        spared = min(max(1 - limited.likely / refaults, 0.0), 1.0)
+        label = f"{vm.limit * limited.times:,.0f} (× {limited.times:g})"
+        lines.append(Text(f"  {label:>14}  {spared:>7.0%}  {'█' * round(spared * room)}"))
+    return lines
+
+
 def _histograms(detail: VmDetail, width: int) -> list[Text]:
     vm = detail.vm
-    lines: list[Text] = []
+    lines: list[Text] = [Text("refaults that a higher limit would have spared", "bold"), *_curve(vm, width), Text()]
     for title, distributions in (
         ("allocations between the last child of a directory and its zap by reclaim", vm.parenting_age.values()),
         (

@@ -191,11 +191,15 @@ def test_json_and_csv_say_the_same(folder: Path) -> None:
     arguments = ("--replay", str(folder / "a.capture"), "--columns", "name,pages,limit,recent,state", "--sort", "pages")
     objects = json.loads(run(*arguments, "--json").stdout)
     lines = list(csv.DictReader(io.StringIO(run(*arguments, "--csv").stdout)))
+    advice = [each.pop("advice") for each in objects]
     assert [list(each) for each in objects] == [["name", "pages", "limit", "recent", "state"]] * 4
     assert [{key: str(value) for key, value in each.items()} for each in objects] == lines
     assert objects[0]["name"] == "web1"
     assert objects[0]["pages"] == 64
     assert objects[0]["recent"] == pytest.approx((473 - 5) / 9.75)  # five came with the first look
+    assert advice[0].pop("spares") > 0.9
+    assert advice[0] == {"limit": 512, "memory": 448 * 8416, "qemu": "-accel kvm,kvm-shadow-mem=2097152"}
+    assert advice[1:] == [None] * 3
 
 
 def test_no_colour_and_dumb_terminals_behave(folder: Path) -> None:

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The limit that would end a VM's refaults, and what it costs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from shadowwatch.view.columns import REFAULTS, Row
+
+#: The lowest limit is advised that spares this share of the refaults.
+ENOUGH = 0.9
+
+#: What a shadow page takes of the host: 4 KiB of sptes, 4 KiB of shadowed_translation (gfns before v6.0, commit
+#: 6a97575d5cc8) which pages for a guest's own tables have, and struct kvm_mmu_page, 184 to 224 bytes from 5.10 to 7.3.
+PAGE_BYTES = 4096 + 4096 + 224
+
+#: Of the memory of a guest KVM allows so many shadow pages by default (KVM_PERMILLE_MMU_PAGES).
+DEFAULT_SHARE = 0.02
+
+
+class Advice(NamedTuple):
+    """A limit in shadow pages, the share of the refaults that it would have spared, and the bytes that it takes more.
+
+    It is the lowest of those that are followed that spares ENOUGH, or else the highest.
+    """
+
+    limit: int
+    spares: float
+    memory: int
+
+    @property
+    def enough(self) -> bool:
+        """Whether it would end nearly all refaults."""
+        return self.spares >= ENOUGH
+
+    @property
+    def option(self) -> str:
+        """QEMU's option that sets it, in bytes of sptes (-accel kvm; accel/kvm/kvm-all.c, target/i386/kvm/kvm.c)."""
+        return f"kvm-shadow-mem={self.limit * 4096}"
+
+
+def advice(row: Row) -> Advice | None:
+    """What would have spared the VM most of its refaults since the look before; None when nothing says so."""
+    refaults = row.change(REFAULTS)
+    before = row.before.limited if row.before else ()
+    counted = {limited.times: limited.likely for limited in before}
+    found = None
+    for limited in row.vm.limited if refaults > 0 else ():
+        limit = round(row.vm.limit * limited.times)
+        there_would_be = limited.likely - counted.get(limited.times, 0.0)
+        spares = min(max(1 - there_would_be / refaults, 0.0), 1.0)
+        found = Advice(limit, spares, (limit - row.vm.limit) * PAGE_BYTES)
+        if found.enough:
+            break
+    return found
