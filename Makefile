@@ -15,7 +15,7 @@ PACKAGES += debhelper dh-python lintian pybuild-plugin-pyproject python3-hatchli
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run unit test soak lab matrix bench effect experiment pictures screens dashboards deb release check format clean
+.PHONY: help run unit test soak lab matrix limits bench effect experiment pictures screens dashboards deb release check format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -37,6 +37,9 @@ lab: .venv/ready ## a root shell in the lab; ARGS="--kvm stock --workload zipf -
 
 matrix: .venv/ready ## every kernel in every mode against the kernel itself, into docs/matrix.md; ARGS="6.1 7.x" for some
 	@exec $(BIN)/python -m tests.lab.matrix $(ARGS)
+
+limits: .venv/ready ## what higher limits are said to spare, and what they do, into docs/limits.md
+	@exec $(BIN)/python -m tests.lab.limits $(ARGS)
 
 bench: .venv/ready ## measure the decoder, the model and the metrics; figures also as lines of JSON
 	@exec $(BIN)/python -m tests.bench $(ARGS)
