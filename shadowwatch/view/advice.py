@@ -14,9 +14,6 @@ ENOUGH = 0.9
 #: 6a97575d5cc8) which pages for a guest's own tables have, and struct kvm_mmu_page, 184 to 224 bytes from 5.10 to 7.3.
 PAGE_BYTES = 4096 + 4096 + 224
 
-#: Of the memory of a guest KVM allows so many shadow pages by default (KVM_PERMILLE_MMU_PAGES).
-DEFAULT_SHARE = 0.02
-
 
 class Advice(NamedTuple):
     """A limit in shadow pages, the share of the refaults that it would have spared, and the bytes that it takes more.
@@ -35,8 +32,8 @@ class Advice(NamedTuple):
 
     @property
     def option(self) -> str:
-        """QEMU's option that sets it, in bytes of sptes (-accel kvm; accel/kvm/kvm-all.c, target/i386/kvm/kvm.c)."""
-        return f"kvm-shadow-mem={self.limit * 4096}"
+        """QEMU's option that sets it, in bytes of sptes (accel/kvm/kvm-all.c, target/i386/kvm/kvm.c)."""
+        return f"-machine kvm-shadow-mem={self.limit * 4096}"
 
 
 def advice(row: Row) -> Advice | None:

@@ -106,7 +106,7 @@ def as_csv(frame: Frame, state: State, out: TextIO) -> None:
 
 def _advice(row: Row) -> dict[str, float | str] | None:
     advised = advice(row)
-    return {**advised._asdict(), "qemu": f"-accel kvm,{advised.option}"} if advised else None
+    return {**advised._asdict(), "qemu": advised.option} if advised else None
 
 
 def _values(row: Row, state: State) -> dict[str, float | str]:

@@ -25,7 +25,7 @@ def test_it_is_the_lowest_that_spares_nine_of_ten() -> None:
     advised = advice(row(1000, (Limited(1.5, 600, 0), Limited(2.0, 80, 30), Limited(3.0, 0, 0))))
     assert advised == Advice(200, 0.905, 100 * PAGE_BYTES)
     assert advised.enough
-    assert advised.option == "kvm-shadow-mem=819200"
+    assert advised.option == "-machine kvm-shadow-mem=819200"
 
 
 def test_when_none_is_enough_it_is_the_highest() -> None:

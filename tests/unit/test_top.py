@@ -198,7 +198,7 @@ def test_json_and_csv_say_the_same(folder: Path) -> None:
     assert objects[0]["pages"] == 64
     assert objects[0]["recent"] == pytest.approx((473 - 5) / 9.75)  # five came with the first look
     assert advice[0].pop("spares") > 0.9
-    assert advice[0] == {"limit": 512, "memory": 448 * 8416, "qemu": "-accel kvm,kvm-shadow-mem=2097152"}
+    assert advice[0] == {"limit": 512, "memory": 448 * 8416, "qemu": "-machine kvm-shadow-mem=2097152"}
     assert advice[1:] == [None] * 3
 
 
