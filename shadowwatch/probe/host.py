@@ -21,10 +21,10 @@ LOWER_HALF = 0xFFFF_FFFF
 #: The structs that the probes look into, and which of their members (see plan.py), and two
 #: that tell kernels apart (see layouts.py).
 LAYOUTS = {
-    "kvm_mmu_page": ("link", "tdp_mmu_page", "role", "gfn", "spt", "parent_ptes"),
+    "kvm_mmu_page": ("link", "tdp_mmu_page", "mmu_valid_gen", "role", "gfn", "spt", "parent_ptes"),
     "pte_list_desc": ("more", "spte_count", "sptes"),
     "kvm": ("arch", "mmu_lock", "stat", "userspace_pid", "vm_list"),
-    "kvm_arch": ("n_used_mmu_pages", "n_max_mmu_pages", "active_mmu_pages", "tdp_mmu_enabled"),
+    "kvm_arch": ("n_used_mmu_pages", "n_max_mmu_pages", "mmu_valid_gen", "active_mmu_pages", "tdp_mmu_enabled"),
     "kvm_vcpu": ("kvm",),
     "kvm_vm_stat": ("generic", "mmu_shadow_pages", "mmu_shadow_zapped", "pages"),
 }

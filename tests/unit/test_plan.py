@@ -13,7 +13,7 @@ import pytest
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.probe.attach import source_folder
 from shadowwatch.probe.checks import losses, require
-from shadowwatch.probe.host import Host, function_of
+from shadowwatch.probe.host import LAYOUTS, Host, function_of
 from shadowwatch.probe.layouts import completed
 from shadowwatch.probe.plan import DEFINES, OPTIONAL, POINTS, make_plan, unknown_clones
 from shadowwatch.view.doctor import show
@@ -345,6 +345,12 @@ def test_every_definition_that_the_probes_use_is_known() -> None:
     assert used == {*DEFINES, "VM_LIST", "MMU_PAGE_ZAP_PTE", "MMU_PAGE_ZAP_PTE_END"}
     assert used == set(make_plan(STOCK).defines)
     assert set(OPTIONAL) <= set(DEFINES)
+
+
+def test_every_member_that_a_definition_adds_up_is_read() -> None:
+    """What the plan looks up is read from the host's BTF: else the definition is never there on a real one."""
+    wanted = {(struct, member) for ways in DEFINES.values() for way in ways for struct, member in way}
+    assert wanted <= {(struct, member) for struct, members in LAYOUTS.items() for member in members}
 
 
 def test_offsets_are_sums_over_the_structs() -> None:
