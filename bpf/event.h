@@ -36,11 +36,19 @@ enum shadowwatch_kind {
 enum shadowwatch_flags {
 	SHADOWWATCH_FIRST = 1, /* step: it begins at the oldest page */
 	SHADOWWATCH_LAST = 2,  /* step: it ends at the newest page */
-	SHADOWWATCH_VOID = 4,  /* step: the list changed meanwhile, or the ring was full */
+	SHADOWWATCH_VOID = 4,  /* step: the list changed meanwhile, or the ring was full; vm: `seq` may have changed */
 	SHADOWWATCH_OBSOLETE = 8, /* page: it is of an older generation than its VM (mmu_valid_gen) */
+	SHADOWWATCH_COUNTED = 16, /* step, destroy: it tells what KVM itself has counted so far */
 };
 
 #define SHADOWWATCH_UNCOUNTED (~0ULL)
+
+/*
+ * What KVM has counted since before the VM's event number 1, up to number `seq`:
+ * an event that tells it (SHADOWWATCH_COUNTED) has pages allocated in `spt`
+ * (kvm->stat.mmu_cache_miss), zapped in `parent_pte` (mmu_shadow_zapped) and
+ * recycled in `gfn` (mmu_recycled).
+ */
 
 struct shadowwatch_event {
 	__u64 kvm;	  /* all but a step over vm_list: struct kvm *, which VM */
@@ -49,7 +57,7 @@ struct shadowwatch_event {
 	__u64 parent_pte; /* alloc (patched KVM), link, unlink, page, parent: an spte that points to the page */
 	__u64 gfn;	  /* alloc, zap, page: sp->gfn; write: the guest physical address */
 	__u64 mapped;	  /* alloc, reclaim: guest pages of 4 KiB that sptes map, SHADOWWATCH_UNCOUNTED if unknown */
-	__u32 seq;	  /* up to flush: 1, 2, 3, … for each VM; step: the last number so far */
+	__u32 seq;	  /* up to flush: 1, 2, 3, … for each VM; step, vm: the last number so far */
 	__u32 role;	  /* alloc, zap, page: sp->role.word, laid out as the kernel's BTF says */
 	__u32 pid;	  /* all but page and parent: kvm->userspace_pid */
 	__u32 limit;	  /* alloc, step, vm: n_max_mmu_pages */
@@ -57,7 +65,7 @@ struct shadowwatch_event {
 	__u32 caller;	  /* zap, reclaim, flush: where it returns to, the lower half of the address */
 	__u32 walk;	  /* step, page, parent, vm: which walk, as asked for */
 	__u8 kind;	  /* all: enum shadowwatch_kind */
-	__u8 flags;	  /* step, page: enum shadowwatch_flags */
+	__u8 flags;	  /* step, page, vm, destroy: enum shadowwatch_flags */
 	__u8 pad[2];
 };
 

@@ -20,6 +20,13 @@
 #define DESC_SLOTS(desc) ((DESC_MORE - DESC_SPTES) / sizeof(u64)) /* those that are free are 0 */
 #endif
 
+/* What KVM has counted of a VM in kvm->stat: pages allocated, zapped, and recycled. */
+struct counts {
+	u64 allocated;
+	u64 zapped;
+	u64 recycled;
+};
+
 struct vm_state {
 	u32 seq;
 	u32 pid;
@@ -29,6 +36,8 @@ struct vm_state {
 	u32 wanted;  /* the walk that was asked for; all else here is written under mmu_lock */
 	u32 walking; /* the walk that is under way or was the last */
 	struct shadowwatch_place place; /* where that goes on */
+	u32 counted; /* whether `before` is known */
+	struct counts before; /* the first number */
 };
 
 BPF_HASH(vms, u64, struct vm_state, MAX_VMS);
@@ -124,6 +133,39 @@ static __always_inline struct shadowwatch_event *reserve(u64 kvm, u32 pid, u8 ki
 	return event;
 }
 
+#if defined(KVM_MMU_CACHE_MISS) && defined(KVM_MMU_SHADOW_ZAPPED) && defined(KVM_MMU_RECYCLED)
+#define COUNTED SHADOWWATCH_COUNTED
+#else
+#define COUNTED 0
+#endif
+
+/* `coming` allocations were counted, but have no number yet: KVM counts a page before it makes it. */
+static __always_inline void read_counts(u64 kvm, u32 coming, struct counts *counts)
+{
+#if COUNTED
+	counts->allocated = read64(kvm + KVM_MMU_CACHE_MISS) - coming;
+	counts->zapped = read64(kvm + KVM_MMU_SHADOW_ZAPPED);
+	counts->recycled = read64(kvm + KVM_MMU_RECYCLED);
+#endif
+}
+
+/*
+ * Where no page is half made or half zapped, and no reclaim under way: KVM counts
+ * a zap after the probe on it, and what was recycled when a reclaim is over.
+ */
+static __always_inline void tell_counts(struct vm_state *vm, u64 kvm, u32 coming, struct shadowwatch_event *event)
+{
+	struct counts now = {};
+
+	event->flags |= COUNTED;
+	if (!vm->counted)
+		return;
+	read_counts(kvm, coming, &now);
+	event->spt = now.allocated - vm->before.allocated;
+	event->parent_pte = now.zapped - vm->before.zapped;
+	event->gfn = now.recycled - vm->before.recycled;
+}
+
 /* Reserve the next event of this VM, or count why there is none. */
 static __always_inline struct shadowwatch_event *reserve_next(struct vm_state *vm, u64 kvm, u8 kind)
 {
@@ -134,6 +176,10 @@ static __always_inline struct shadowwatch_event *reserve_next(struct vm_state *v
 	if (!vm) {
 		count(SHADOWWATCH_UNTRACKED);
 		return 0;
+	}
+	if (!vm->counted) {
+		read_counts(kvm, kind == SHADOWWATCH_ALLOC, &vm->before);
+		vm->counted = 1;
 	}
 	vm->seq++;
 	if (vm->skip) {
@@ -280,7 +326,7 @@ static __always_inline void begin(u64 kvm, struct shadowwatch_event *step, struc
 }
 
 /* One step of the walk that was asked for, where mmu_lock is held and no page is half zapped. */
-static __always_inline void step_locked(struct vm_state *vm, u64 kvm)
+static __always_inline void step_locked(struct vm_state *vm, u64 kvm, u32 coming)
 {
 	struct shadowwatch_event *step;
 	u32 wanted;
@@ -301,6 +347,7 @@ static __always_inline void step_locked(struct vm_state *vm, u64 kvm)
 		begin(kvm, step, &vm->place);
 	}
 	walk(step, &vm->place);
+	tell_counts(vm, kvm, coming, step);
 	submit(step);
 }
 
@@ -346,7 +393,7 @@ int probe_alloc_page(struct pt_regs *ctx)
 	u64 kvm = PT_REGS_PARM1(ctx);
 	struct vm_state *vm = vm_of(kvm);
 
-	step_locked(vm, kvm);
+	step_locked(vm, kvm, 1);
 	alloc(vm, kvm, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 1);
 	return 0;
 }
@@ -366,7 +413,7 @@ int probe_get_page(struct bpf_raw_tracepoint_args *ctx)
 	kvm = read64(sp + SP_LINK + sizeof(u64)) - KVM_ACTIVE_MMU_PAGES;
 	vm = vm_of(kvm);
 	alloc(vm, kvm, sp, 0, 0);
-	step_locked(vm, kvm);
+	step_locked(vm, kvm, 0);
 	return 0;
 }
 
@@ -375,7 +422,7 @@ static __always_inline int link(u64 kvm, u64 parent_pte, u64 sp)
 	struct vm_state *vm = vm_of(kvm);
 	struct shadowwatch_event *event;
 
-	step_locked(vm, kvm);
+	step_locked(vm, kvm, 0);
 	event = reserve_next(vm, kvm, SHADOWWATCH_LINK);
 	if (!event)
 		return 0;
@@ -505,7 +552,7 @@ int probe_reclaim(struct pt_regs *ctx)
 	struct vm_state *vm = vm_of(kvm);
 	struct shadowwatch_event *event;
 
-	step_locked(vm, kvm);
+	step_locked(vm, kvm, 0);
 	event = reserve_next(vm, kvm, SHADOWWATCH_RECLAIM);
 	if (!event)
 		return 0;
@@ -535,7 +582,7 @@ int probe_flush(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!vm)
 		return 0;
-	step_locked(vm, kvm);
+	step_locked(vm, kvm, 0);
 	event = reserve_next(vm, kvm, SHADOWWATCH_FLUSH);
 	if (!event)
 		return 0;
@@ -573,14 +620,18 @@ int probe_destroy(struct pt_regs *ctx)
 	if (!vm)
 		return 0;
 	event = reserve_next(vm, kvm, SHADOWWATCH_DESTROY);
-	if (event)
+	if (event) {
+		tell_counts(vm, kvm, 0, event);
 		submit(event);
+	}
 	vms.delete(&kvm);
 	return 0;
 }
 
 #ifdef VM_LIST
-/* Tell the VMs on vm_list. Nothing holds kvm_lock: a walk that finds no way back to the head is void. */
+/*
+ * Tell the VMs on vm_list, each with its last number, so that one that was lost shows although no other follows. Nothing holds kvm_lock: a walk that finds no way back to the head is void.
+ */
 static __always_inline void list_vms(struct shadowwatch_request *request)
 {
 	struct shadowwatch_event *step = reserve(0, 0, SHADOWWATCH_STEP), *event;
@@ -597,6 +648,9 @@ static __always_inline void list_vms(struct shadowwatch_request *request)
 		step->flags |= SHADOWWATCH_FIRST;
 	for (i = 0; i < SHADOWWATCH_STEP_MOST; i++) {
 		u64 kvm = link - KVM_VM_LIST;
+		struct vm_state *vm = vms.lookup(&kvm);
+		u32 seq = vm ? vm->seq : 0;
+		bool busy = vm && read8(kvm + KVM_MMU_LOCK); /* before, the event of this number may still be coming */
 
 		if (link == VM_LIST) {
 			step->flags |= SHADOWWATCH_LAST;
@@ -610,6 +664,9 @@ static __always_inline void list_vms(struct shadowwatch_request *request)
 		event->walk = step->walk;
 		event->limit = read32(kvm + KVM_N_MAX_MMU_PAGES);
 		event->used = read32(kvm + KVM_N_USED_MMU_PAGES);
+		event->seq = seq;
+		if (busy || (vm && vm->seq != seq))
+			event->flags = SHADOWWATCH_VOID;
 		submit(event);
 		step->used++;
 		link = read64(link);
@@ -654,6 +711,8 @@ static __always_inline void step_unlocked(struct shadowwatch_request *request)
 	}
 	walk(step, &request->place);
 	vm = vms.lookup(&kvm);
+	if (vm)
+		tell_counts(vm, kvm, 0, step);
 	if (!vm || vm->seq != seq || vm->skip || read8(kvm + KVM_MMU_LOCK))
 		step->flags |= SHADOWWATCH_VOID;
 	request->flags = step->flags;

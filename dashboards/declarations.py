@@ -12,7 +12,7 @@ from shadowwatch.snapshot import RECLAIM
 #: Causes that are reclaim, as a matcher.
 BY_RECLAIM = f'cause=~"{"|".join(sorted(cause.name.lower() for cause in RECLAIM))}"'
 #: Levels of directories, as a matcher.
-DIRECTORIES = 'level!="1"'
+DIRECTORIES = 'level!~"1|unknown"'
 
 GREEN, YELLOW, RED = "green", "yellow", "red"
 #: From which value on a panel has which colour.

@@ -26,12 +26,18 @@ class Cause(IntEnum):
     NX_RECOVERY = 10
     ROOT_FREE = 11
     LINK = 12
+    #: Of events that were lost: by reclaim, whichever, and all else.
+    RECLAIM = 13
+    UNKNOWN = 14
 
 
 CAUSES = tuple(Cause)
 
 #: Reclaim: the oldest pages went, to make room for others.
-RECLAIM = frozenset({Cause.QUOTA, Cause.RESIZE, Cause.SHRINKER})
+RECLAIM = frozenset({Cause.QUOTA, Cause.RESIZE, Cause.SHRINKER, Cause.RECLAIM})
+
+#: The level of pages that KVM counted in events that were lost.
+UNKNOWN_LEVEL = 0
 
 
 class Distribution(NamedTuple):
@@ -142,9 +148,9 @@ class VmSnapshot:
     """One VM's counts since it was first seen.
 
     `mapped` is the guest pages of 4 KiB that sptes map, None where the kernel does not count them.
-    Maps are keyed by level in its order, `zaps` by (level, Cause), `unknown_pages` by Kind; what is 0 is absent.
-    `what_if` has what other reclaim policies would have made of it, by their names, of those that are simulated,
-    `limited` what higher limits would have, the lowest first.
+    Maps are keyed by level in its order, UNKNOWN_LEVEL first, `zaps` by (level, Cause), `unknown_pages` by Kind; what
+    is 0 is absent. `what_if` has what other reclaim policies would have made of it, by their names, of those that are
+    simulated, `limited` what higher limits would have, the lowest first.
     """
 
     kvm: int

@@ -13,6 +13,7 @@ from threading import Lock
 from shadowwatch.event.abi import RECORD, Batch, Event
 from shadowwatch.event.facts import Facts, Name, printable
 from shadowwatch.mmu.audit import Difference
+from shadowwatch.mmu.counts import Miscount
 from shadowwatch.mmu.model import Model, VmProgress
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.vm import Vm
@@ -127,7 +128,7 @@ class Watch:
             return self._model.newest_first()
 
     @property
-    def difference(self) -> Difference | None:
+    def difference(self) -> Difference | Miscount | None:
         """The first difference that an audit found."""
         return self._model.difference
 

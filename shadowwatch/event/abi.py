@@ -62,12 +62,13 @@ class Kind(IntEnum):
 
 
 class Flags(IntFlag):
-    """What a step of a walk was like, or a page that it told of (enum shadowwatch_flags)."""
+    """What a step of a walk was like, a page that it told of, or the end of a VM (enum shadowwatch_flags)."""
 
     FIRST = 1
     LAST = 2
     VOID = 4
     OBSOLETE = 8
+    COUNTED = 16
 
 
 def of_a_walk_in_vain(kind: int, flags: int) -> bool:

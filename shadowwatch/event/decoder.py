@@ -165,7 +165,7 @@ class Decoder(ABC, Generic[V]):
             elif kind == FLUSH:
                 taker.flush(caller)
             elif kind == DESTROY:
-                self._end_vm(vm, ns)
+                self._destroyed(vm, event)
                 current, vm = NO_KVM, self._nobody
             else:
                 self.undecodable += 1
@@ -205,8 +205,9 @@ class Decoder(ABC, Generic[V]):
     def _beside(self, vm: V, event: tuple[int, ...]) -> None:
         """What an event without a number says of the numbers and of the VM's life; the rest is the VM's own."""
         kvm, ns, _, _, _, _, seq, _, pid, _, _, _, walk, kind, flags = event
-        if kind == Kind.STEP and seq != vm.seq and not flags & Flags.VOID:
-            # Events before this step were lost, or this is the first that is heard of the VM.
+        told = kind == Kind.STEP or (kind == Kind.VM and seq)
+        if told and seq != vm.seq and not flags & Flags.VOID:
+            # Events before this one were lost, or this is the first that is heard of the VM.
             if vm.seq == UNHEARD:
                 pass
             elif vm.seq and (seq - vm.seq) & SEQ_MASK > SEQ_MASK >> 1:
@@ -218,7 +219,7 @@ class Decoder(ABC, Generic[V]):
                 self._takers[kvm] = vm
                 vm.lose((seq - vm.seq) & SEQ_MASK)
             vm.seq = seq
-        elif kind == Kind.VM:
+        if kind == Kind.VM:
             vm.listed = walk
         self._unnumbered(vm, event)
         if kind == Kind.VM:
@@ -232,6 +233,9 @@ class Decoder(ABC, Generic[V]):
         if self._midway:
             vm.seq = seq - 1 if seq else UNHEARD
         return vm
+
+    def _destroyed(self, vm: V, event: tuple[int, ...]) -> None:
+        self._end_vm(vm, event[1])
 
     def _end_vm(self, vm: V, ns: int) -> None:
         del self._vms[vm.kvm]

@@ -14,7 +14,7 @@ from shadowwatch import __version__
 from shadowwatch.event.abi import Kind
 from shadowwatch.event.facts import PAGING, Facts
 from shadowwatch.mmu.tree import LEVELS
-from shadowwatch.snapshot import CAUSES, Cause, Distribution, Estimate, Snapshot, VmSnapshot
+from shadowwatch.snapshot import CAUSES, UNKNOWN_LEVEL, Cause, Distribution, Estimate, Snapshot, VmSnapshot
 
 Value = float | Distribution
 #: Label values, in the order of the declaration's labels, and the value.
@@ -44,7 +44,7 @@ class DaemonMetric:
 
 
 #: Level -> the label that it makes; 6 to 15 only if an event is damaged.
-_LEVELS = tuple((str(level),) for level in range(LEVELS))
+_LEVELS = tuple(("unknown" if level == UNKNOWN_LEVEL else str(level),) for level in range(LEVELS))
 
 
 def _one(value: Value) -> Samples:
@@ -57,7 +57,7 @@ def _by_level(values: Mapping[int, Value]) -> Samples:
 
 def _by_cause(vm: VmSnapshot) -> Samples:
     """A sample for every level and cause of zaps; of reclaim for want of room also one that is 0."""
-    levels = {*vm.allocations, *(level for level, _ in vm.zaps)}
+    levels = {*vm.allocations, *(level for level, _ in vm.zaps)} - {UNKNOWN_LEVEL}
     zaps = {**{(level, int(Cause.QUOTA)): 0 for level in levels}, **vm.zaps}
     return [(_LEVELS_AND_CAUSES[each], zaps[each]) for each in sorted(zaps)]
 
@@ -68,7 +68,7 @@ def _directories(vm: VmSnapshot, values: Mapping[int, Value]) -> Samples:
 
 
 _LEVELS_AND_CAUSES = {
-    (level, int(cause)): (str(level), cause.name.lower()) for level in range(LEVELS) for cause in CAUSES
+    (level, int(cause)): (*_LEVELS[level], cause.name.lower()) for level in range(LEVELS) for cause in CAUSES
 }
 
 #: What KVM itself did, beside what policies would have done.
@@ -150,7 +150,7 @@ VM_METRICS = (
     VmMetric(
         "allocations",
         "counter",
-        "Shadow pages allocated (the kernel's mmu_cache_miss).",
+        "Shadow pages allocated (the kernel's mmu_cache_miss); of level unknown are those in events that were lost.",
         lambda vm: _by_level(vm.allocations),
         ("level",),
     ),
@@ -158,7 +158,8 @@ VM_METRICS = (
         "zaps",
         "counter",
         "Shadow pages zapped, by cause, each page once. quota, resize and shrinker are reclaim (the kernel's"
-        " mmu_recycled); zaps and root_zaps together are the kernel's mmu_shadow_zapped.",
+        " mmu_recycled); zaps and root_zaps together are the kernel's mmu_shadow_zapped. Of events that were lost the"
+        " level is unknown, and the cause reclaim or unknown.",
         _by_cause,
         ("level", "cause"),
     ),

@@ -103,6 +103,8 @@ class CauseTables:
 
     def __init__(self, functions: Iterable[Function]) -> None:
         functions = tuple(functions)
+        #: Whether the kernel tells where they are.
+        self.known = bool(functions)
         self.zap = Causes(functions, ZAPPERS, Cause.OTHER)
         self.reclaim = Causes(functions, RECLAIMERS, Cause.QUOTA)
         self.flush = Causes(functions, FLUSHERS, Cause.ZAP_ALL)

@@ -10,6 +10,7 @@ from shadowwatch.event.abi import Flags, Kind
 from shadowwatch.event.decoder import Decoder
 from shadowwatch.mmu.audit import Audited, Difference
 from shadowwatch.mmu.cause import CauseTables, Function
+from shadowwatch.mmu.counts import Counts, Miscount
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.vm import NEWEST_FIRST, Vm
 from shadowwatch.snapshot import VmSnapshot
@@ -23,7 +24,7 @@ KEEP_MOST = 128
 
 
 class VmProgress(NamedTuple):
-    """How far a VM is: whether it is exact, its audits, and the steps of walks that it has heard."""
+    """How far a VM is: whether it is exact and its totals settled, its audits, the steps of walks that it heard."""
 
     exact: bool
     audits: int
@@ -55,7 +56,7 @@ class Model(Decoder[Vm]):
         self._names: set[str] = set()
         super().__init__(midway)
         #: The first difference that an audit found.
-        self.difference: Difference | None = None
+        self.difference: Difference | Miscount | None = None
 
     def _make(self, kvm: int, pid: int) -> Vm:
         return Vm(kvm, pid, self._roles, self._causes, self._recent_ns)
@@ -73,6 +74,9 @@ class Model(Decoder[Vm]):
             if flags & Flags.FIRST and vm.exact and taker is vm:
                 taker = self._takers[kvm] = Audited(vm)
             taker.step(walk, flags, used)
+            lost, missed = vm.unsettled, self._settled(vm, event)
+            if missed and not lost and taker is not vm:
+                self.difference = self.difference or Miscount(vm.name, missed)
         elif kind == Kind.PAGE:
             taker.page(walk, spt, gfn, role, parent_pte, flags)
         elif kind == Kind.PARENT:
@@ -81,13 +85,30 @@ class Model(Decoder[Vm]):
             vm.limit = limit
             if not used and not vm.seq and not vm.pages:
                 vm.exact = True
+            if flags & Flags.VOID:
+                # A loss may be unknown, for its last number is not told; its list is to be walked.
+                vm.unsettled = True
         if isinstance(taker, Audited) and taker.over:
             self._takers[kvm] = vm
             found = taker.result()
             self.difference = self.difference or found
 
+    def _settled(self, vm: Vm, event: tuple[int, ...]) -> Counts | None:
+        """What KVM had counted at this event that no event told, None if nothing, or if it is not told."""
+        _, _, allocations, zaps, reclaimed, _, _, _, _, _, _, _, _, _, flags = event
+        if flags & Flags.VOID:
+            return None
+        vm.unsettled = False
+        return vm.settle(Counts(allocations, zaps, reclaimed)) if flags & Flags.COUNTED else None
+
+    def _destroyed(self, vm: Vm, event: tuple[int, ...]) -> None:
+        self._settled(vm, event)
+        super()._destroyed(vm, event)
+
     def _new_vm(self, kvm: int, pid: int, seq: int = 0) -> Vm:
         vm = super()._new_vm(kvm, pid, seq)
+        if self._midway and seq != 1:
+            vm.apart = None
         self._unnamed.append(vm)
         return vm
 
@@ -106,7 +127,9 @@ class Model(Decoder[Vm]):
 
     def progress(self) -> dict[int, VmProgress]:
         """How far each living VM is."""
-        return {kvm: VmProgress(vm.exact, vm.audits, self._steps(vm)) for kvm, vm in self._vms.items()}
+        return {
+            kvm: VmProgress(vm.exact and not vm.unsettled, vm.audits, self._steps(vm)) for kvm, vm in self._vms.items()
+        }
 
     def _steps(self, vm: Vm) -> int:
         taker = self._takers[vm.kvm]

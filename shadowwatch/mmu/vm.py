@@ -9,6 +9,7 @@ from itertools import compress
 
 from shadowwatch.event.abi import UNCOUNTED, Kind
 from shadowwatch.mmu.cause import CauseTables, Unsettled
+from shadowwatch.mmu.counts import Counts
 from shadowwatch.mmu.curve import Curve
 from shadowwatch.mmu.histogram import Histogram
 from shadowwatch.mmu.page import SPT_MASK, Page, Parenting
@@ -18,6 +19,7 @@ from shadowwatch.mmu.walk import Walked
 from shadowwatch.snapshot import (
     CAUSES,
     RECLAIM,
+    UNKNOWN_LEVEL,
     Cause,
     Distribution,
     Estimate,
@@ -55,6 +57,7 @@ class Vm(Walked):
     __slots__ = (
         "allocated",
         "allocations",
+        "apart",
         "audited",
         "audits",
         "called",
@@ -88,6 +91,7 @@ class Vm(Walked):
         "root_zaps",
         "seq",
         "unknown_pages",
+        "unsettled",
         "zap_causes",
         "zap_position",
         "zapped",
@@ -147,6 +151,10 @@ class Vm(Walked):
         self.curve: Curve | None = None
         #: Events about a page that the model does not hold although it is exact, by kind.
         self.unknown_pages = [0] * (max(Kind) + 1)
+        #: What KVM counts beside what is counted here, None while that is unknown, and whether events were lost since
+        #: the two were compared.
+        self.apart: Counts | None = Counts(0, 0, 0)
+        self.unsettled = False
 
     @property
     def blank(self) -> bool:
@@ -156,8 +164,31 @@ class Vm(Walked):
     def lose(self, events: int) -> None:
         """So many events of this VM were lost: forget the pages, for some of them may be gone."""
         self.lost += events
+        self.unsettled = True
         self.exact = False
         self._forget_pages()
+
+    def settle(self, kernel: Counts) -> Counts | None:
+        """KVM has counted so much up to here: count what no event told; returns that, None if nothing differs.
+
+        Where KVM has counted less than there were events, somebody has cleared its counters: they count from there on.
+        What it says of reclaim is at least so: with nested guests it leaves pages out.
+        """
+        mine = self._counts()
+        if self.apart is None:
+            self.apart = kernel.less(mine)
+        missed = kernel.less(self.apart).less(mine)
+        allocations, zaps = max(0, missed.allocations), max(0, missed.zaps)
+        by_reclaim = min(max(0, missed.reclaimed), zaps) if self.causes.known else 0
+        self.allocations[UNKNOWN_LEVEL] += allocations
+        self.zaps[Cause.RECLAIM][UNKNOWN_LEVEL] += by_reclaim
+        self.zaps[Cause.UNKNOWN][UNKNOWN_LEVEL] += zaps - by_reclaim
+        self.apart = kernel.less(self._counts())
+        return missed if missed.allocations or missed.zaps else None
+
+    def _counts(self) -> Counts:
+        reclaimed = sum(sum(zaps) for zaps in compress(self.zaps, _IS_RECLAIM))
+        return Counts(sum(self.allocations), sum(map(sum, self.zaps)) + self.root_zaps, reclaimed)
 
     def end(self, ns: int) -> None:
         """The VM is gone, and its pages with it; its figures stay."""

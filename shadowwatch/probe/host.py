@@ -26,7 +26,7 @@ LAYOUTS = {
     "kvm": ("arch", "mmu_lock", "stat", "userspace_pid", "vm_list"),
     "kvm_arch": ("n_used_mmu_pages", "n_max_mmu_pages", "mmu_valid_gen", "active_mmu_pages", "tdp_mmu_enabled"),
     "kvm_vcpu": ("kvm",),
-    "kvm_vm_stat": ("generic", "mmu_shadow_pages", "mmu_shadow_zapped", "pages"),
+    "kvm_vm_stat": ("generic", "mmu_cache_miss", "mmu_recycled", "mmu_shadow_pages", "mmu_shadow_zapped", "pages"),
 }
 ROLE = "kvm_mmu_page_role"
 

@@ -155,6 +155,19 @@ POINTS = (
         "how many guest pages are mapped",
     ),
     Point(
+        "counts",
+        (
+            Hook(
+                "member",
+                "kvm_vm_stat.mmu_cache_miss",
+                "",
+                needs=("KVM_MMU_CACHE_MISS", "KVM_MMU_SHADOW_ZAPPED", "KVM_MMU_RECYCLED"),
+            ),
+        ),
+        "how many pages were allocated and zapped in events that were lost",
+        by="walk",
+    ),
+    Point(
         "causes",
         # Any function's place tells that the kernel does not hide them (kernel.kptr_restrict).
         (Hook("symbol", "__kvm_mmu_prepare_zap_page", ""),),
@@ -187,13 +200,25 @@ DEFINES: Mapping[str, tuple[tuple[tuple[str, str], ...], ...]] = {
     ),
     # Since 71f51d2c3253 (v5.15).
     "KVM_PAGES": ((("kvm", "stat"), ("kvm_vm_stat", "pages")),),
+    # Words of 64 bits in all, from 5.4 to 7.3.
+    "KVM_MMU_CACHE_MISS": ((("kvm", "stat"), ("kvm_vm_stat", "mmu_cache_miss")),),
+    "KVM_MMU_SHADOW_ZAPPED": ((("kvm", "stat"), ("kvm_vm_stat", "mmu_shadow_zapped")),),
+    "KVM_MMU_RECYCLED": ((("kvm", "stat"), ("kvm_vm_stat", "mmu_recycled")),),
     "KVM_N_MAX_MMU_PAGES": ((("kvm", "arch"), ("kvm_arch", "n_max_mmu_pages")),),
     "KVM_ACTIVE_MMU_PAGES": ((("kvm", "arch"), ("kvm_arch", "active_mmu_pages")),),
     "VCPU_KVM": ((("kvm_vcpu", "kvm"),),),
 }
 
 #: Those whose absence is a way of its own in bpf/mmu.bpf.c.
-OPTIONAL = ("DESC_COUNT", "KVM_PAGES", "SP_MMU_VALID_GEN", "KVM_MMU_VALID_GEN")
+OPTIONAL = (
+    "DESC_COUNT",
+    "KVM_PAGES",
+    "SP_MMU_VALID_GEN",
+    "KVM_MMU_VALID_GEN",
+    "KVM_MMU_CACHE_MISS",
+    "KVM_MMU_SHADOW_ZAPPED",
+    "KVM_MMU_RECYCLED",
+)
 
 #: What no probe can do without.
 NEEDED = (

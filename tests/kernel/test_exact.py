@@ -132,6 +132,26 @@ def test_losses_are_seen_and_repaired_within_a_second(bare: Lab, tmp_path: Path)
     pytest.fail("the capture has no two walks after the storm")
 
 
+def test_totals_are_the_kernels_after_a_loss(bare: Lab) -> None:
+    """The daemon is stopped through a storm, and its ring is full; when it has gone on, no page that came is missing."""
+    bare.start_daemon("--ring-mib 0.25")
+    watched = Watched(bare)
+    with Vmm(bare, Workload("storm", BUSY.pattern, 40, 20, 20_000, pages=600)) as vmm:
+        watched.settled("storm", vmm.finished().counters["mmu_cache_miss"])
+        bare.run("systemctl kill --signal STOP shadowwatch")
+        vmm.again()
+        bare.run("systemctl kill --signal CONT shadowwatch")
+        counters = vmm.counters()
+        metrics = watched.settled("storm", counters["mmu_cache_miss"])
+        assert metrics.sum("vm_events_lost_total", vm="storm") > 0
+        assert metrics.sum("allocations_total", vm="storm", level="unknown") > 0
+        assert metrics.sum("allocations_total", vm="storm") == counters["mmu_cache_miss"]
+        zaps = metrics.sum("zaps_total", vm="storm") + metrics.sum("root_zaps_total", vm="storm")
+        assert zaps == counters["mmu_shadow_zapped"]
+        reclaimed = (metrics.sum("zaps_total", vm="storm", cause=cause) for cause in ("quota", "reclaim"))
+        assert sum(reclaimed) == counters["mmu_recycled"]
+
+
 #: Beneath so many sptes of the root is one directory: no step of a walk has room for all of them.
 PARENTS = 400
 

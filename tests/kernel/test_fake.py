@@ -47,6 +47,7 @@ class Twin:
         """The VM as a whole walk told it."""
         vm = KernelVm(Ring(), step.kvm, step.pid, patched=True, limit=step.limit)
         vm.seq = step.seq
+        vm.stat, vm.before = [step.spt, step.parent_pte, step.gfn], [0, 0, 0]
         for told in self._first:
             if told.kind == Kind.PAGE:
                 vm.order.insert(0, told.spt)
@@ -72,6 +73,7 @@ class Twin:
             self.vm.step(step.walk, self._place, flags & Flags.FIRST)
             mine, *records = self.vm.ring.events[fresh:]
             assert (mine.flags, mine.used, mine.seq) == (step.flags, step.used, step.seq)
+            assert (mine.spt, mine.parent_pte) == (step.spt, step.parent_pte)  # allocated, zapped
             assert sorted(map(_of_a_walk, records)) == sorted(map(_of_a_walk, told))
             self.same["steps"] += 1
 
@@ -91,6 +93,7 @@ class Twin:
             case Kind.ZAP if event.spt in self._roots:
                 self._roots.remove(event.spt)
                 vm.seq += 1
+                vm.stat[1] += 1
                 assert vm.seq == event.seq
                 return
             case Kind.ZAP:

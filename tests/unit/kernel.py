@@ -32,6 +32,8 @@ class Ring:
         self.events: list[Event] = []
         self.lost = 0
         self.full: Callable[[], bool] = lambda: False
+        #: Whether somebody reads it: before, no event is made.
+        self.listening = True
         self._taken = 0
 
     def reserve(self, event: Event) -> int | None:
@@ -89,6 +91,11 @@ class KernelVm:
         self.pages: dict[int, Page] = {}
         self.edges: dict[int, int] = {}  # spte -> the spt of the page that it points to
         self.obsolete: set[int] = set()  # of an older generation
+        #: kvm->stat: mmu_cache_miss, mmu_shadow_zapped, mmu_recycled; what they were before the first number.
+        self.stat = [0, 0, 0]
+        self.before: list[int] | None = None
+        #: Whether the kernel has these.
+        self.counting = True
         self.seq = 0
         self.skip = False
         self.wanted = 0
@@ -103,6 +110,10 @@ class KernelVm:
         return Event(kvm=self.kvm, ns=10**9 + len(self.ring.events) + self.ring.lost, kind=kind, **fields)
 
     def _numbered(self, kind: Kind, **fields: int) -> None:
+        if not self.ring.listening:
+            return
+        if self.before is None:
+            self.before = self._stat(kind == Kind.ALLOC)
         self.seq += 1
         if self.skip:
             self.skip = False
@@ -113,6 +124,20 @@ class KernelVm:
         if self.seq and self.ring.reserve(self._event(kind, pid=self.pid, **fields)) is None:
             self.skip = True
 
+    def _stat(self, coming: int) -> list[int]:
+        allocated, zapped, recycled = self.stat
+        return [allocated - coming, zapped, recycled]
+
+    def _counts(self, coming: int = 0) -> dict[str, int]:
+        """What an event has that tells what KVM has counted, but for the flag."""
+        now, before = self._stat(coming), self.before
+        told = [(each - then) % (1 << 64) for each, then in zip(now, before, strict=True)] if before else [0, 0, 0]
+        return dict(zip(("spt", "parent_pte", "gfn"), told, strict=True)) if self.counting else {}
+
+    @property
+    def _counted(self) -> Flags:
+        return Flags.COUNTED if self.counting else Flags(0)
+
     def _newer(self, spt: int) -> int:
         place = self.order.index(spt)
         return self.order[place - 1] if place else HEAD
@@ -121,7 +146,7 @@ class KernelVm:
         """The link at which a walk begins."""
         return self.order[-1] if self.order else HEAD
 
-    def step(self, walk: int, place: Place, flags: Flags) -> Flags:
+    def step(self, walk: int, place: Place, flags: Flags, coming: int = 0) -> Flags:
         """Go on with a walk, and return the flags that the step then has."""
         at = self.ring.reserve(self._event(Kind.STEP, seq=self.seq, pid=self.pid, limit=self.limit, walk=walk))
         if at is None:
@@ -155,10 +180,11 @@ class KernelVm:
                 place.next = None
                 break
             records += 1
-        self.ring.events[at] = self.ring.events[at]._replace(used=records, flags=int(flags))
+        flags |= self._counted
+        self.ring.events[at] = self.ring.events[at]._replace(used=records, flags=int(flags), **self._counts(coming))
         return flags
 
-    def make_step(self) -> None:
+    def make_step(self, coming: int = 0) -> None:
         """Go on with the walk that was left to the probes, as each of them does with the lock held."""
         if not self.wanted or (self.walking == self.wanted and self.place.next is None):
             return
@@ -172,7 +198,7 @@ class KernelVm:
             self.place = Place(self.oldest())
             flags = Flags.FIRST
         full, self.ring.full = self.ring.full, _once_room(self.ring.full)
-        self.step(self.wanted, self.place, flags)
+        self.step(self.wanted, self.place, flags, coming)
         self.ring.full = full
 
     def _step_over(self, spt: int) -> None:
@@ -184,8 +210,9 @@ class KernelVm:
     def alloc(self, spt: int, gfn: int, role: int) -> None:
         """A page is made, and is the newest."""
         fields = {"spt": spt, "gfn": gfn, "role": role, "limit": self.limit, "used": len(self.order) + 1}
+        self.stat[0] += 1
         if self.patched:
-            self.make_step()
+            self.make_step(coming=1)
             self._numbered(Kind.ALLOC, **fields)
         self.order.insert(0, spt)
         self.pages[spt] = Page(spt, gfn, role)
@@ -219,6 +246,7 @@ class KernelVm:
         if self.place.parents == spt:
             self.place.parents, self.place.rest = 0, []
         self._numbered(Kind.ZAP, spt=spt, gfn=page.gfn, role=page.role, caller=within(caller))
+        self.stat[1] += 1
         self.order.remove(spt)
         del self.pages[spt]
         self.obsolete.discard(spt)
@@ -228,8 +256,10 @@ class KernelVm:
         """So many of the oldest pages go, or of the newest as Linux 5.9 had it."""
         self.make_step()
         self._numbered(Kind.RECLAIM, caller=within("kvm_mmu_change_mmu_pages"))
-        for _ in range(min(pages, len(self.order))):
+        going = min(pages, len(self.order))
+        for _ in range(going):
             self.zap(self.order[0 if newest else -1], RECLAIM)
+        self.stat[2] += going
 
     def flush(self, caller: str = "kvm_page_track_flush_slot") -> None:
         """All pages become obsolete; that they are zapped, the oldest first, is left to zap()."""
@@ -251,7 +281,7 @@ class KernelVm:
         """The VM ends; all its pages have gone before."""
         for spt in reversed(self.order[:]):
             self.zap(spt, "kvm_mmu_zap_all")
-        self._numbered(Kind.DESTROY)
+        self._numbered(Kind.DESTROY, flags=int(self._counted), **self._counts())
 
     def tree(self) -> list[tuple[int, int, int, frozenset[int]]]:
         """spt, gfn, role and parents of each page, the newest first."""
@@ -324,7 +354,18 @@ class Kernel(Requests):
         while self._listed and told < self.vms_in_a_step and not flags & Flags.VOID:
             vm = self._listed.pop(0)
             used = len(vm.order)
-            event = Event(kvm=vm.kvm, ns=10**9, pid=vm.pid, limit=vm.limit, used=used, walk=number, kind=Kind.VM)
+            void = Flags.VOID if vm.kvm in self.busy else Flags(0)
+            event = Event(
+                kvm=vm.kvm,
+                ns=10**9,
+                seq=vm.seq,
+                pid=vm.pid,
+                limit=vm.limit,
+                used=used,
+                walk=number,
+                kind=Kind.VM,
+                flags=int(void),
+            )
             if self.ring.reserve(event) is None:
                 flags |= Flags.VOID
             told += 1

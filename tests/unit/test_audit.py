@@ -83,7 +83,7 @@ def test_an_audit_finds_what_no_event_told(astray: Callable[[KernelVm], None], d
     vm = heard.walk()
     assert (vm.audits, vm.audited, vm.differing) == (1, 5, differing)
     difference = heard.model.difference
-    assert difference
+    assert isinstance(difference, Difference)
     assert difference.vm == "web1"
     assert difference.position == 1
     assert difference.model

@@ -34,8 +34,8 @@ LACKS: list[tuple[dict[str, Any], str]] = [
 
 def test_a_whole_host_gets_a_plan() -> None:
     """Stock and patched hosts lack nothing."""
-    assert len(require(STOCK).attachments) == 13
-    assert len(require(PATCHED).attachments) == 15
+    assert len(require(STOCK).attachments) == 14
+    assert len(require(PATCHED).attachments) == 16
 
 
 @pytest.mark.parametrize(("lack", "said"), LACKS)

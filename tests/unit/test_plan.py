@@ -20,6 +20,9 @@ from shadowwatch.view.doctor import show
 from tests.golden import matches
 from tests.unit.hosts import HOSTS, PATCHED, RECORDED, STOCK, WHOLE, with_symbols
 
+#: What needs a walk.
+WALK = {"walk", "vms", "counts"}
+
 #: Symbol -> the points that are lost with it on a stock KVM; all other symbols serve none.
 SERVES = {
     "__tracepoint_kvm_mmu_get_page": {"alloc"},
@@ -37,8 +40,8 @@ SERVES = {
     "kvm_mmu_track_write": {"write"},
     "mmu_set_spte": {"set"},
     "kvm_mmu_uninit_vm": {"destroy"},
-    # The walk over vm_list is asked for in the same way.
-    "__x64_sys_sched_rr_get_interval": {"walk", "vms"},
+    # The walk over vm_list is asked for in the same way, and the counts come with its steps.
+    "__x64_sys_sched_rr_get_interval": WALK,
     "vm_list": {"vms"},
 }
 #: The same where it is otherwise on a patched KVM, and hooks that take the place of a lost one there.
@@ -62,16 +65,16 @@ MEMBERS: dict[tuple[str, str], set[str] | None] = {
     ("kvm_mmu_page", "gfn"): None,
     ("kvm_mmu_page", "spt"): None,
     ("kvm_mmu_page", "mmu_valid_gen"): set(),
-    ("kvm_mmu_page", "parent_ptes"): {"walk", "vms"},
-    ("pte_list_desc", "more"): {"walk", "vms"},
-    ("pte_list_desc", "sptes"): {"walk", "vms"},
+    ("kvm_mmu_page", "parent_ptes"): WALK,
+    ("pte_list_desc", "more"): WALK,
+    ("pte_list_desc", "sptes"): WALK,
     # Without it slots are counted up to `more`, which comes first where there is a count.
-    ("pte_list_desc", "spte_count"): {"walk", "vms"},
+    ("pte_list_desc", "spte_count"): WALK,
     ("kvm", "arch"): None,
-    ("kvm", "mmu_lock"): {"walk", "vms"},
-    ("kvm", "stat"): {"mapped"},
+    ("kvm", "mmu_lock"): WALK,
+    ("kvm", "stat"): {"mapped", "counts"},
     ("kvm", "userspace_pid"): None,
-    ("kvm", "vm_list"): {"walk", "vms"},
+    ("kvm", "vm_list"): WALK,
     ("kvm_arch", "n_used_mmu_pages"): None,
     ("kvm_arch", "n_max_mmu_pages"): None,
     ("kvm_arch", "mmu_valid_gen"): set(),
@@ -79,7 +82,9 @@ MEMBERS: dict[tuple[str, str], set[str] | None] = {
     ("kvm_arch", "tdp_mmu_enabled"): set(),
     ("kvm_vcpu", "kvm"): {"write", "set"},
     ("kvm_vm_stat", "generic"): set(),
-    ("kvm_vm_stat", "mmu_shadow_zapped"): set(),
+    ("kvm_vm_stat", "mmu_cache_miss"): {"counts"},
+    ("kvm_vm_stat", "mmu_recycled"): {"counts"},
+    ("kvm_vm_stat", "mmu_shadow_zapped"): {"counts"},
     ("kvm_vm_stat", "mmu_shadow_pages"): None,
     ("kvm_vm_stat", "pages"): {"mapped"},
 }

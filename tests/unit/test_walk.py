@@ -97,7 +97,7 @@ def test_a_void_step_ends_a_walk() -> None:
     """Somebody changed the list meanwhile: the pages told are not taken for the list."""
     heard = Heard(unheard=True)
     heard.vm.step_records = 2
-    assert heard.kernel.walk(KVM, 1, True) == Flags.FIRST
+    assert heard.kernel.walk(KVM, 1, True) == Flags.FIRST | Flags.COUNTED
     heard.vm.zap(spt(12))
     assert heard.kernel.walk(KVM, 1, False) == Flags.VOID
     heard.hear()

@@ -13,6 +13,7 @@ from shadowwatch.mmu.model import Model
 from shadowwatch.mmu.vm import Vm
 from tests.unit.kernel import PAGE_SIZE, Kernel, KernelVm, role_of
 from tests.unit.story import FUNCTIONS, GUEST_WRITE, RECLAIM, ROLES, Story
+from tests.unit.test_counts import totals
 
 KVM = 0xFFFF_8880_0000_0000
 PAGES = st.integers(1, 14)
@@ -143,7 +144,7 @@ def played(steps: list[Step], patched: bool) -> Play:
 
 @given(BORN, st.lists(STEPS, max_size=60), st.booleans())
 def test_an_exact_model_is_the_kernels_list(born: list[Step], steps: list[Step], patched: bool) -> None:
-    """At every moment: order, gfn, role, parents; no audit differs, and after one whole walk it is exact."""
+    """At every moment: order, gfn, role, parents; no audit differs, one whole walk makes it and its totals exact."""
     play = played(born + steps, patched)
     play.to_lose = 0
     play.vm.step_records = 3
@@ -160,6 +161,9 @@ def test_an_exact_model_is_the_kernels_list(born: list[Step], steps: list[Step],
     is_the_kernels(vm, play.vm)
     assert play.model.difference is None
     assert vm.differing == 0
+    allocations, zaps, reclaimed = totals(vm.freeze())
+    assert [allocations, zaps] == play.vm.stat[:2]
+    assert reclaimed >= play.vm.stat[2]
     if was_exact:
         assert vm.audits == audits + 1
 

@@ -112,6 +112,25 @@ def test_after_a_loss_the_vms_are_listed_and_the_one_concerned_is_walked() -> No
     assert scene.turn() == []
 
 
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_loss_after_which_a_vm_rests_is_found_out(busy: bool) -> None:
+    """No later number shows it: the list of all VMs tells the last one, or that nobody can tell, which is walked too."""
+    scene = Scene()
+    scene.turn()
+    vm = scene.kernel.vms_by_address[VMS[1]]
+    scene.kernel.ring.full = lambda: True
+    vm.zap(Story.spt(1))
+    scene.kernel.ring.full = lambda: False
+    if busy:
+        scene.kernel.busy.add(VMS[1])
+    assert scene.turn()[:2] == [("vms", 0), ("walk", VMS[1])]
+    scene.kernel.busy.clear()
+    scene.turn(PATIENCE_NS // TURN_NS)
+    assert scene.exact() == dict.fromkeys(VMS, True)
+    assert scene.pages() == {1: 5, 2: 4, 3: 5}
+    assert scene.turn(5) == []
+
+
 def test_vms_that_ended_unheard_are_found_out() -> None:
     """The loss of the end is a loss, so the list of all VMs is walked."""
     scene = Scene()
@@ -244,4 +263,4 @@ def test_a_vm_that_comes_during_an_audit_does_not_hold_it_up() -> None:
 def test_the_kernel_of_these_tests_says_when_a_walk_is_over() -> None:
     """Of an empty list the first step is the last."""
     scene = Scene(vms=1, pages=0)
-    assert scene.kernel.walk(VMS[0], 1, True) == Flags.FIRST | Flags.LAST
+    assert scene.kernel.walk(VMS[0], 1, True) == Flags.FIRST | Flags.LAST | Flags.COUNTED
