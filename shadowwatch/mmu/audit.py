@@ -120,19 +120,31 @@ class Audited:
             return None
         vm.audits += 1
         first = None
-        for position, (mine, truth) in enumerate(zip_longest(_entries(vm), _entries(kernel))):
+        for position, (mine, truth) in enumerate(zip_longest(_newest_first(vm), _newest_first(kernel))):
             vm.audited += 1
-            if mine != truth:
+            if not _same(mine, truth):
                 vm.differing += 1
-                first = first or Difference(vm.name, position, mine, truth)
+                first = first or Difference(vm.name, position, _entry(mine), _entry(truth))
         if first:
             vm.adopt(kernel)
         return first
 
 
-def _entries(vm: Vm) -> list[Entry]:
-    newest_first = sorted(vm.pages.values(), key=_age, reverse=True)
-    return [Entry(page.spt, page.gfn, page.role, frozenset(page.parents())) for page in newest_first]
+def _newest_first(vm: Vm) -> list[Page]:
+    return sorted(vm.pages.values(), key=_age, reverse=True)
+
+
+def _same(mine: Page | None, truth: Page | None) -> bool:
+    """Whether both are the same entry. None is made of each page: those would take more room than the pages do."""
+    if mine is None or truth is None or (mine.spt, mine.gfn, mine.role) != (truth.spt, truth.gfn, truth.role):
+        return False
+    if mine.more_parents or truth.more_parents:
+        return frozenset(mine.parents()) == frozenset(truth.parents())
+    return (mine.parent_pte or 0) == (truth.parent_pte or 0)
+
+
+def _entry(page: Page | None) -> Entry | None:
+    return page and Entry(page.spt, page.gfn, page.role, frozenset(page.parents()))
 
 
 def _age(page: Page) -> int:

@@ -41,6 +41,7 @@ class Tree:
 
     def _add(self, spt: int, gfn: int, role: int, level: int) -> Page:
         pages = self.pages
+        role = self.roles.words.setdefault(role, role)
         age = self.active.add(pages)
         if level > 1:
             page = pages[spt] = self.directories[spt] = Page(spt, gfn, role, age, {})

@@ -21,10 +21,11 @@ from tests.bench.figure import Figure, show
 from tests.bench.scrape_cost import scrape_cost
 from tests.bench.top_cost import top_cost
 from tests.captures import CAPTURES
-from tests.unit.story import FACTS, FUNCTIONS, ROLES, Story
+from tests.unit.big import big
+from tests.unit.story import FACTS, FUNCTIONS, ROLES
 
 REPETITIONS = 15
-PAGES = 100_000
+PAGES = 24_000
 
 
 def _rates(work: Callable[[], int]) -> list[float]:
@@ -91,20 +92,9 @@ def simulation(name: str) -> Figure:
 
 
 def memory() -> list[Figure]:
-    """Bytes for a page, of the model and of a simulation: 64 tables in a directory, and the zapped pages remembered."""
-    story = Story()
-    story.alloc(0, level=4)
-    for number in range(1, PAGES // 65):
-        story.alloc(number, level=2)
-        story.link(0, number % 512, number)
-        for table in range(64):
-            page = PAGES + number * 64 + table
-            story.alloc(page)
-            story.link(number, table, page)
+    """Bytes for a page, of the model and of a simulation, with the zapped pages remembered."""
+    story = big(PAGES)
     pages = story.used
-    for number in range(pages // 2):
-        story.alloc(10 * PAGES + number)
-        story.zap(10 * PAGES + number)
     records = story.records()
     del story
     model, simulator = Model(ROLES, FUNCTIONS), Simulator(FACTS, "parents")
