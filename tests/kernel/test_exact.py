@@ -133,7 +133,7 @@ def test_losses_are_seen_and_repaired_within_a_second(bare: Lab, tmp_path: Path)
 
 
 def test_totals_are_the_kernels_after_a_loss(bare: Lab) -> None:
-    """The daemon is stopped through a storm, and its ring is full; when it has gone on, no page that came is missing."""
+    """The daemon is stopped through a storm, and its ring is full; when it goes on, no page that came is missing."""
     bare.start_daemon("--ring-mib 0.25")
     watched = Watched(bare)
     with Vmm(bare, Workload("storm", BUSY.pattern, 40, 20, 20_000, pages=600)) as vmm:

@@ -114,7 +114,7 @@ def test_after_a_loss_the_vms_are_listed_and_the_one_concerned_is_walked() -> No
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_loss_after_which_a_vm_rests_is_found_out(busy: bool) -> None:
-    """No later number shows it: the list of all VMs tells the last one, or that nobody can tell, which is walked too."""
+    """No later number shows it: the list of all VMs tells the last one, or that nobody can; then it is walked."""
     scene = Scene()
     scene.turn()
     vm = scene.kernel.vms_by_address[VMS[1]]
