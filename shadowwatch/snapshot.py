@@ -147,6 +147,7 @@ class Limited(NamedTuple):
 class VmSnapshot:
     """One VM's counts since it was first seen.
 
+    `oversize` is of a VM whose pages are not kept, since there are too many.
     `mapped` is the guest pages of 4 KiB that sptes map, None where the kernel does not count them.
     Maps are keyed by level in its order, UNKNOWN_LEVEL first, `zaps` by (level, Cause), `unknown_pages` by Kind; what
     is 0 is absent. `what_if` has what other reclaim policies would have made of it, by their names, of those that are
@@ -158,6 +159,7 @@ class VmSnapshot:
     name: str
     ended: bool
     exact: bool
+    oversize: bool
     limit: int
     mapped: int | None
     pages: Mapping[int, int]
@@ -188,8 +190,8 @@ class VmSnapshot:
 
     @property
     def state(self) -> str:
-        """In a word: exact, resyncing while its list is read again, or ended."""
-        return "ended" if self.ended else "exact" if self.exact else "resyncing"
+        """In a word: exact, resyncing while its list is read again, oversize when it is too long to keep, or ended."""
+        return "ended" if self.ended else "exact" if self.exact else "oversize" if self.oversize else "resyncing"
 
     @property
     def all_pages(self) -> int:

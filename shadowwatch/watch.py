@@ -127,6 +127,11 @@ class Watch:
         with self._lock:
             return self._model.newest_first()
 
+    def oversize(self) -> tuple[str, ...]:
+        """The names of the VMs whose pages are not kept, for there are too many."""
+        with self._lock:
+            return self._model.oversize()
+
     @property
     def difference(self) -> Difference | Miscount | None:
         """The first difference that an audit found."""

@@ -114,6 +114,7 @@ class Notices:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._newest_first: set[str] = set()
+        self._oversize = False
         self._received = 0
         self._lost = False
         self._difference = False
@@ -131,6 +132,15 @@ class Notices:
                     Level.WARNING,
                     vm=vm,
                 )
+        if not self._oversize and (vms := self._watch.oversize()):
+            self._oversize = True
+            say(
+                f"this host has more shadow pages than there is room for, so those of VM {vms[0]} are not kept, nor"
+                " those of the next largest while that is so: their allocations and zaps are counted all the same; see"
+                ' shadowwatch_vms{state="oversize"}',
+                Level.WARNING,
+                vm=vms[0],
+            )
         if self._watch.lost and not self._lost:
             self._lost = True
             say(

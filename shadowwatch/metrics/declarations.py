@@ -326,9 +326,11 @@ DAEMON_METRICS = (
     DaemonMetric(
         "vms",
         "gauge",
-        "VMs, with or without shadow pages.",
+        "VMs, with or without shadow pages; oversize ones among the running are only counted, since this host has more"
+        " shadow pages than are kept.",
         lambda now, _: (
             (("running",), sum(not vm.ended for vm in now.vms)),
+            (("oversize",), sum(vm.oversize and not vm.ended for vm in now.vms)),
             (("ended",), sum(vm.ended for vm in now.vms)),
         ),
         ("state",),

@@ -23,6 +23,11 @@ KEEP_NS = 300 * 10**9
 KEEP_MOST = 128
 
 
+#: So many pages of all VMs are kept, each for 400 bytes, and twice that while it is audited: the unit's MemoryMax
+#: leaves room for that. The largest VMs of a host that has more are only counted.
+MOST_PAGES = 1_000_000
+
+
 class VmProgress(NamedTuple):
     """How far a VM is: whether it is exact and its totals settled, its audits, the steps of walks that it heard."""
 
@@ -46,10 +51,12 @@ class Model(Decoder[Vm]):
         functions: Iterable[Function] = (),
         recent_ns: int | None = None,
         midway: bool = False,
+        most_pages: int = MOST_PAGES,
     ) -> None:
         self._roles = roles
         self._causes = CauseTables(functions)
         self._recent_ns = recent_ns
+        self._most_pages = most_pages
         self._ended: list[Vm] = []
         self._unnamed: list[Vm] = []
         #: Of the living VMs.
@@ -60,6 +67,24 @@ class Model(Decoder[Vm]):
 
     def _make(self, kvm: int, pid: int) -> Vm:
         return Vm(kvm, pid, self._roles, self._causes, self._recent_ns)
+
+    def feed(self, records: bytes) -> None:
+        """As Decoder.feed; then no more pages are kept than there is room for."""
+        super().feed(records)
+        vms = self._vms.values()
+        pages = sum(len(vm.pages) for vm in vms if not vm.oversize)
+        while pages > self._most_pages:
+            largest = max(vms, key=_pages_kept)
+            pages -= len(largest.pages)
+            self._takers[largest.kvm] = largest
+            largest.give_up()
+        for vm in vms:
+            if vm.oversize:
+                pages += vm.limit
+                if pages > self._most_pages:
+                    vm.give_up()
+                else:
+                    vm.oversize = False
 
     def _unnumbered(self, vm: Vm, event: tuple[int, ...]) -> None:
         kvm, _, spt, parent_pte, gfn, _, _, role, _, limit, used, caller, walk, kind, flags = event
@@ -126,9 +151,11 @@ class Model(Decoder[Vm]):
             vm.recent_ns = recent_ns
 
     def progress(self) -> dict[int, VmProgress]:
-        """How far each living VM is."""
+        """How far each living VM is whose pages are kept."""
         return {
-            kvm: VmProgress(vm.exact and not vm.unsettled, vm.audits, self._steps(vm)) for kvm, vm in self._vms.items()
+            kvm: VmProgress(vm.exact and not vm.unsettled, vm.audits, self._steps(vm))
+            for kvm, vm in self._vms.items()
+            if not vm.oversize
         }
 
     def _steps(self, vm: Vm) -> int:
@@ -138,6 +165,10 @@ class Model(Decoder[Vm]):
     def newest_first(self) -> tuple[str, ...]:
         """The names of the living VMs whose newest pages are reclaimed."""
         return tuple(vm.name for vm in self._vms.values() if vm.mean_position < NEWEST_FIRST)
+
+    def oversize(self) -> tuple[str, ...]:
+        """The names of the living VMs whose pages are not kept."""
+        return tuple(vm.name for vm in self._vms.values() if vm.oversize)
 
     def unnamed(self) -> Iterator[Vm]:
         """Take the VMs that were first seen since the last call and have no name yet."""
@@ -177,3 +208,7 @@ class Model(Decoder[Vm]):
     def snapshot(self) -> tuple[VmSnapshot, ...]:
         """Freeze every VM, ended ones first."""
         return tuple(vm.freeze() for vm in self.vms())
+
+
+def _pages_kept(vm: Vm) -> int:
+    return 0 if vm.oversize else len(vm.pages)

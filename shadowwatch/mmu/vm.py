@@ -78,6 +78,7 @@ class Vm(Walked):
         "mean_position",
         "moves",
         "name",
+        "oversize",
         "parenting_age",
         "parenting_age_seconds",
         "pid",
@@ -155,6 +156,8 @@ class Vm(Walked):
         #: the two were compared.
         self.apart: Counts | None = Counts(0, 0, 0)
         self.unsettled = False
+        #: Whether its pages are not kept, for there are too many on this host.
+        self.oversize = False
 
     @property
     def blank(self) -> bool:
@@ -189,6 +192,13 @@ class Vm(Walked):
     def _counts(self) -> Counts:
         reclaimed = sum(sum(zaps) for zaps in compress(self.zaps, _IS_RECLAIM))
         return Counts(sum(self.allocations), sum(map(sum, self.zaps)) + self.root_zaps, reclaimed)
+
+    def give_up(self) -> None:
+        """There is no room for its pages: they are forgotten, and what comes of them is only counted."""
+        self.oversize = True
+        self.exact = False
+        self.changed = True
+        self._forget_pages()
 
     def end(self, ns: int) -> None:
         """The VM is gone, and its pages with it; its figures stay."""
@@ -227,7 +237,7 @@ class Vm(Walked):
             self.refault_distance.observe(self.allocated - then)
         if self.curve is not None:
             self.curve.alloc(identity, then is not None)
-        if not self.exact and used == len(pages) and not self.walk:
+        if not self.exact and used == len(pages) and not self.walk and not self.oversize:
             self._exact_again()
 
     def link(self, ns: int, spt: int, parent_pte: int) -> None:
@@ -393,6 +403,7 @@ class Vm(Walked):
             name=self.name,
             ended=self.ended_ns is not None,
             exact=self.exact,
+            oversize=self.oversize,
             limit=self.limit,
             mapped=None if self.mapped == UNCOUNTED else self.mapped,
             pages=self._pages_by_level(),
