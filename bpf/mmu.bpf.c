@@ -5,7 +5,7 @@
  * Those that number their events run under the VM's mmu_lock, held for writing
  * (a spinlock before 531810caa9f4, v5.12), but for destroy, which runs when no one else can
  * have the VM. So the numbered events of one VM are made one at a time, and its
- * state needs no atomics. The others say so.
+ * state needs no atomics but for its share of the ring. The others say so.
  *
  * SP_*, DESC_*, KVM_*, VCPU_* and VM_* are offsets in bytes, and the names in
  * capitals without these prefixes are kernel addresses. All are read from the
@@ -13,6 +13,7 @@
  */
 #include <uapi/linux/ptrace.h>
 #include "event.h"
+#include "share.h"
 
 #ifdef DESC_COUNT
 #define DESC_SLOTS(desc) read32((desc) + DESC_COUNT)
@@ -38,6 +39,7 @@ struct vm_state {
 	struct shadowwatch_place place; /* where that goes on */
 	u32 counted; /* whether `before` is known */
 	struct counts before; /* the first number */
+	struct shadowwatch_share share; /* what it has in the ring; a WRITE changes it, too */
 };
 
 BPF_HASH(vms, u64, struct vm_state, MAX_VMS);
@@ -117,6 +119,22 @@ static __always_inline struct vm_state *vm_alive(u64 kvm)
 	return 0;
 }
 
+/* What `flag` asks of the ring. bcc before 0.28 has only other helpers for it, so one of these is called by this name. */
+static __always_inline u64 ring_state(u64 flag)
+{
+	u64 (*bpf_ringbuf_reserve)(void *, u64, u64) = (void *)BPF_FUNC_ringbuf_query;
+
+	return (u64)events.ringbuf_reserve(flag);
+}
+
+#define RING_SIZE (RING_PAGES * 4096)
+
+/* Walks leave half of the ring to events: they can be made again. */
+static __always_inline bool room_for_a_step(void)
+{
+	return ring_state(BPF_RB_AVAIL_DATA) <= RING_SIZE / 2;
+}
+
 static __always_inline struct shadowwatch_event *reserve(u64 kvm, u32 pid, u8 kind)
 {
 	struct shadowwatch_event *event = events.ringbuf_reserve(sizeof(*event));
@@ -166,6 +184,32 @@ static __always_inline void tell_counts(struct vm_state *vm, u64 kvm, u32 coming
 	event->gfn = now.recycled - vm->before.recycled;
 }
 
+/* Whether this VM may put another event into the ring; if not, that is counted. */
+static __always_inline bool admit(struct vm_state *vm)
+{
+	u64 consumed;
+
+	if (!shadowwatch_share_due(&vm->share))
+		return true;
+	consumed = ring_state(BPF_RB_CONS_POS);
+	if (shadowwatch_may_put(&vm->share, consumed, ring_state(BPF_RB_PROD_POS), RING_SIZE))
+		return true;
+	count(SHADOWWATCH_LOST);
+	return false;
+}
+
+/* Reserve an event of this VM, within its share of the ring; its last one needs no share. */
+static __always_inline struct shadowwatch_event *reserve_of(struct vm_state *vm, u64 kvm, u8 kind)
+{
+	struct shadowwatch_event *event = 0;
+
+	if (kind == SHADOWWATCH_DESTROY || admit(vm))
+		event = reserve(kvm, vm->pid, kind);
+	if (event)
+		__sync_fetch_and_add(&vm->share.made, 1);
+	return event;
+}
+
 /* Reserve the next event of this VM, or count why there is none. */
 static __always_inline struct shadowwatch_event *reserve_next(struct vm_state *vm, u64 kvm, u8 kind)
 {
@@ -186,7 +230,7 @@ static __always_inline struct shadowwatch_event *reserve_next(struct vm_state *v
 		vm->skip = 0;
 		vm->seq++;
 	}
-	event = reserve(kvm, vm->pid, kind);
+	event = reserve_of(vm, kvm, kind);
 	if (event)
 		event->seq = vm->seq;
 	return event;
@@ -334,7 +378,7 @@ static __always_inline void step_locked(struct vm_state *vm, u64 kvm, u32 coming
 	if (!vm)
 		return;
 	wanted = vm->wanted;
-	if (!wanted || (vm->walking == wanted && !vm->place.next))
+	if (!wanted || (vm->walking == wanted && !vm->place.next) || !room_for_a_step())
 		return;
 	step = reserve(kvm, vm->pid, SHADOWWATCH_STEP);
 	if (!step)
@@ -600,7 +644,7 @@ int probe_write(struct pt_regs *ctx)
 
 	if (!vm || !listening())
 		return 0;
-	event = reserve(kvm, vm->pid, SHADOWWATCH_WRITE);
+	event = reserve_of(vm, kvm, SHADOWWATCH_WRITE);
 	if (!event) {
 		vm->skip = 1;
 		return 0;
@@ -630,11 +674,13 @@ int probe_destroy(struct pt_regs *ctx)
 
 #ifdef VM_LIST
 /*
- * Tell the VMs on vm_list, each with its last number, so that one that was lost shows although no other follows. Nothing holds kvm_lock: a walk that finds no way back to the head is void.
+ * Tell the VMs on vm_list, each with its last number, so that one that was lost
+ * shows although no other follows. Nothing holds kvm_lock: a walk that finds no
+ * way back to the head is void.
  */
 static __always_inline void list_vms(struct shadowwatch_request *request)
 {
-	struct shadowwatch_event *step = reserve(0, 0, SHADOWWATCH_STEP), *event;
+	struct shadowwatch_event *step = room_for_a_step() ? reserve(0, 0, SHADOWWATCH_STEP) : 0, *event;
 	u64 link;
 	int i;
 
@@ -691,7 +737,7 @@ static __always_inline void step_unlocked(struct shadowwatch_request *request)
 	u32 seq;
 
 	request->flags = SHADOWWATCH_VOID;
-	if (!vm)
+	if (!vm || !room_for_a_step())
 		return;
 	/* First the number, then the lock: who takes it after that makes another number. */
 	seq = vm->seq;

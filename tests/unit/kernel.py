@@ -26,7 +26,10 @@ def role_of(level: int, direct: bool = False) -> int:
 
 
 class Ring:
-    """Records in the order in which they were reserved; `full` says of each attempt whether it fails."""
+    """Records in the order in which they were reserved; `full` says of each attempt whether it fails.
+
+    `crowded` says whether more than half of it is full, so that walks wait.
+    """
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -34,6 +37,7 @@ class Ring:
         self.full: Callable[[], bool] = lambda: False
         #: Whether somebody reads it: before, no event is made.
         self.listening = True
+        self.crowded: Callable[[], bool] = lambda: False
         self._taken = 0
 
     def reserve(self, event: Event) -> int | None:
@@ -186,7 +190,7 @@ class KernelVm:
 
     def make_step(self, coming: int = 0) -> None:
         """Go on with the walk that was left to the probes, as each of them does with the lock held."""
-        if not self.wanted or (self.walking == self.wanted and self.place.next is None):
+        if not self.wanted or (self.walking == self.wanted and self.place.next is None) or self.ring.crowded():
             return
         flags = Flags(0)
         # A step for which the ring has no room leaves all as it is.
@@ -343,6 +347,8 @@ class Kernel(Requests):
     def vms(self, number: int, first: bool) -> Flags:
         """A step over the list of all VMs."""
         self.asked.append(("vms", 0))
+        if self.ring.crowded():
+            return Flags.VOID
         flags = Flags(0)
         if first:
             self._listed = list(self.vms_by_address.values())
@@ -377,6 +383,8 @@ class Kernel(Requests):
     def walk(self, kvm: int, number: int, first: bool) -> Flags:
         """A step without the lock: void when somebody has it, or made an event since the step before."""
         self.asked.append(("walk", kvm))
+        if self.ring.crowded():
+            return Flags.VOID
         vm = self.vms_by_address[kvm]
         if first:
             self._place, self._seq = Place(vm.oldest()), vm.seq

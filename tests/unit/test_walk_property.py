@@ -33,6 +33,7 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
     st.tuples(st.just("flush")),
     st.tuples(st.just("reclaim"), st.integers(0, 2)),
     st.tuples(st.just("lose"), st.integers(1, 3)),
+    st.tuples(st.just("crowd"), st.booleans()),
     st.tuples(st.just("locked"), st.integers(1, 6)),
     st.tuples(st.just("begin"), st.integers(1, 6)),
     st.tuples(st.just("go on")),
@@ -71,7 +72,9 @@ class Play:
         self.number = 0
         self.unlocked = 0
         self.unheard = False
+        self.crowded = False
         self.kernel.ring.full = self._full
+        self.kernel.ring.crowded = lambda: self.crowded
 
     def _full(self) -> bool:
         if not self.to_lose:
@@ -101,6 +104,8 @@ class Play:
                 vm.reclaim(pages)
             case ("lose", events):
                 self.to_lose = events
+            case ("crowd", crowded):
+                self.crowded = bool(crowded)
             case ("locked", records):
                 self.number += 1
                 vm.step_records = records
@@ -146,7 +151,7 @@ def played(steps: list[Step], patched: bool) -> Play:
 def test_an_exact_model_is_the_kernels_list(born: list[Step], steps: list[Step], patched: bool) -> None:
     """At every moment: order, gfn, role, parents; no audit differs, one whole walk makes it and its totals exact."""
     play = played(born + steps, patched)
-    play.to_lose = 0
+    play.to_lose, play.crowded = 0, False
     play.vm.step_records = 3
     # What the ring had no room for shows by now.
     play.vm.reclaim()
@@ -193,6 +198,7 @@ def test_events_between_the_steps_of_a_locked_walk_do_not_lead_it_astray(
         if step[0] not in ("lose", "locked", "begin", "go on"):
             play.do(step)
             play.hear()
+    play.crowded = False
     for _ in range(60):
         play.vm.reclaim()
         play.hear()

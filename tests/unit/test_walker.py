@@ -156,6 +156,29 @@ def test_a_listing_that_was_void_is_made_again() -> None:
     assert scene.turn() == []
 
 
+def test_walks_wait_while_half_of_the_ring_is_full() -> None:
+    """They leave the rest to events; nothing is lost, and all is walked as soon as there is room."""
+    scene = Scene()
+    scene.kernel.ring.crowded = lambda: True
+    assert scene.turn() == [("vms", 0)]
+    assert scene.exact() == {}
+    scene.kernel.ring.crowded = lambda: False
+    assert scene.turn() == [("vms", 0), *(("walk", kvm) for kvm in VMS)]
+    scene.kernel.ring.crowded = lambda: True
+    scene.walker.audit()
+    scene.turn()
+    assert scene.audits() == dict.fromkeys(VMS, 0)
+    for vm in scene.kernel.vms_by_address.values():
+        vm.reclaim()
+    scene.kernel.ring.crowded = lambda: False
+    for vm in scene.kernel.vms_by_address.values():
+        vm.reclaim()
+    scene.turn()
+    assert scene.exact() == dict.fromkeys(VMS, True)
+    assert scene.audits() == dict.fromkeys(VMS, 1)
+    assert scene.kernel.ring.lost == 0
+
+
 def test_a_busy_vm_is_left_to_the_probes_after_some_tries() -> None:
     """And to them alone while they make progress."""
     scene = Scene(vms=1, pages=20)
