@@ -546,6 +546,17 @@ static void share(void)
 	}
 }
 
+/* Likewise through so many further entries of its directories, which all lead to its first table. */
+static void alias(void)
+{
+	for (uint64_t i = 0; i < number && i < directories * (PTRS - tables); i++) {
+		uint64_t directory = i / (PTRS - tables), index = tables + i % (PTRS - tables);
+
+		((uint64_t *)(memory + descend(descend(cr3, 0), directory)))[index] = first_table | PTE_FLAGS;
+		read_page((directory * DIRECTORY_SPAN + index * TABLE_SPAN) / PAGE_SIZE);
+	}
+}
+
 static void swap_tables(uint64_t page)
 {
 	uint64_t *entry = (uint64_t *)(memory + first_directory), first = entry[0];
@@ -645,6 +656,7 @@ static const struct {
 	{ "relink", relink },
 	{ "read", read_first },		/* takes a number: of the page in its table */
 	{ "share", share },		/* takes a number: of entries */
+	{ "alias", alias },		/* likewise */
 	{ "exec", exec },
 };
 
