@@ -672,6 +672,18 @@ int probe_destroy(struct pt_regs *ctx)
 	return 0;
 }
 
+/* Whether somebody has mmu_lock for writing, or on PREEMPT_RT waits for it. */
+static __always_inline bool write_locked(u64 kvm)
+{
+#ifdef KVM_MMU_LOCK_READERS
+	/* READER_BIAS is taken off by a writer, and comes back when that unlocks (kernel/locking/rwbase_rt.c). */
+	return !(read32(kvm + KVM_MMU_LOCK) & 1U << 31);
+#else
+	/* The lowest byte is that of a writer, in struct qrwlock and in struct qspinlock. */
+	return read8(kvm + KVM_MMU_LOCK);
+#endif
+}
+
 #ifdef VM_LIST
 /*
  * Tell the VMs on vm_list, each with its last number, so that one that was lost
@@ -696,7 +708,7 @@ static __always_inline void list_vms(struct shadowwatch_request *request)
 		u64 kvm = link - KVM_VM_LIST;
 		struct vm_state *vm = vms.lookup(&kvm);
 		u32 seq = vm ? vm->seq : 0;
-		bool busy = vm && read8(kvm + KVM_MMU_LOCK); /* before, the event of this number may still be coming */
+		bool busy = vm && write_locked(kvm); /* before, the event of this number may still be coming */
 
 		if (link == VM_LIST) {
 			step->flags |= SHADOWWATCH_LAST;
@@ -726,8 +738,8 @@ static __always_inline void list_vms(struct shadowwatch_request *request)
 /*
  * A step without mmu_lock that is as good as one under it: nobody has the lock
  * before and after, and whoever took it in between and changed the list would
- * have made a numbered event. The lock's lowest byte is that of a writer (struct
- * qrwlock; struct qspinlock before 531810caa9f4, v5.12).
+ * have made a numbered event. That holds also where a holder can be preempted, and
+ * a walk come in between on the same processor: the lock is in memory, and held.
  */
 static __always_inline void step_unlocked(struct shadowwatch_request *request)
 {
@@ -741,7 +753,7 @@ static __always_inline void step_unlocked(struct shadowwatch_request *request)
 		return;
 	/* First the number, then the lock: who takes it after that makes another number. */
 	seq = vm->seq;
-	if (read8(kvm + KVM_MMU_LOCK))
+	if (write_locked(kvm))
 		return;
 	if (request->place.next && seq != request->seq)
 		return;
@@ -759,7 +771,7 @@ static __always_inline void step_unlocked(struct shadowwatch_request *request)
 	vm = vms.lookup(&kvm);
 	if (vm)
 		tell_counts(vm, kvm, 0, step);
-	if (!vm || vm->seq != seq || vm->skip || read8(kvm + KVM_MMU_LOCK))
+	if (!vm || vm->seq != seq || vm->skip || write_locked(kvm))
 		step->flags |= SHADOWWATCH_VOID;
 	request->flags = step->flags;
 	submit(step);

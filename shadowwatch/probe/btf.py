@@ -18,6 +18,8 @@ _TYPE = struct.Struct("<III")
 _MEMBER = struct.Struct("<III")
 _MAGIC = 0xEB9F
 _STRUCT, _UNION = 4, 5
+#: typedef, volatile, const, restrict.
+_NAMES_ANOTHER = (8, 9, 10, 11)
 
 #: The parts of struct btf_type's info: from 7.3 on 24 bits of vlen and 7 of the kind, before 16 and 5, and those
 #: between were 0 (include/uapi/linux/btf.h).
@@ -126,7 +128,7 @@ class Btf:
             raise BtfError(f"BTF has no type {type_id}")
         return self, self._positions[type_id - self._first_id]
 
-    def _members(self, type_id: int, start: int = 0, depth: int = 0) -> Iterator[tuple[str, int, int]]:
+    def _members(self, type_id: int, start: int = 0, depth: int = 0) -> Iterator[tuple[str, int, int, int]]:
         if depth > _DEEPEST:
             raise BtfError("BTF has a struct that is in itself")
         owner, position = self._type(type_id)
@@ -139,29 +141,47 @@ class Btf:
             if info >> 31:  # kind_flag: the upper byte is the width of a bit field
                 offset, width = offset & 0xFF_FFFF, offset >> 24
             if name:
-                yield owner._string(name), start + offset, width
+                yield owner._string(name), start + offset, width, member_type
             else:
                 # So that those who count see it, too, when there is nothing in it.
-                yield "", start + offset, 0
+                yield "", start + offset, 0, member_type
                 yield from self._members(member_type, start + offset, depth + 1)
 
-    def members(self, name: str) -> dict[str, tuple[int, int]]:
+    def _plain(self, type_id: int) -> int:
+        """The type that typedefs and qualifiers lead to."""
+        for _ in range(_DEEPEST):
+            owner, position = self._type(type_id)
+            _, info, following = _TYPE.unpack_from(owner._data, position)
+            if info >> _KIND_SHIFT & _KIND not in _NAMES_ANOTHER:
+                return type_id
+            type_id = following
+        raise BtfError("BTF has a type that is another name of itself")
+
+    def _all_members(self, type_id: int, name: str) -> dict[str, tuple[int, int, int]]:
+        members = {}
+        for number, (member, *place) in enumerate(self._members(type_id)):
+            if number == _MOST_MEMBERS:
+                raise BtfError(f"BTF has a struct {name} without an end")
+            if member:
+                members[member] = (place[0], place[1], place[2])
+        return members
+
+    def members(self, name: str, *path: str) -> dict[str, tuple[int, int]]:
         """The members of `struct name` or `union name`: {member: (offset in bits, width of a bit field or 0)}.
 
-        Members of anonymous structs and unions inside are listed as C sees them. Empty when
-        there is no such type.
+        With a path, those of its member of that name, and so on, whatever that type is called. Members of anonymous
+        structs and unions inside are listed as C sees them. Empty when there is no such type.
         """
         blob: Btf | None = self
         while blob:
             offset = blob._string_offset(name)
             type_id = blob._composites.get(offset) if offset else None
             if type_id is not None:
-                members = {}
-                for number, (member, bits, width) in enumerate(blob._members(type_id)):
-                    if number == _MOST_MEMBERS:
-                        raise BtfError(f"BTF has a struct {name} without an end")
-                    if member:
-                        members[member] = (bits, width)
-                return members
+                members = blob._all_members(type_id, name)
+                for step in path:
+                    if step not in members:
+                        return {}
+                    members = blob._all_members(blob._plain(members[step][2]), name)
+                return {member: (bits, width) for member, (bits, width, _) in members.items()}
             blob = blob._base
         return {}

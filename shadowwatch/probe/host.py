@@ -19,14 +19,17 @@ from shadowwatch.probe.layouts import Layouts, completed
 LOWER_HALF = 0xFFFF_FFFF
 
 #: The structs that the probes look into, and which of their members (see plan.py), and two
-#: that tell kernels apart (see layouts.py).
+#: that tell kernels apart (see layouts.py). "a.b" is what member b of struct a is.
 LAYOUTS = {
     "kvm_mmu_page": ("link", "tdp_mmu_page", "mmu_valid_gen", "role", "gfn", "spt", "parent_ptes"),
     "pte_list_desc": ("more", "spte_count", "sptes"),
     "kvm": ("arch", "mmu_lock", "stat", "userspace_pid", "vm_list"),
+    "kvm.mmu_lock": ("raw_lock", "rlock", "rwbase"),
+    "rwbase_rt": ("readers",),
     "kvm_arch": ("n_used_mmu_pages", "n_max_mmu_pages", "mmu_valid_gen", "active_mmu_pages", "tdp_mmu_enabled"),
     "kvm_vcpu": ("kvm",),
     "kvm_vm_stat": ("generic", "mmu_cache_miss", "mmu_recycled", "mmu_shadow_pages", "mmu_shadow_zapped", "pages"),
+    "bpf_link_info.perf_event.kprobe": ("missed",),
 }
 ROLE = "kvm_mmu_page_role"
 
@@ -128,7 +131,7 @@ def _types(root: Path) -> tuple[bool, Mapping[str, Mapping[str, tuple[int, int]]
         try:
             types = Btf.load(path, *files)
             # A module's are those of vmlinux and its own.
-            members = {struct: types.members(struct) for struct in members}
+            members = {struct: types.members(*struct.split(".")) for struct in members}
         except OSError:
             break
         except BtfError as error:

@@ -190,7 +190,13 @@ DEFINES: Mapping[str, tuple[tuple[tuple[str, str], ...], ...]] = {
     "DESC_COUNT": ((("pte_list_desc", "spte_count"),),),
     "SP_MMU_VALID_GEN": ((("kvm_mmu_page", "mmu_valid_gen"),),),
     "KVM_MMU_VALID_GEN": ((("kvm", "arch"), ("kvm_arch", "mmu_valid_gen")),),
-    "KVM_MMU_LOCK": ((("kvm", "mmu_lock"),),),
+    # A struct qrwlock; struct qspinlock before 531810caa9f4 (v5.12); on PREEMPT_RT struct rwbase_rt.
+    "KVM_MMU_LOCK": (
+        (("kvm", "mmu_lock"), ("kvm.mmu_lock", "raw_lock")),
+        (("kvm", "mmu_lock"), ("kvm.mmu_lock", "rlock")),
+        (("kvm", "mmu_lock"), ("kvm.mmu_lock", "rwbase"), ("rwbase_rt", "readers")),
+    ),
+    "KVM_MMU_LOCK_READERS": ((("kvm.mmu_lock", "rwbase"), ("rwbase_rt", "readers")),),
     "KVM_USERSPACE_PID": ((("kvm", "userspace_pid"),),),
     "KVM_VM_LIST": ((("kvm", "vm_list"),),),
     "KVM_N_USED_MMU_PAGES": (
@@ -215,6 +221,7 @@ OPTIONAL = (
     "KVM_PAGES",
     "SP_MMU_VALID_GEN",
     "KVM_MMU_VALID_GEN",
+    "KVM_MMU_LOCK_READERS",
     "KVM_MMU_CACHE_MISS",
     "KVM_MMU_SHADOW_ZAPPED",
     "KVM_MMU_RECYCLED",

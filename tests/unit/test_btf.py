@@ -31,6 +31,10 @@ struct page {
 };
 enum many { ONE = 1, TWO };
 typedef int (*fn)(struct page *, enum many);
+typedef struct { int owner; union { const volatile struct inner rlock; char free; }; } lock_t;
+typedef lock_t another_lock_t;
+struct holder { long before; const another_lock_t lock; struct { struct { int deep; } in; } named; };
+struct holder the_holder;
 struct page the_page; fn the_fn; int table[3];
 int main(void) {
 #define P(m) printf(#m " %zu\\n", offsetof(struct page, m))
@@ -56,6 +60,16 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Btf, dict[str, i
     whole = compile_small(folder)
     said = subprocess.run([folder / "a.out"], check=True, capture_output=True, text=True).stdout
     return Btf(whole), {name: int(offset) for name, offset in map(str.split, said.splitlines())}
+
+
+def test_what_a_member_is_has_members_whatever_its_type_is_called(compiled: tuple[Btf, dict[str, int]]) -> None:
+    """Through typedefs, qualifiers and structs without a name, as a lock's; of what is no struct there are none."""
+    btf, _ = compiled
+    assert btf.members("holder", "lock") == {"owner": (0, 0), "rlock": (64, 0), "free": (64, 0)}
+    assert btf.members("holder", "lock", "rlock") == {"a": (0, 0), "b": (64, 0)}
+    assert btf.members("holder", "named", "in") == {"deep": (0, 0)}
+    for path in (("before",), ("absent",), ("lock", "owner"), ("lock", "rlock", "a", "b")):
+        assert btf.members("holder", *path) == {}
 
 
 def test_offsets_equal_the_compilers(compiled: tuple[Btf, dict[str, int]]) -> None:
@@ -143,6 +157,15 @@ def test_what_cannot_be_is_a_btf_error(types: list[tuple[int, ...]], said: str) 
         Btf(blob(types, b"\0outer\0member\0\xff\0\xfe")).members("outer")
 
 
+def test_a_type_that_is_another_name_of_itself_is_a_btf_error() -> None:
+    """Two typedefs of each other; who asks for no more than the struct never comes there."""
+    types = [(OUTER, STRUCT << 24 | 1, 8, MEMBER, 2, 0), (OUTER, 8 << 24, 3), (OUTER, 8 << 24, 2)]
+    btf = Btf(blob(types, b"\0outer\0member\0"))
+    assert btf.members("outer") == {"member": (0, 0)}
+    with pytest.raises(BtfError, match="another name of itself"):
+        btf.members("outer", "member")
+
+
 def test_strings_that_are_cut_off_are_a_btf_error() -> None:
     """The header says how long they are."""
     with pytest.raises(BtfError, match="before its types and strings do"):
@@ -162,3 +185,4 @@ def test_no_damage_is_anything_but_a_btf_error(
         damaged = Btf(bytes(data))
         for name in ("page", "word", "inner"):
             assert all(isinstance(member, str) for member in damaged.members(name))
+        assert all(isinstance(member, str) for member in damaged.members("holder", "lock", "rlock"))

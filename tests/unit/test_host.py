@@ -101,6 +101,9 @@ def test_a_whole_host_is_read(root: Path) -> None:
         "kvm_arch": {"n_used_mmu_pages": 0, "n_max_mmu_pages": 16, "active_mmu_pages": 24},
         "kvm_vcpu": {"kvm": 8},
         "kvm_vm_stat": {"generic": 0, "mmu_shadow_zapped": 8},
+        "kvm.mmu_lock": {},
+        "rwbase_rt": {},
+        "bpf_link_info.perf_event.kprobe": {},
     }
     assert host.role == {"level": (0, 4), "invalid": (11, 1)}
 

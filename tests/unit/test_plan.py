@@ -72,6 +72,8 @@ MEMBERS: dict[tuple[str, str], set[str] | None] = {
     ("pte_list_desc", "spte_count"): WALK,
     ("kvm", "arch"): None,
     ("kvm", "mmu_lock"): WALK,
+    ("kvm.mmu_lock", "raw_lock"): WALK,
+    ("kvm.mmu_lock", "rlock"): WALK,
     ("kvm", "stat"): {"mapped", "counts"},
     ("kvm", "userspace_pid"): None,
     ("kvm", "vm_list"): WALK,
@@ -87,6 +89,7 @@ MEMBERS: dict[tuple[str, str], set[str] | None] = {
     ("kvm_vm_stat", "mmu_shadow_zapped"): {"counts"},
     ("kvm_vm_stat", "mmu_shadow_pages"): None,
     ("kvm_vm_stat", "pages"): {"mapped"},
+    ("bpf_link_info.perf_event.kprobe", "missed"): set(),
 }
 #: Where it is otherwise.
 MEMBERS_HERE: dict[tuple[str, str, str], set[str] | None] = {
@@ -348,7 +351,7 @@ def test_every_definition_that_the_probes_use_is_known() -> None:
     code = re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)
     used = set(re.findall(r"(?<![A-Z_])(?:SP|DESC|KVM|VCPU|VM|MMU)_[A-Z_]+\b", code)) - {"DESC_SLOTS"}
     assert used == {*DEFINES, "VM_LIST", "MMU_PAGE_ZAP_PTE", "MMU_PAGE_ZAP_PTE_END"}
-    assert used == set(make_plan(STOCK).defines)
+    assert used == {*make_plan(STOCK).defines, "KVM_MMU_LOCK_READERS"}
     assert set(OPTIONAL) <= set(DEFINES)
 
 
@@ -362,6 +365,24 @@ def test_offsets_are_sums_over_the_structs() -> None:
     """Struct kvm holds kvm_arch, so a field of that is at the sum of both; 7.3 counts pages as a statistic."""
     assert make_plan(STOCK).defines["KVM_ACTIVE_MMU_PAGES"] == 4760 + 32800
     assert make_plan(HOSTS["7.3"]).defines["KVM_N_USED_MMU_PAGES"] == 4616 + 72
+
+
+def test_on_preempt_rt_walks_look_at_the_readers_of_mmu_lock() -> None:
+    """There the lock is a struct rwbase_rt, whose lowest byte is 0 whether somebody writes or not."""
+    layouts = {**STOCK.layouts, "kvm.mmu_lock": {"rwbase": 8}, "rwbase_rt": {"readers": 4}}
+    plan = make_plan(replace(STOCK, layouts=layouts))
+    assert plan.attachments == make_plan(STOCK).attachments
+    assert plan.defines["KVM_MMU_LOCK_READERS"] == 12
+    assert plan.defines["KVM_MMU_LOCK"] == STOCK.layouts["kvm"]["mmu_lock"] + 12
+    assert "KVM_MMU_LOCK_READERS" not in make_plan(STOCK).defines
+
+
+@pytest.mark.parametrize("lock", [{}, {"lock": 0}])
+def test_without_a_lock_that_is_known_no_list_is_walked(lock: dict[str, int]) -> None:
+    """As with Linux 5.10 built for PREEMPT_RT: better no walk than one that takes a lock that is held for free."""
+    plan = make_plan(replace(STOCK, layouts={**STOCK.layouts, "kvm.mmu_lock": lock}))
+    assert "walk" in {point.name for point in plan.missing}
+    assert "KVM_MMU_LOCK" not in plan.defines
 
 
 def test_every_program_named_is_in_the_source() -> None:
