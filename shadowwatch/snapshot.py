@@ -190,7 +190,7 @@ class VmSnapshot:
 
     @property
     def state(self) -> str:
-        """In a word: exact, resyncing while its list is read again, oversize when it is too long to keep, or ended."""
+        """In a word: exact, resyncing while its list is read again or events wait, oversize if not kept, or ended."""
         return "ended" if self.ended else "exact" if self.exact else "oversize" if self.oversize else "resyncing"
 
     @property
@@ -261,9 +261,10 @@ class Snapshot:
     undecodable: int
     lost: int
     untracked: int
+    missed: int
     behind_ns: int
 
     @property
     def all_lost(self) -> int:
-        """Events that the kernel could not hand over, for whatever reason."""
-        return self.lost + self.untracked
+        """Events that the kernel did not hand over, for whatever reason."""
+        return self.lost + self.untracked + self.missed

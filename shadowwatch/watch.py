@@ -108,6 +108,9 @@ class Watch:
                     names.append((vm.pid, vm.called))
             else:
                 self._behind_ns = 0
+            model.miss(batch.missed)
+            for simulator in self._simulators:
+                simulator.miss(batch.missed)
             model.forget(batch.now_ns)
             self._last = batch._replace(records=b"")
         return tuple(names)
@@ -140,7 +143,12 @@ class Watch:
     @property
     def lost(self) -> int:
         """Events that were lost so far, of whatever VM."""
-        return self._last.lost + self._last.untracked
+        return self._last.lost + self._last.untracked + self._last.missed
+
+    @property
+    def missed(self) -> int:
+        """How often probes were passed over so far, which is in `lost`, too."""
+        return self._last.missed
 
     @property
     def received(self) -> int:
@@ -196,5 +204,6 @@ class Watch:
                 undecodable=model.undecodable,
                 lost=self._last.lost,
                 untracked=self._last.untracked,
+                missed=self._last.missed,
                 behind_ns=self._behind_ns,
             )

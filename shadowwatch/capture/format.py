@@ -6,9 +6,9 @@ disk or a kill, and still be read and proven to the cut: a zip file's table come
 
 A file is the magic, the version, then frames. A frame is a header (kind, payload length,
 clock, kernel counters, CRC-32 of all that and the payload) and a payload: the host's facts
-(FACT, first), a VM's name (NAME, before the batch that first speaks of it), a batch of ring
-records (DATA, zlib), and how many records there were (LAST, which tells a whole file from a
-cut one).
+(FACT, first), a VM's name (NAME, before the batch that first speaks of it), how often probes
+were passed over (MISS, before the batch with which that grew), a batch of ring records (DATA,
+zlib), and how many records there were (LAST, which tells a whole file from a cut one).
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ VERSION = 2
 
 _PREAMBLE = struct.Struct(f"<{len(MAGIC)}sI")
 _FRAME = struct.Struct("<4sIQQQI")
-_FACT, _NAME, _DATA, _LAST = b"FACT", b"NAME", b"DATA", b"LAST"
+_FACT, _NAME, _MISS, _DATA, _LAST = b"FACT", b"NAME", b"MISS", b"DATA", b"LAST"
 
-#: Where a reader is: the offset in the file, the records before, and the names so far.
-Place = tuple[int, int, dict[int, str]]
+#: Where a reader is: the offset in the file, the records and misses before, and the names so far.
+Place = tuple[int, int, int, dict[int, str]]
 
 _NO_BATCH = Batch(0, 0, 0, b"")
 
@@ -75,6 +75,7 @@ class Writer:
         self._file = file
         self._path = path
         self.records = 0
+        self._missed = 0
         #: Bytes, those that are still buffered among them.
         self.size = 0
         self._put(_PREAMBLE.pack(MAGIC, VERSION))
@@ -103,6 +104,9 @@ class Writer:
         """Keep a batch, and before it the names of the VMs that are new in it."""
         for name in names:
             self._frame(_NAME, json.dumps(name).encode())
+        if packed.batch.missed != self._missed:
+            self._missed = packed.batch.missed
+            self._frame(_MISS, json.dumps(self._missed).encode())
         self.records += packed.records
         self._frame(_DATA, packed.payload, packed.batch)
 
@@ -156,8 +160,9 @@ class FlightRecorder:
         """Write what is remembered, and the VMs' names, as a capture; ShadowwatchError when that fails."""
         with open(self._descriptor, "wb", buffering=1 << 20) as file:
             writer = Writer(file, self._path, replace(self._facts, midway=True))
+            base = Batch(0, 0, 0, b"", self._batches[0].batch.missed if self._batches else 0)
             for packed in self._batches:
-                writer.write(packed, names)
+                writer.write(packed._replace(batch=packed.batch.since(base)), names)
                 names = ()
             writer.close()
 
@@ -177,6 +182,7 @@ class Reader:
         self.path = path
         self._names: dict[int, str] = {}
         self._records = 0
+        self._missed = 0
         self._last_ns = 0
         preamble = self._read(_PREAMBLE.size)
         if not preamble:
@@ -252,11 +258,11 @@ class Reader:
 
     def place(self) -> Place:
         """Where reading is, between two batches."""
-        return self._file.tell(), self._records, dict(self._names)
+        return self._file.tell(), self._records, self._missed, dict(self._names)
 
     def go_to(self, place: Place) -> None:
         """Read on from there."""
-        position, self._records, names = place
+        position, self._records, self._missed, names = place
         self._names, self.fault = dict(names), None
         self._last_ns = 0
         self._file.seek(position)
@@ -298,13 +304,18 @@ class Reader:
                     if type(pid) is not int or type(name) is not str:
                         raise ValueError(payload)
                     self._names[pid] = printable(name)
+                elif kind == _MISS:
+                    missed = json.loads(payload)
+                    if type(missed) is not int or missed <= self._missed:
+                        raise ValueError(payload)
+                    self._missed = missed
                 elif kind == _DATA:
                     records = _unpacked(payload)
                     if batch.now_ns < self._last_ns:
                         raise ValueError(batch.now_ns)
                     self._last_ns = batch.now_ns
                     self._records += len(records) // RECORD.size
-                    yield batch._replace(records=records)
+                    yield batch._replace(records=records, missed=self._missed)
                 elif kind == _LAST:
                     if json.loads(payload) != self._records:
                         raise ValueError

@@ -77,8 +77,7 @@ class Recording:
         if not self._named and self._facts.midway:
             self._base = self._last if self._turn else packed.batch
         self._last = batch = packed.batch
-        since = batch._replace(lost=batch.lost - self._base.lost, untracked=batch.untracked - self._base.untracked)
-        packed = packed._replace(batch=since)
+        packed = packed._replace(batch=batch.since(self._base))
         try:
             self._writer.write(packed, names if self._named else (*self._names(), *names))
             self._named = True

@@ -81,7 +81,9 @@ class Replay:
         """Take what a batch holds from before now, and return the rest of it."""
         before = takewhile(lambda event: event[_NS] <= self._now_ns, decode(batch.records)[0])
         if size := sum(1 for _ in before) * RECORD.size:
-            self._watch.take(batch._replace(now_ns=self._now_ns, records=batch.records[:size]))
+            # What was missed is known at the end of the batch.
+            part = batch._replace(now_ns=self._now_ns, records=batch.records[:size], missed=self._watch.missed)
+            self._watch.take(part)
         return batch._replace(records=batch.records[size:])
 
     def status(self) -> Status:

@@ -181,11 +181,14 @@ def read(path: str, name: str | None = None, bins: int = BINS) -> Series:
         reader.go_to(beginning)
         sampler = _Sampler(span, bins)
         watch = Watch(reader.facts, reader.name_of)
-        for batch in reader.whole_batches():
+        for batch in map(_lasting, reader.whole_batches()):
             for records, ended in sampler.cut(batch.records):
-                watch.take(_lasting(batch)._replace(records=records))
+                # What was missed is known at the end of the batch.
+                watch.take(batch._replace(records=records, missed=watch.missed))
                 if ended > len(sampler.samples):
                     sampler.sample(watch.vm(span.vm.name), ended)
+            if batch.missed != watch.missed:
+                watch.take(batch._replace(records=b""))
         if reader.fault and not span.fault:
             raise reader.fault
         sampler.sample(watch.vm(span.vm.name), bins)

@@ -25,6 +25,7 @@ from shadowwatch.daemon.walker import Walker
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Batch
 from shadowwatch.event.facts import PAGING, Facts, Name
+from shadowwatch.event.misses import Misses, open_infos
 from shadowwatch.event.request import Requests
 from shadowwatch.event.ring import LOOK, Ring
 from shadowwatch.metrics.exporter import open_listener, passed_listener, serve
@@ -85,8 +86,8 @@ class Collection:
         for _ in range(self._ring.looks):
             batch = self._ring.look()
             names = self._watch.take(batch)
-            # One batch without records says that the ring is empty; more of them say nothing.
-            if batch.records or self._written.records or last:
+            # One batch without records says that the ring is empty; more of them say nothing but of probes missed.
+            if batch.records or self._written.records or batch.missed != self._written.missed or last:
                 self._keep(batch, names)
                 self._written = batch
             if len(batch.records) < LOOK * RECORD.size:
@@ -116,7 +117,7 @@ class Notices:
         self._newest_first: set[str] = set()
         self._oversize = False
         self._received = 0
-        self._lost = False
+        self._lost = self._missed = False
         self._difference = False
 
     def look(self) -> None:
@@ -141,7 +142,14 @@ class Notices:
                 Level.WARNING,
                 vm=vms[0],
             )
-        if self._watch.lost and not self._lost:
+        if self._watch.missed and not self._missed:
+            self._missed = True
+            say(
+                "the kernel passed probes over while other BPF was at work on their processor; the lists of all VMs"
+                " will be read again each time; see shadowwatch_events_lost_total",
+                Level.WARNING,
+            )
+        if self._watch.lost > self._watch.missed and not self._lost:
             self._lost = True
             say(
                 "events were lost; the lists of their VMs will be read again; see shadowwatch_events_lost_total",
@@ -222,8 +230,10 @@ class Parts:
     @classmethod
     def of(cls, handover: Handover) -> Self:
         """Those of this host, with the descriptors that were handed over."""
+        clock = time.monotonic_ns
+        misses = Misses(open_infos(handover.programs), clock)
         return cls(
-            ring=Ring(handover.ring, handover.counters, handover.ring_size, time.monotonic_ns),
+            ring=Ring(handover.ring, handover.counters, handover.ring_size, clock, misses.count),
             requests=Requests(handover.requests),
             clock=time.monotonic_ns,
             sleep=time.sleep,

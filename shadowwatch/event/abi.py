@@ -114,12 +114,22 @@ class Event(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one look at the ring gave: records, the clock then (CLOCK_MONOTONIC), the kernel's counters."""
+    """What one look at the ring gave: records, the clock then (CLOCK_MONOTONIC), the kernel's counters.
+
+    `missed` is how often it passed probes over (event/misses.py).
+    """
 
     now_ns: int
     lost: int
     untracked: int
     records: bytes
+    missed: int = 0
+
+    def since(self, base: Batch) -> Batch:
+        """The same with counters that were 0 at that batch."""
+        return self._replace(
+            lost=self.lost - base.lost, untracked=self.untracked - base.untracked, missed=self.missed - base.missed
+        )
 
 
 EVENT = struct.Struct("<" + "".join(code for _, code in FIELDS))

@@ -86,6 +86,7 @@ class Decoder(ABC, Generic[V]):
         self._listing = 0
         self._list_left = 0
         self._list_last = False
+        self._missed = 0
         self.received = 0
         self.undecodable = 0
 
@@ -170,6 +171,19 @@ class Decoder(ABC, Generic[V]):
             else:
                 self.undecodable += 1
         vm.seq = last
+
+    def miss(self, missed: int) -> None:
+        """Probes were passed over so often up to here.
+
+        When that has grown, events are missing, and nobody knows of which VM: each begins again with what comes next.
+        """
+        if missed <= self._missed:
+            return
+        self._missed = missed
+        for kvm, vm in self._vms.items():
+            self._takers[kvm] = vm
+            vm.changed = True
+            vm.lose(0)
 
     def living(self) -> tuple[V, ...]:
         """The VMs that have not ended."""

@@ -20,7 +20,15 @@ class Ring:
     twice in this process' resident memory.
     """
 
-    def __init__(self, ring_fd: int, counters_fd: int, size: int, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        ring_fd: int,
+        counters_fd: int,
+        size: int,
+        clock: Callable[[], int],
+        missed: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`missed` tells how often the kernel passed probes over; a batch has it when all before has been taken."""
         page = mmap.PAGESIZE
         #: As many looks as a full ring needs.
         self.looks = size // (LOOK * RECORD.size) + 1
@@ -28,6 +36,8 @@ class Ring:
         self.steps = size // (4 * STEP_RECORDS * RECORD.size)
         self._size = size
         self._clock = clock
+        self._missed = missed
+        self._told = 0
         self._data = mmap.mmap(ring_fd, page + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         # Positions are read and written as one word, as the kernel does at the same time.
         # struct would go byte by byte and clear the word before it packs: a kernel that
@@ -41,7 +51,9 @@ class Ring:
 
     def look(self) -> Batch:
         """Take the records that are complete, at most LOOK, and give their room back."""
-        ready = min((self._produced[0] - self._position) // RECORD.size, LOOK)
+        # In this order: what a walk told before a probe was missed must not come after that.
+        missed, produced = self._missed(), self._produced[0]
+        ready = min((produced - self._position) // RECORD.size, LOOK)
         # Bit 31 of a record's length is set until the record is committed, and records
         # commit in any order: read the headers first, and data only as far as they allow.
         flags = self._bytes(ready)[3 :: RECORD.size]
@@ -49,7 +61,10 @@ class Ring:
         records = self._bytes(whole)
         self._position += len(records)
         self._consumed[0] = self._position
-        return Batch(self._clock(), self._counters[Counter.LOST], self._counters[Counter.UNTRACKED], records)
+        if self._position == produced:
+            self._told = missed
+        counters = self._counters
+        return Batch(self._clock(), counters[Counter.LOST], counters[Counter.UNTRACKED], records, self._told)
 
     def _bytes(self, records: int) -> bytes:
         start = mmap.PAGESIZE + self._position % self._size

@@ -344,8 +344,12 @@ DAEMON_METRICS = (
     DaemonMetric(
         "events_lost",
         "counter",
-        "Events that the kernel could not hand over, by reason.",
-        lambda now, _: ((("ring_full",), now.lost), (("too_many_vms",), now.untracked)),
+        "Events that the kernel did not hand over, by reason.",
+        lambda now, _: (
+            (("ring_full",), now.lost),
+            (("too_many_vms",), now.untracked),
+            (("probe_missed",), now.missed),
+        ),
         ("reason",),
     ),
     DaemonMetric(

@@ -168,6 +168,7 @@ class Vm(Walked):
         """So many events of this VM were lost: forget the pages, for some of them may be gone."""
         self.lost += events
         self.unsettled = True
+        self.losses += 1
         self.exact = False
         self._forget_pages()
 

@@ -26,6 +26,7 @@ class Walked(Tree):
     __slots__ = (
         "exact",
         "flushed",
+        "losses",
         "lost",
         "resyncs",
         "step_last",
@@ -41,6 +42,8 @@ class Walked(Tree):
         super().__init__(roles)
         self.exact = False
         self.lost = 0
+        #: How often events were lost, also where it is not known how many.
+        self.losses = 0
         self.resyncs = 0
         #: The walk under way (0: none), how many records of its step are to come, whether it is
         #: the last, and how many steps were heard so far, of this walk and others.
@@ -63,7 +66,7 @@ class Walked(Tree):
 
     def _exact_again(self) -> None:
         self.exact = True
-        if self.lost:
+        if self.losses:
             self.resyncs += 1
 
     def _link_later(self, parent_pte: int, child: Page | None) -> None:

@@ -16,11 +16,15 @@ from shadowwatch.probe.plan import DEFINES, OPTIONAL, Plan
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """Descriptors: the maps that user space shares, and the links that keep the probes in place."""
+    """Descriptors: the maps that user space shares, the programs, and the links that keep the probes in place.
+
+    Of the programs it has those that make events: when another one is passed over, nothing is missing.
+    """
 
     ring: int
     counters: int
     requests: int
+    programs: tuple[int, ...]
     links: tuple[int, ...]
     ring_size: int
 
@@ -71,10 +75,12 @@ def attach(plan: Plan, ring_bytes: int) -> Attached:
     bpf = load(plan, pages)
     links = [*(fd for probes in bpf.kprobe_fds.values() for fd in probes.values())]
     links += bpf.raw_tracepoint_fds.values()
+    makers = {each.program for each in plan.attachments if each.program and each.point != "walk"}
     return Attached(
         ring=bpf["events"].map_fd,
         counters=bpf["counters"].map_fd,
         requests=bpf["requests"].map_fd,
+        programs=tuple(function.fd for function in bpf.funcs.values() if function.name.decode() in makers),
         links=tuple(links),
         ring_size=pages * mmap.PAGESIZE,
     )

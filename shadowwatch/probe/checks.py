@@ -27,7 +27,8 @@ class Check:
         btf = f"this kernel's BTF is damaged ({host.damaged})"
         if not host.damaged:
             btf = "this kernel has no BTF (/sys/kernel/btf/vmlinux)"
-        return words.format(release=host.release, btf=btf)
+        misses = "" if misses_are_counted(host) or not host.btf else ", but counts no probes that it passes over"
+        return words.format(release=host.release, btf=btf, misses=misses)
 
 
 #: In the order in which a person would fix them.
@@ -36,7 +37,7 @@ CHECKS = (
     Check(
         "BPF",
         lambda host: host.bpf,
-        "in the kernel",
+        "in the kernel{misses}",
         "this kernel has no BPF",
         "boot a kernel with CONFIG_BPF_SYSCALL=y, as distributions' kernels have",
     ),
@@ -141,6 +142,14 @@ def losses(plan: Plan) -> tuple[str, ...]:
 def cure_of(point: Point, plan: Plan) -> str:
     """What to add to the loss of this point, where something can be done about it."""
     return "; the kernel hides addresses, sysctl kernel.kptr_restrict=1 shows them" if point.name in plan.hidden else ""
+
+
+def misses_are_counted(host: Host) -> bool:
+    """Whether the kernel counts the kprobes that it passes over while other BPF is at work on their processor.
+
+    The same series brought this and a member of what links tell (3acf8ace6823, dd8657894c11, v6.7).
+    """
+    return "missed" in host.layouts.get("bpf_link_info.perf_event.kprobe", {})
 
 
 def paging(host: Host) -> str:

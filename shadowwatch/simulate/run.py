@@ -60,6 +60,7 @@ def simulated(capture: Capture, policies: Sequence[str], progress: Callable[[int
         events += len(batch.records) // RECORD.size
         for simulator in simulators:
             simulator.feed(batch.records)
+            simulator.miss(batch.missed)
         progress(events)
     names: dict[int, str] = {}
     vms: dict[tuple[str, int], dict[str, Estimate]] = {}

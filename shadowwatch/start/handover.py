@@ -45,6 +45,7 @@ class Handover:
     requests: int
     facts: str
     listen: str
+    programs: tuple[int, ...] = ()
     audit_seconds: float | None = None
     audits: int = 0
     difference: int = -1
@@ -66,8 +67,8 @@ class Handover:
         with open(descriptor) as file:
             values = json.load(file)
             captures = tuple((int(descriptor), str(path)) for descriptor, path in values.pop("captures"))
-            listeners = tuple(map(int, values.pop("listeners")))
-            return cls(**values, captures=captures, listeners=listeners)
+            programs, listeners = (tuple(map(int, values.pop(name))) for name in ("programs", "listeners"))
+            return cls(**values, captures=captures, programs=programs, listeners=listeners)
 
     def write(self) -> int:
         """Write it into memory, and return the descriptor to read it from."""
@@ -80,7 +81,7 @@ class Handover:
         """All that must stay open."""
         captures = (descriptor for descriptor, _ in self.captures)
         single = {self.ring, self.counters, self.requests, self.control, self.metrics, self.difference}
-        return frozenset({*single, *captures, *self.listeners})
+        return frozenset({*single, *captures, *self.programs, *self.listeners})
 
     def known_facts(self) -> Facts:
         """The facts about the host."""

@@ -98,6 +98,7 @@ def collect(
         ring_size=attached.ring_size,
         counters=attached.counters,
         requests=attached.requests,
+        programs=attached.programs,
         facts=facts.to_json(),
         listen=arguments.listen,
         audit_seconds=arguments.audit_interval,

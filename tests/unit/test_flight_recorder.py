@@ -36,6 +36,7 @@ class Watched:
         self.flight = FlightRecorder(descriptor, str(path), facts())
         self.number = 0
         self.page = 0
+        self.missed = 0
 
     def live(self, pages: int) -> None:
         """Directories with two tables each come, and the oldest pages go."""
@@ -51,7 +52,7 @@ class Watched:
 
     def hear(self) -> None:
         """One look at the ring."""
-        batch = Batch(10**9 + self.page, self.kernel.ring.lost, 0, self.kernel.ring.take())
+        batch = Batch(10**9 + self.page, self.kernel.ring.lost, 0, self.kernel.ring.take(), self.missed)
         self.watch.take(batch)
         self.flight.write(pack(batch))
 
@@ -94,6 +95,18 @@ def test_what_is_kept_shows_the_same_difference_when_it_is_replayed(audits: int,
     again = replayed(watched.path)
     assert str(again.difference) == said
     assert exposition(again).count(b'vm="web1"') > 20
+
+
+def test_probes_that_were_missed_before_do_not_matter(tmp_path: Path) -> None:
+    """When all that is kept came after that, a replay has no list to forget for it."""
+    watched = Watched(tmp_path / "difference.capture")
+    watched.missed = 9
+    for _ in range(2):
+        watched.live(5)
+        watched.audit()
+    said = watched.astray()
+    again = replayed(watched.path)
+    assert (str(again.difference), again.missed) == (said, 0)
 
 
 def test_what_came_before_the_last_audit_is_not_kept(tmp_path: Path) -> None:

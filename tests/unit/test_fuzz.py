@@ -84,7 +84,7 @@ LINES = (
     b'{"ask": "snapshot"}',
     b'{"ask": "detail", "vm": "web1"}',
     b'{"ask": "record", "paths": ["a"], "most": 5}',
-    b'{"shadowwatch": 3}',
+    GREETING.encode(),
 )
 JSON_WORDS = (
     *(b"{", b"}", b"[", b"]", b":", b",", b'"', b"null", b"NaN", b"-Infinity", b"1e999", b"9" * 200, b"\\ud800"),

@@ -26,6 +26,7 @@ def test_a_handover_comes_through_whole() -> None:
         ring_size=4096,
         counters=4,
         requests=5,
+        programs=(13, 14),
         facts=FACTS.to_json(),
         listen="127.0.0.1:0",
         audit_seconds=2.5,
@@ -50,7 +51,7 @@ def test_a_handover_comes_through_whole() -> None:
     taken = Handover.read(message)
     assert taken == given
     assert taken.known_facts() == FACTS
-    assert taken.descriptors() == {3, 4, 5, 6, 7, 8, 9, 10, 11, 12}
+    assert taken.descriptors() == {3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14}
 
 
 def test_the_command_is_the_long_running_half() -> None:

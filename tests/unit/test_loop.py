@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from shadowwatch.capture.format import reading
 from shadowwatch.daemon.loop import PERIOD_SECONDS, Loop, Parts
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import Batch
 from shadowwatch.event.ring import Ring
+from shadowwatch.metrics.text import exposition
 from shadowwatch.start.handover import RELOAD_SIGNAL, STOP_SIGNALS, Handover
+from shadowwatch.watch import Watch
 from tests.unit.heard import KVM, grown, spt
 from tests.unit.kernel import Kernel, facts, role_of
 
@@ -29,7 +33,8 @@ class KernelRing(Ring):
 
     def look(self) -> Batch:
         """All that is in it."""
-        return Batch(self._host.now_ns, self._host.kernel.ring.lost, 0, self._host.kernel.ring.take())
+        ring = self._host.kernel.ring
+        return Batch(self._host.now_ns, ring.lost, 0, ring.take(), self._host.missed)
 
 
 class Host:
@@ -40,6 +45,7 @@ class Host:
         self.now_ns = 10**9
         self.signals: list[int] = []
         self.kvm = True
+        self.missed = 0
         self.confined = False
 
     def sleep(self, seconds: float) -> None:
@@ -136,3 +142,40 @@ def test_audits_end_it_when_they_are_over(capsys: pytest.CaptureFixture[str]) ->
     capsys.readouterr()
     assert loop.end()
     assert capsys.readouterr().out.splitlines()[-1].split()[:5] == ["vm7", "5", "2", "10", "0"]
+
+
+def test_probes_that_were_missed_are_recorded_though_nothing_came(tmp_path: Path) -> None:
+    """The batch that tells of them is one to keep: the walk that follows is in a later one; what a person hears."""
+    host = Host()
+    path = tmp_path / "a.capture"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    loop = host.loop(replace(HANDOVER, captures=((descriptor, str(path)),)))
+    grown(host.kernel.add(KVM, 7))
+    for _ in range(3):
+        assert loop.turn()
+    host.missed = 2
+    host.kernel.asked.clear()
+    for _ in range(3):
+        assert loop.turn()
+    assert host.kernel.asked == [("vms", 0), ("walk", KVM)]
+    live = exposition(loop._watch)
+    loop.end()
+    with reading(str(path)) as reader:
+        watch = Watch(reader.facts, reader.name_of)
+        for batch in reader.batches():
+            watch.take(batch)
+    assert exposition(watch) == live
+    assert b'shadowwatch_events_lost_total{reason="probe_missed"} 2\n' in live
+    assert b'shadowwatch_vm_exact{vm="vm7"} 1\n' in live
+    assert b'shadowwatch_vm_resyncs_total{vm="vm7"} 1\n' in live
+
+
+def test_a_person_hears_once_of_probes_that_were_missed(capsys: pytest.CaptureFixture[str]) -> None:
+    """And of nothing else, for no ring was full."""
+    host = Host()
+    loop = host.loop()
+    for host.missed in (0, 1, 2):
+        assert loop.turn()
+    said = capsys.readouterr().out
+    assert said.count("the kernel passed probes over") == 1
+    assert "events were lost" not in said

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from shadowwatch.capture.format import pack, reading
+from shadowwatch.capture.format import Writer, pack, reading
 from shadowwatch.capture.recording import Recording
+from shadowwatch.capture.replay import Replay
+from shadowwatch.capture.series import read
 from shadowwatch.event.abi import Batch, Event, Kind
 from shadowwatch.simulate.simulator import Simulator
 from shadowwatch.snapshot import VmSnapshot
@@ -35,6 +37,7 @@ class Run:
         self.page = 0
         self.walks = 0
         self.lost = 0
+        self.missed = 0
 
     def hear(self) -> None:
         """One look at the ring."""
@@ -53,7 +56,7 @@ class Run:
             self.recording.begins = False
             self.walks += 1
             self.kernel.walk(KVM, self.walks, True)
-        batch = Batch(10**9 + self.page, self.lost, 0, self.kernel.ring.take())
+        batch = Batch(10**9 + self.page, self.lost, 0, self.kernel.ring.take(), self.missed)
         self.recording.write(pack(batch), self.watch.take(batch))
         if self.recording.over:
             self.recording.close()
@@ -66,6 +69,47 @@ class Run:
                 watch.take(batch)
         (vm,) = watch.snapshot().vms
         return vm
+
+
+def misses(path: str) -> list[int]:
+    """How often probes had been missed with each batch of a file, each figure once."""
+    with reading(path) as reader:
+        return sorted({batch.missed for batch in reader.batches()})
+
+
+@pytest.mark.parametrize("midway", [False, True])
+def test_probes_that_were_missed_are_told(midway: bool, tmp_path: Path) -> None:
+    """A replay is the run again: the list is not known from the same batch on, until the walk that followed.
+
+    Those before a recording that began in the middle of a run are not its own, and each further file begins at 0.
+    """
+    run = Run(tmp_path, 2, None, midway)
+    run.missed = 5 if midway else 0
+    run.watch.take(Batch(10**9, 0, 0, b"", run.missed))
+    run.live()
+    assert run.watch.snapshot().vms[0].exact
+    run.missed += 3
+    run.live()
+    live = run.watch.snapshot()
+    assert not live.vms[0].exact
+    run.recording._most = 1
+    run.recording.begins = True
+    run.live()
+    run.recording._most = None
+    run.live()
+    run.missed += 4
+    run.live()
+    run.recording.stop()
+    run.live()
+    assert misses(run.paths[0]) == [0, 3]
+    assert misses(run.paths[1]) == [0, 4]
+    with reading(run.paths[0]) as reader:
+        watch = Watch(reader.facts, reader.name_of)
+        states = []
+        for batch in reader.batches():
+            watch.take(batch)
+            states.append((watch.missed, watch.snapshot().vms[0].exact))
+    assert states == [(0, True), (3, False), (3, True)]
 
 
 def test_a_file_of_the_size_asked_for_ends_the_recording(tmp_path: Path) -> None:
@@ -150,3 +194,29 @@ def test_what_has_no_number_begins_no_numbers(kind: Kind, files: int, tmp_path: 
     run.vm.alloc(Story.spt(31), 31, role_of(1))
     watch.take(Batch(10**10, 0, 0, run.kernel.ring.take()))
     assert watch.snapshot().vms[0].lost == 5
+
+
+def test_a_part_of_a_batch_is_from_before_probes_were_missed(tmp_path: Path) -> None:
+    """To go to the middle of it, or to cut it into bins, does not make of the walk that follows there one for later."""
+    path, kernel, watch = str(tmp_path / "a"), Kernel(), Watch(facts(), str)
+    vm = kernel.add(KVM, pid=31)
+    with open(path, "wb") as file:
+        writer = Writer(file, path, facts())
+        for missed in range(2):
+            for page in range(20 * missed, 20 * missed + 20):
+                vm.alloc(Story.spt(page), page, role_of(1))
+            kernel.walk(KVM, missed + 1, True)
+            batch = Batch(10**9 + len(kernel.ring.events), 0, 0, kernel.ring.take(), missed)
+            writer.write(pack(batch), watch.take(batch))
+        writer.close()
+    live = watch.snapshot().vms
+    assert not live[0].exact
+    with reading(path) as reader:
+        replay = Replay(reader)
+        replay.seek(replay.length / 2)
+        assert replay.snapshot().vms[0].exact
+        replay.seek(replay.length)
+        assert replay.snapshot().vms == live
+    pages = read(path, bins=20).pages[1]
+    assert max(pages) > 20
+    assert pages[-1] == 0

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shadowwatch.event.abi import EVENT, HEADER, RECORD, Event, Kind, encode
+from shadowwatch.event.abi import EVENT, HEADER, RECORD, Batch, Event, Kind, encode
 from shadowwatch.event.ring import Ring, ring_pages
 
 SIZE = mmap.PAGESIZE
@@ -104,6 +104,20 @@ def test_the_kernels_counters_and_the_clock_come_with_each_look(producer: Produc
     struct.pack_into("<QQ", producer.counters, 0, 7, 3)
     batch = ring_of(producer).look()
     assert (batch.now_ns, batch.lost, batch.untracked) == (42, 7, 3)
+
+
+def test_missed_probes_are_told_when_all_before_is_taken(producer: Producer) -> None:
+    """A walk whose records wait in the ring began before: the model must not take them for news."""
+    count = 0
+    ring = Ring(producer.ring_fd, producer.counters_fd, SIZE, lambda: 42, lambda: count)
+    producer.put(record(1))
+    pending = producer.put(record(2), busy=True)
+    count = 3
+    assert ring.look() == Batch(42, 0, 0, record(1), 0)
+    producer.commit(pending)
+    count = 4
+    assert ring.look() == Batch(42, 0, 0, record(2), 4)
+    assert ring.look() == Batch(42, 0, 0, b"", 4)
 
 
 def test_a_new_reader_goes_on_where_the_last_one_was(producer: Producer) -> None:

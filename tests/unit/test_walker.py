@@ -27,6 +27,7 @@ class Scene:
         self.watch = Watch(facts(), str)
         self.now = 2 * 10**9
         self.drains = 0
+        self.missed = 0
         self.walker = Walker(self.kernel, self.watch, room, self.drain)
 
     def alloc(self, vm: KernelVm, page: int) -> None:
@@ -40,7 +41,7 @@ class Scene:
         """The watch takes what is in the ring."""
         self.drains += 1
         ring = self.kernel.ring
-        self.watch.take(Batch(self.now, ring.lost, 0, ring.take()))
+        self.watch.take(Batch(self.now, ring.lost, 0, ring.take(), self.missed))
 
     def turn(self, turns: int = 1) -> list[tuple[str, int]]:
         """So many looks at what is due, each with a look at the ring before; what the kernel was asked for."""
@@ -95,6 +96,49 @@ def test_a_list_that_does_not_fit_into_the_ring_is_walked_all_the_same() -> None
     assert scene.exact() == {VMS[0]: True}
     assert scene.pages() == {1: 50}
     assert scene.drains > 17 // 2
+
+
+def test_after_a_probe_was_missed_every_list_is_read_again() -> None:
+    """No gap tells of which VM: none is exact until its list was read, and then they are what the kernel has."""
+    scene = Scene()
+    scene.turn()
+    vm = scene.kernel.vms_by_address[VMS[1]]
+    scene.kernel.ring.full = lambda: True
+    vm.zap(Story.spt(1))
+    scene.kernel.ring.full = lambda: False
+    # It did not run, so it numbered nothing, and found no ring full.
+    vm.seq -= 1
+    scene.kernel.ring.lost = 0
+    scene.drain()
+    assert scene.pages() == {1: 5, 2: 5, 3: 5}
+    scene.missed = 1
+    scene.drain()
+    assert scene.exact() == dict.fromkeys(VMS, False)
+    assert scene.turn() == [("vms", 0), *(("walk", kvm) for kvm in VMS)]
+    assert scene.exact() == dict.fromkeys(VMS, True)
+    assert scene.pages() == {1: 5, 2: 4, 3: 5}
+    now = scene.watch.snapshot()
+    assert (now.missed, now.all_lost) == (1, 1)
+    assert [(vm.lost, vm.resyncs, vm.unknown_pages) for vm in now.vms] == [(0, 1, {})] * len(VMS)
+    assert scene.turn(20) == []
+
+
+def test_a_walk_during_which_a_probe_was_missed_does_not_count() -> None:
+    """What it told before that is not what the kernel has; an audit's is no difference either."""
+    scene = Scene(room=1)
+    scene.turn()
+    scene.walker.audit()
+    drain, scene.walker._drain = scene.walker._drain, lambda: None
+    scene.now += TURN_NS
+    scene.walker.turn(scene.now)
+    scene.missed = 1
+    drain()
+    assert scene.audits() != dict.fromkeys(VMS, 0)
+    assert scene.exact() == dict.fromkeys(VMS, False)
+    scene.walker._drain = drain
+    scene.turn(2)
+    assert scene.exact() == dict.fromkeys(VMS, True)
+    assert scene.watch.difference is None
 
 
 def test_after_a_loss_the_vms_are_listed_and_the_one_concerned_is_walked() -> None:
