@@ -23,6 +23,9 @@ from shadowwatch.snapshot import Estimate, Snapshot, VmDetail, VmSnapshot
 #: So many VMs are frozen (some 20 µs each, if they had events) before a thread that waits to feed the model may do so.
 AT_ONCE, GIVE_WAY_SECONDS = 64, 0.0002
 
+#: A model is not exact while the event that it took last is older than this, or the ring has not been read for so long.
+CURRENT_NS = 10**9
+
 #: Characters of a VM's name: whoever starts one chooses it, and each line of a scrape has it.
 LONGEST_NAME = 128
 
@@ -58,20 +61,34 @@ def _ns(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds * 1e9)
 
 
+def _ns_of(records: bytes, number: int) -> int:
+    """When an event happened."""
+    return Event(*RECORD.unpack_from(records, number * RECORD.size)).ns
+
+
 class Watch:
     """The model and its lock: one thread feeds it, others take snapshots.
 
-    `what_if` names the reclaim policies that are simulated beside it.
+    `what_if` names the reclaim policies that are simulated beside it. `clock` is that of the batches where these are
+    taken from a ring that fills; those of a recording have no other.
     """
 
-    def __init__(self, facts: Facts, name_of: Callable[[int], str], what_if: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        facts: Facts,
+        name_of: Callable[[int], str],
+        what_if: Sequence[str] = (),
+        clock: Callable[[], int] | None = None,
+    ) -> None:
         self.facts = facts
         self._name_of = name_of
+        self._clock = clock
         self._lock = Lock()
         self._model = Model(RoleLayout(facts.role), facts.functions, _ns(facts.recent_seconds), facts.midway)
         self._simulators = [Simulator(facts, policy) for policy in what_if]
         self._last = Batch(0, 0, 0, b"")
-        self._behind_ns = 0
+        #: How old the oldest event of the last batch was, and the newest one.
+        self._behind_ns = self._late_ns = 0
 
     def set_recent(self, seconds: float | None) -> None:
         """From now on a directory is recently parented for so long, None: for one list-length of allocations.
@@ -87,7 +104,7 @@ class Watch:
         with self._lock:
             copy = Watch(self.facts, self._name_of)
             copy._model = deepcopy(self._model)
-            copy._last, copy._behind_ns = self._last, self._behind_ns
+            copy._last, copy._behind_ns, copy._late_ns = self._last, self._behind_ns, self._late_ns
         return copy
 
     def take(self, batch: Batch) -> tuple[Name, ...]:
@@ -96,7 +113,8 @@ class Watch:
         with self._lock:
             model = self._model
             if len(batch.records) >= RECORD.size:
-                self._behind_ns = batch.now_ns - Event(*RECORD.unpack_from(batch.records)).ns
+                self._behind_ns = batch.now_ns - _ns_of(batch.records, 0)
+                self._late_ns = batch.now_ns - _ns_of(batch.records, len(batch.records) // RECORD.size - 1)
                 model.feed(batch.records)
                 for simulator in self._simulators:
                     simulator.feed(batch.records)
@@ -107,7 +125,7 @@ class Watch:
                     model.name(vm, _unique(printable(vm.called) or str(vm.pid), vm.pid, taken))
                     names.append((vm.pid, vm.called))
             else:
-                self._behind_ns = 0
+                self._behind_ns = self._late_ns = 0
             model.miss(batch.missed)
             for simulator in self._simulators:
                 simulator.miss(batch.missed)
@@ -173,11 +191,17 @@ class Watch:
             if vm is None:
                 return None
             self._freeze(vm)
-            return vm.detail(self._last.now_ns)
+            return vm.detail(self._last.now_ns, self._current)
 
     def _freeze(self, vm: Vm) -> VmSnapshot:
         """With the lock held. What a VM without events came to is the same object as before."""
-        return vm.freeze(self._estimates)
+        return vm.freeze(self._estimates, self._current)
+
+    @property
+    def _current(self) -> bool:
+        """Whether the event that was taken last is not old, and none can have waited long since."""
+        unread_ns = self._clock() - self._last.now_ns if self._clock else 0
+        return self._late_ns < CURRENT_NS and unread_ns < CURRENT_NS
 
     def _estimates(self, vm: Vm) -> dict[str, Estimate]:
         ended = vm.ended_ns is not None

@@ -261,7 +261,7 @@ class Loop:
         flight = None
         if handover.difference >= 0:
             flight = FlightRecorder(handover.difference, handover.difference_path, facts)
-        self._watch = watch = Watch(facts, parts.name_of, handover.settings.get("what_if") or ())
+        self._watch = watch = Watch(facts, parts.name_of, handover.settings.get("what_if") or (), parts.clock)
         self._collection = Collection(parts.ring, watch, flight)
         self._capture: Recording | None = None
         if handover.captures:

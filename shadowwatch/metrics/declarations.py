@@ -229,7 +229,8 @@ VM_METRICS = (
     VmMetric(
         "vm_exact",
         "gauge",
-        "1 while the model equals the kernel's list; 0 after a start or a loss, until the list has been read.",
+        "1 while the model equals the kernel's list; 0 after a start or a loss, until the list has been read, and while"
+        " events are more than a second behind.",
         lambda vm: _one(int(vm.exact)),
     ),
     VmMetric(

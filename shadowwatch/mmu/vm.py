@@ -387,23 +387,25 @@ class Vm(Walked):
         self.gfns = None
         self.resyncs += 1
 
-    def freeze(self, what_if: Callable[[Vm], Mapping[str, Estimate]] | None = None) -> VmSnapshot:
+    def freeze(self, what_if: Callable[[Vm], Mapping[str, Estimate]] | None = None, current: bool = True) -> VmSnapshot:
         """Copy the figures, unless the last copy holds; the time depends on the directories, not on all pages.
 
-        `what_if` is asked for what belongs into a new copy beside them.
+        `what_if` is asked for what belongs into a new copy beside them. A living VM that is not `current`, for events
+        are known to be still to come, is not exact.
         """
-        if self.changed or self.frozen is None:
-            self.frozen = self._freeze(what_if(self) if what_if else {})
+        exact = self.exact and (current or self.ended_ns is not None)
+        if self.changed or self.frozen is None or self.frozen.exact != exact:
+            self.frozen = self._freeze(what_if(self) if what_if else {}, exact)
             self.changed = False
         return self.frozen
 
-    def _freeze(self, what_if: Mapping[str, Estimate]) -> VmSnapshot:
+    def _freeze(self, what_if: Mapping[str, Estimate], exact: bool) -> VmSnapshot:
         return VmSnapshot(
             kvm=self.kvm,
             pid=self.pid,
             name=self.name,
             ended=self.ended_ns is not None,
-            exact=self.exact,
+            exact=exact,
             oversize=self.oversize,
             limit=self.limit,
             mapped=None if self.mapped == UNCOUNTED else self.mapped,
@@ -445,10 +447,10 @@ class Vm(Walked):
             counts[self.levels[directory.role]] += 1
         return _by_level(counts)
 
-    def detail(self, now_ns: int) -> VmDetail:
+    def detail(self, now_ns: int, current: bool = True) -> VmDetail:
         """Copy everything, page by page, as it is now."""
         last_zaps = tuple(map(ZapSnapshot._make, self.last_zaps))
-        return VmDetail(now_ns=now_ns, vm=self.freeze(), pages=self.tree(), last_zaps=last_zaps)
+        return VmDetail(now_ns=now_ns, vm=self.freeze(current=current), pages=self.tree(), last_zaps=last_zaps)
 
     def tree(self) -> tuple[PageSnapshot, ...]:
         """Copy every page, the newest on active_mmu_pages first."""

@@ -151,7 +151,9 @@ COLUMNS: Mapping[str, Column] = {
     for column in (
         _words("name", "VM", "its name", lambda row: row.vm.name),
         Column("pid", "pid", "the process that runs it", lambda row: row.vm.pid, lambda row, _: str(row.vm.pid)),
-        _words("state", "state", "exact; resyncing: its list is being read again; TDP: no shadow page; ended", _state),
+        _words(
+            "state", "state", "exact; resyncing: list read again, or events wait; TDP: no shadow page; ended", _state
+        ),
         _number("pages", "pages", "shadow pages on active_mmu_pages", lambda row: row.vm.all_pages),
         _number("limit", "limit", "KVM reclaims above this many", lambda row: row.vm.limit),
         Column(

@@ -139,7 +139,7 @@ def text(detail: VmDetail, roles: RoleLayout, width: int | None = None) -> Itera
             del padded[_ROLE]
         return "  ".join(padded).rstrip()
 
-    state = vm.state if vm.ended or vm.exact else f"{vm.state}: some pages are unknown"
+    state = vm.state if vm.ended or vm.exact else f"{vm.state}: some pages are unknown or old"
     pages = f"{_count(len(detail.pages), 'page')}, limit {vm.limit:,}"
     yield f"{vm.name}, pid {vm.pid}, {state}; {pages}; list 0 is the newest on active_mmu_pages"
     if not detail.pages:

@@ -40,7 +40,8 @@ def watching(now_ns: int | None = None) -> Watch:
     story.link(1, 0, 2)
     story.zap(1, level=2)
     watch = Watch(FACTS, lambda _: 'a<b>"c"')
-    watch.take(Batch(time.monotonic_ns() if now_ns is None else now_ns, 0, 0, story.records()))
+    for records in (story.records(), b""):
+        watch.take(Batch(time.monotonic_ns() if now_ns is None else now_ns, 0, 0, records))
     return watch
 
 

@@ -157,3 +157,94 @@ def test_a_vm_that_ended_keeps_its_own_estimates() -> None:
     watch.take(Batch(story.ns, 0, 0, story.records()))
     ended, living = watch.snapshot().vms
     assert (ended.what_if["stock"].recorded_faults, living.what_if["stock"].recorded_faults) == (1, 0)
+
+
+SECOND = 10**9
+
+
+class Live:
+    """A VM whose events are taken from a ring that fills while nobody looks."""
+
+    def __init__(self, live: bool = True) -> None:
+        self.now_ns = 10 * SECOND
+        self.story = Story()
+        self.watch = Watch(FACTS, str, clock=(lambda: self.now_ns) if live else None)
+        self.look(self.now_ns)
+
+    def look(self, event_ns: int | None = None) -> None:
+        """Take a page that came at that time, or nothing."""
+        self.story.events.clear()
+        if event_ns:
+            self.story.ns = event_ns
+            self.story.alloc(self.story.used + 1)
+        self.watch.take(Batch(self.now_ns, 0, 0, self.story.records()))
+
+    def exact(self) -> bool:
+        """What a snapshot says, and a whole VM, and the metrics, which are one."""
+        detail = self.watch.detail("4711")
+        assert detail
+        (vm,) = self.watch.snapshot().vms
+        assert detail.vm.exact == vm.exact
+        assert f'shadowwatch_vm_exact{{vm="4711"}} {int(vm.exact)}\n' in exposition(self.watch).decode()
+        assert vm.state == ("exact" if vm.exact else "resyncing")
+        return vm.exact
+
+
+def test_what_is_known_to_be_old_is_not_exact() -> None:
+    """A daemon that was stopped for half a minute: before its first look, and until it has come to events of now."""
+    run = Live()
+    assert run.exact()
+    run.now_ns += 30 * SECOND
+    assert not run.exact()  # an asker may come before the first look
+    for behind in (30, 20, 5):
+        run.look(run.now_ns - behind * SECOND)
+        assert not run.exact()
+        assert behind - 1 < run.watch.snapshot().behind_ns / SECOND < behind
+    assert run.watch.progress()[run.story.kvm].exact  # nothing was lost, so nothing is to be walked
+    run.look(run.now_ns - SECOND // 10)
+    assert run.exact()
+
+
+def test_a_batch_that_comes_to_now_is_exact_however_old_it_begins() -> None:
+    """What waited is in the model, and how long it had is said apart."""
+    run = Live()
+    run.now_ns += 30 * SECOND
+    run.story.events.clear()
+    for behind in (30, 15, 0.1):
+        run.story.ns = run.now_ns - int(behind * SECOND)
+        run.story.alloc(run.story.used + 1)
+    run.watch.take(Batch(run.now_ns, 0, 0, run.story.records()))
+    assert run.exact()
+    assert run.watch.snapshot().behind_ns > 29 * SECOND
+
+
+def test_an_empty_ring_has_nothing_old() -> None:
+    """What is taken last is what the kernel has, however old it is."""
+    run = Live()
+    run.now_ns += 30 * SECOND
+    run.look(run.now_ns - 30 * SECOND + 1)
+    assert not run.exact()
+    run.look()
+    assert run.exact()
+
+
+def test_the_clock_of_a_recording_is_its_batches() -> None:
+    """When it is replayed does not matter; that it was behind does, as it did then."""
+    run = Live(live=False)
+    run.now_ns += 30 * SECOND
+    assert run.exact()
+    run.look(run.now_ns - 30 * SECOND)
+    assert not run.exact()
+    assert not run.watch.fork().snapshot().vms[0].exact
+
+
+def test_a_vm_that_has_ended_stays_as_it_was() -> None:
+    """No event of it is to come."""
+    run = Live()
+    run.story.events.clear()
+    run.story.destroy()
+    run.watch.take(Batch(run.now_ns, 0, 0, run.story.records()))
+    before = run.watch.snapshot().vms
+    run.now_ns += 30 * SECOND
+    assert run.watch.snapshot().vms == before
+    assert before[0].exact
