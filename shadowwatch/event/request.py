@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import mmap
 import os
+import time
 
 from shadowwatch.event.abi import REQUEST_FIELDS, Flags, Want
+
+#: How often a probe that does not answer is asked again, and how long after.
+TRIES, TRY_SECONDS = 10, 0.01
 
 _SIZE = {"Q": 8, "I": 4}
 
@@ -56,7 +60,13 @@ class Requests:
 
     @property
     def heard(self) -> bool:
-        """Whether the probe is there and takes this process' requests."""
+        """Whether the probe is there and takes this process' requests; where it seems not to be, it is asked again."""
+        for _ in range(TRIES):
+            if self._words[_AT["owner"]]:
+                return True
+            # Other BPF may have been at work on this processor (misses.py).
+            time.sleep(TRY_SECONDS)
+            self._ask(Want.OWN)
         return self._words[_AT["owner"]] != 0
 
     def vms(self, number: int, first: bool) -> Flags:

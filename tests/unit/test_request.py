@@ -93,6 +93,24 @@ def test_a_request_that_nobody_hears_is_void(shared: Shared) -> None:
     assert requests.heard
 
 
+def test_a_probe_that_was_passed_over_is_asked_again(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other BPF on the processor keeps it from running now and then, and is no reason to do without walks."""
+    calls: list[int] = []
+
+    def passed_over(pid: int) -> float:
+        calls.append(shared["want"])
+        if len(calls) == 4:
+            shared["owner"] = os.getpid()
+        return 0.0
+
+    monkeypatch.setattr(os, "sched_rr_get_interval", passed_over)
+    requests = Requests(shared.fd)
+    assert requests.heard
+    assert calls == [Want.OWN] * 4
+    assert requests.heard
+    assert len(calls) == 4
+
+
 def test_what_is_wanted_is_there_during_the_call_alone(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
     """The call is sched_rr_get_interval(2), which has the probe on it: here its place is taken, to look."""
     during: list[tuple[int, int, int, int]] = []
