@@ -15,6 +15,9 @@
 #include "event.h"
 #include "share.h"
 
+/* So far up a function is looked for that tells why a page was zapped. */
+#define CALLER_DEPTH 8
+
 #ifdef DESC_COUNT
 #define DESC_SLOTS(desc) read32((desc) + DESC_COUNT)
 #else
@@ -530,18 +533,33 @@ int probe_move(struct pt_regs *ctx)
 	return 0;
 }
 
+/* Whether one of KVM's own functions is there that tells why by itself: mmu_page_zap_pte() zaps for several reasons. */
+static __always_inline bool tells(u32 place)
+{
+#ifdef KVM_CALLERS
+	if (place < KVM_CALLERS || place > KVM_CALLERS_END)
+		return false;
+#endif
+	return place < MMU_PAGE_ZAP_PTE || place >= MMU_PAGE_ZAP_PTE_END;
+}
+
 /*
- * Where the function that was just entered returns to. mmu_page_zap_pte() zaps
- * for several reasons, so there it is where that returns to.
+ * Where the function that was just entered returns to, or else who is above that. A
+ * tracer of returns (kretprobe, function_graph) puts a place of its own there, and a
+ * BPF trampoline is between the two: the kernel's unwinder sees through the first,
+ * and the second is passed over.
  */
 static __always_inline u32 caller_of(struct pt_regs *ctx)
 {
-	u64 stack[3] = {};
+	u64 stack[CALLER_DEPTH] = {};
 	u32 caller = read64(PT_REGS_SP(ctx));
+	int i;
 
-	if (caller >= MMU_PAGE_ZAP_PTE && caller < MMU_PAGE_ZAP_PTE_END &&
-	    bpf_get_stack(ctx, stack, sizeof(stack), 0) == sizeof(stack))
-		caller = stack[2];
+	if (tells(caller) || bpf_get_stack(ctx, stack, sizeof(stack), 0) < 0)
+		return caller;
+	for (i = 1; i < CALLER_DEPTH; i++)
+		if (stack[i] && tells(stack[i]))
+			return stack[i];
 	return caller;
 }
 
@@ -601,7 +619,7 @@ int probe_reclaim(struct pt_regs *ctx)
 	if (!event)
 		return 0;
 	event->mapped = mapped_pages(kvm);
-	event->caller = read64(PT_REGS_SP(ctx));
+	event->caller = caller_of(ctx);
 	submit(event);
 	return 0;
 }
@@ -613,7 +631,7 @@ int probe_flusher(struct pt_regs *ctx)
 	struct vm_state *vm = vms.lookup(&kvm);
 
 	if (vm)
-		vm->flusher = read64(PT_REGS_SP(ctx));
+		vm->flusher = caller_of(ctx);
 	return 0;
 }
 

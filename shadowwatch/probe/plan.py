@@ -300,6 +300,10 @@ def _defines(host: Host) -> dict[str, int]:
     for name, start, end in host.functions:
         if name == "mmu_page_zap_pte" and start == place:
             defines["MMU_PAGE_ZAP_PTE"], defines["MMU_PAGE_ZAP_PTE_END"] = start, end
+    if host.functions:
+        # Those who zap are close together; a tracer's places, which may be in their stead, are not among them.
+        defines["KVM_CALLERS"] = min(start for _, start, _ in host.functions)
+        defines["KVM_CALLERS_END"] = max(end for _, _, end in host.functions)
     return defines
 
 

@@ -98,6 +98,9 @@ MEMBERS_HERE: dict[tuple[str, str, str], set[str] | None] = {
     ("7.3", "kvm", "stat"): None,
 }
 
+#: What the probes know of the kernel's text.
+PLACES = ("MMU_PAGE_ZAP_PTE", "MMU_PAGE_ZAP_PTE_END", "KVM_CALLERS", "KVM_CALLERS_END")
+
 #: Point that a kernel lacks from the start.
 LACKS = {"5.10": {"mapped"}}
 
@@ -345,12 +348,22 @@ def test_mmu_page_zap_pte_is_found_where_it_has_a_cold_part(name: str) -> None:
     assert defines["MMU_PAGE_ZAP_PTE"] <= start + 0x10 < defines["MMU_PAGE_ZAP_PTE_END"]
 
 
+@pytest.mark.parametrize("name", WHOLE)
+def test_all_callers_are_where_a_caller_is_looked_for(name: str) -> None:
+    """And a tracer's trampolines, which are in the kernel's own text or in nobody's, are not."""
+    host = WHOLE[name]
+    defines = make_plan(host).defines
+    for function, start, end in host.functions:
+        assert defines["KVM_CALLERS"] <= start < end <= defines["KVM_CALLERS_END"], function
+    assert not defines["KVM_CALLERS"] <= 0x8100_0000 <= defines["KVM_CALLERS_END"]
+
+
 def test_every_definition_that_the_probes_use_is_known() -> None:
     """The names in bpf/mmu.bpf.c and those of the plan are the same."""
     source = (source_folder() / "mmu.bpf.c").read_text()
     code = re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)
-    used = set(re.findall(r"(?<![A-Z_])(?:SP|DESC|KVM|VCPU|VM|MMU)_[A-Z_]+\b", code)) - {"DESC_SLOTS"}
-    assert used == {*DEFINES, "VM_LIST", "MMU_PAGE_ZAP_PTE", "MMU_PAGE_ZAP_PTE_END"}
+    used = set(re.findall(r"(?<![A-Z_])(?:SP|DESC|KVM|VCPU|VM|MMU|MM|TASK)_[A-Z_]+\b", code)) - {"DESC_SLOTS"}
+    assert used == {*DEFINES, "VM_LIST", *PLACES}
     assert used == {*make_plan(STOCK).defines, "KVM_MMU_LOCK_READERS"}
     assert set(OPTIONAL) <= set(DEFINES)
 
