@@ -59,7 +59,7 @@ struct shadowwatch_event {
 	__u64 mapped;	  /* alloc, reclaim: guest pages of 4 KiB that sptes map, SHADOWWATCH_UNCOUNTED if unknown */
 	__u32 seq;	  /* up to flush: 1, 2, 3, … for each VM; step, vm: the last number so far */
 	__u32 role;	  /* alloc, zap, page: sp->role.word, laid out as the kernel's BTF says */
-	__u32 pid;	  /* all but page and parent: kvm->userspace_pid */
+	__u32 pid;	  /* all but page and parent: the process whose VM it is */
 	__u32 limit;	  /* alloc, step, vm: n_max_mmu_pages */
 	__u32 used;	  /* alloc, vm: n_used_mmu_pages, with this page in it; step: records that follow */
 	__u32 caller;	  /* zap, reclaim, flush: where it returns to, the lower half of the address */
@@ -77,6 +77,20 @@ struct shadowwatch_event {
  */
 #define SHADOWWATCH_STEP_RECORDS 64
 #define SHADOWWATCH_STEP_MOST 256
+
+/*
+ * The command line of a process as it was when its VM had its first shadow page, for
+ * who comes when it has ended: at `pid` modulo SHADOWWATCH_COMMANDS in an array of
+ * them, which user space has mapped.
+ */
+#define SHADOWWATCH_COMMANDS 1024
+#define SHADOWWATCH_COMMAND_MOST 1023
+
+struct shadowwatch_command {
+	__u32 pid;    /* whose it is; 0 while it is written */
+	__u32 length; /* of the words in bytes, those that did not fit left out */
+	__u8 words[SHADOWWATCH_COMMAND_MOST + 1]; /* each with a 0 behind it */
+};
 
 /* The words of the counters map, which user space reads without a system call. */
 enum shadowwatch_counter {

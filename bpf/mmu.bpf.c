@@ -49,6 +49,7 @@ BPF_HASH(vms, u64, struct vm_state, MAX_VMS);
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 BPF_F_TABLE("array", u32, u64, counters, SHADOWWATCH_COUNTERS, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct shadowwatch_request, requests, 1, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, struct shadowwatch_command, commands, SHADOWWATCH_COMMANDS, BPF_F_MMAPABLE);
 
 static __always_inline void count(u32 counter)
 {
@@ -91,6 +92,74 @@ static __always_inline bool listening(void)
 	return request && request->listening;
 }
 
+/* Whether the current process is the VM's, and its memory can be looked at. */
+static __always_inline bool is_current(u64 kvm)
+{
+#if defined(KVM_MM) && defined(TASK_MM)
+	return read64(bpf_get_current_task() + TASK_MM) == read64(kvm + KVM_MM);
+#else
+	return false;
+#endif
+}
+
+/*
+ * The process whose VM this is. kvm->userspace_pid is only the thread that made
+ * it, which may have ended; the owner of its memory is a thread of the process as
+ * long as there is one.
+ */
+static __always_inline u32 process_of(u64 kvm)
+{
+	u32 process = 0;
+
+	if (is_current(kvm))
+		return bpf_get_current_pid_tgid() >> 32;
+#if defined(KVM_MM) && defined(MM_OWNER) && defined(TASK_TGID)
+	u64 owner = read64(read64(kvm + KVM_MM) + MM_OWNER);
+
+	if (owner)
+		process = read32(owner + TASK_TGID);
+#endif
+	return process ?: read32(kvm + KVM_USERSPACE_PID);
+}
+
+/* So many bytes from there in the current process, if all are resident; no more than fit. */
+static __always_inline u32 read_words(struct shadowwatch_command *command, u64 start, u64 length)
+{
+	if (length > SHADOWWATCH_COMMAND_MOST)
+		length = SHADOWWATCH_COMMAND_MOST;
+	/* What the compiler knows, the verifier has to be told. */
+	asm volatile("" : "+r"(length));
+	length &= SHADOWWATCH_COMMAND_MOST;
+	return bpf_probe_read_user(command->words, length, (void *)start) ? 0 : length;
+}
+
+/*
+ * After a VM's first shadow page, keep the command line of its process: its name
+ * must outlive one that has ended before anyone could look into /proc. What is
+ * not resident cannot be read here; then it is tried up to the end of the page.
+ */
+static __always_inline void keep_command(struct vm_state *vm, u64 kvm)
+{
+#if defined(KVM_MM) && defined(MM_ARG_START) && defined(MM_ARG_END)
+	u64 mm = read64(kvm + KVM_MM), start = read64(mm + MM_ARG_START);
+	struct shadowwatch_command *command;
+	u32 slot, length;
+
+	if (!vm || vm->seq != 1 || !is_current(kvm))
+		return;
+	slot = vm->pid % SHADOWWATCH_COMMANDS;
+	command = commands.lookup(&slot);
+	if (!command)
+		return;
+	command->pid = 0;
+	barrier();
+	length = read_words(command, start, read64(mm + MM_ARG_END) - start);
+	command->length = length ?: read_words(command, start, 4096 - start % 4096);
+	barrier();
+	command->pid = vm->pid;
+#endif
+}
+
 static __always_inline struct vm_state *vm_of(u64 kvm)
 {
 	struct vm_state *vm = vms.lookup(&kvm);
@@ -98,7 +167,7 @@ static __always_inline struct vm_state *vm_of(u64 kvm)
 
 	if (vm)
 		return vm;
-	new.pid = read32(kvm + KVM_USERSPACE_PID);
+	new.pid = process_of(kvm);
 	vms.insert(&kvm, &new);
 	return vms.lookup(&kvm);
 }
@@ -442,6 +511,7 @@ int probe_alloc_page(struct pt_regs *ctx)
 
 	step_locked(vm, kvm, 1);
 	alloc(vm, kvm, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 1);
+	keep_command(vm, kvm);
 	return 0;
 }
 
@@ -461,6 +531,7 @@ int probe_get_page(struct bpf_raw_tracepoint_args *ctx)
 	vm = vm_of(kvm);
 	alloc(vm, kvm, sp, 0, 0);
 	step_locked(vm, kvm, 0);
+	keep_command(vm, kvm);
 	return 0;
 }
 
@@ -732,7 +803,7 @@ static __always_inline void list_vms(struct shadowwatch_request *request)
 			step->flags |= SHADOWWATCH_LAST;
 			break;
 		}
-		event = link ? reserve(kvm, read32(kvm + KVM_USERSPACE_PID), SHADOWWATCH_VM) : 0;
+		event = link ? reserve(kvm, vm ? vm->pid : process_of(kvm), SHADOWWATCH_VM) : 0;
 		if (!event) {
 			step->flags |= SHADOWWATCH_VOID;
 			break;

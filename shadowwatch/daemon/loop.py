@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from mmap import PAGESIZE
 from pathlib import Path
 from queue import SimpleQueue
@@ -24,6 +25,7 @@ from shadowwatch.daemon.vmname import name_of
 from shadowwatch.daemon.walker import Walker
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Batch
+from shadowwatch.event.commands import Commands
 from shadowwatch.event.facts import PAGING, Facts, Name
 from shadowwatch.event.misses import Misses, open_infos
 from shadowwatch.event.request import Requests
@@ -239,7 +241,7 @@ class Parts:
             sleep=time.sleep,
             signal=_signal,
             kvm_is_loaded=kvm_is_loaded,
-            name_of=name_of,
+            name_of=partial(name_of, kept=Commands(handover.commands).of),
             confine=confine,
         )
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from os.path import basename
 
 import psutil
@@ -61,9 +61,16 @@ def _parts(value: str) -> Iterator[str]:
     return (part.replace("\0", ",") for part in value.replace(",,", "\0").split(","))
 
 
-def name_of(pid: int) -> str:
-    """Name the VM of this process, by its pid when nothing better is known."""
+def _command(pid: int) -> Sequence[str]:
     try:
-        return name_in(psutil.Process(pid).cmdline()) or str(pid)
+        return psutil.Process(pid).cmdline()
     except psutil.Error:
-        return str(pid)
+        return ()
+
+
+def name_of(pid: int, kept: Callable[[int], Sequence[str]] = lambda pid: ()) -> str:
+    """Name the VM of this process, by its pid when nothing better is known.
+
+    What was `kept` of its command line when its VM began is of use when it has ended since, or has overwritten that.
+    """
+    return name_in(_command(pid)) or name_in(kept(pid)) or str(pid)

@@ -132,8 +132,13 @@ class Batch(NamedTuple):
         )
 
 
+#: (field, struct format) in the order of struct shadowwatch_command, and how many of them there are.
+COMMAND_FIELDS: tuple[tuple[str, str], ...] = (("pid", "I"), ("length", "I"), ("words", "1024s"))
+COMMANDS = 1024
+
 EVENT = struct.Struct("<" + "".join(code for _, code in FIELDS))
 REQUEST = struct.Struct("<" + "".join(code for _, code in REQUEST_FIELDS))
+COMMAND = struct.Struct("<" + "".join(code for _, code in COMMAND_FIELDS))
 
 #: A ring record: the kernel's 8-byte header (kernel/bpf/ringbuf.c, struct bpf_ringbuf_hdr), then the event.
 HEADER = struct.Struct("<II")

@@ -25,6 +25,7 @@ class Attached:
     counters: int
     requests: int
     programs: tuple[int, ...]
+    commands: int
     links: tuple[int, ...]
     ring_size: int
 
@@ -81,6 +82,7 @@ def attach(plan: Plan, ring_bytes: int) -> Attached:
         counters=bpf["counters"].map_fd,
         requests=bpf["requests"].map_fd,
         programs=tuple(function.fd for function in bpf.funcs.values() if function.name.decode() in makers),
+        commands=bpf["commands"].map_fd,
         links=tuple(links),
         ring_size=pages * mmap.PAGESIZE,
     )

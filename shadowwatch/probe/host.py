@@ -23,11 +23,13 @@ LOWER_HALF = 0xFFFF_FFFF
 LAYOUTS = {
     "kvm_mmu_page": ("link", "tdp_mmu_page", "mmu_valid_gen", "role", "gfn", "spt", "parent_ptes"),
     "pte_list_desc": ("more", "spte_count", "sptes"),
-    "kvm": ("arch", "mmu_lock", "stat", "userspace_pid", "vm_list"),
+    "kvm": ("arch", "mm", "mmu_lock", "stat", "userspace_pid", "vm_list"),
     "kvm.mmu_lock": ("raw_lock", "rlock", "rwbase"),
     "rwbase_rt": ("readers",),
     "kvm_arch": ("n_used_mmu_pages", "n_max_mmu_pages", "mmu_valid_gen", "active_mmu_pages", "tdp_mmu_enabled"),
     "kvm_vcpu": ("kvm",),
+    "mm_struct": ("arg_start", "arg_end", "owner"),
+    "task_struct": ("mm", "tgid"),
     "kvm_vm_stat": ("generic", "mmu_cache_miss", "mmu_recycled", "mmu_shadow_pages", "mmu_shadow_zapped", "pages"),
     "bpf_link_info.perf_event.kprobe": ("missed",),
 }

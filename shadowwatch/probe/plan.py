@@ -199,6 +199,13 @@ DEFINES: Mapping[str, tuple[tuple[tuple[str, str], ...], ...]] = {
     "KVM_MMU_LOCK_READERS": ((("kvm.mmu_lock", "rwbase"), ("rwbase_rt", "readers")),),
     "KVM_USERSPACE_PID": ((("kvm", "userspace_pid"),),),
     "KVM_VM_LIST": ((("kvm", "vm_list"),),),
+    "KVM_MM": ((("kvm", "mm"),),),
+    "TASK_MM": ((("task_struct", "mm"),),),
+    "TASK_TGID": ((("task_struct", "tgid"),),),
+    # With CONFIG_MEMCG.
+    "MM_OWNER": ((("mm_struct", "owner"),),),
+    "MM_ARG_START": ((("mm_struct", "arg_start"),),),
+    "MM_ARG_END": ((("mm_struct", "arg_end"),),),
     "KVM_N_USED_MMU_PAGES": (
         (("kvm", "arch"), ("kvm_arch", "n_used_mmu_pages")),
         # A statistic since 02953418a137 (v7.2).
@@ -225,6 +232,12 @@ OPTIONAL = (
     "KVM_MMU_CACHE_MISS",
     "KVM_MMU_SHADOW_ZAPPED",
     "KVM_MMU_RECYCLED",
+    "KVM_MM",
+    "TASK_MM",
+    "TASK_TGID",
+    "MM_OWNER",
+    "MM_ARG_START",
+    "MM_ARG_END",
 )
 
 #: What no probe can do without.

@@ -56,6 +56,7 @@ class Handover:
     listeners: tuple[int, ...] = ()
     metrics: int = -1
     seconds: float | None = None
+    commands: int = -1
     config: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     given: Mapping[str, Any] = field(default_factory=dict)
@@ -80,8 +81,8 @@ class Handover:
     def descriptors(self) -> frozenset[int]:
         """All that must stay open."""
         captures = (descriptor for descriptor, _ in self.captures)
-        single = {self.ring, self.counters, self.requests, self.control, self.metrics, self.difference}
-        return frozenset({*single, *captures, *self.programs, *self.listeners})
+        single = {self.ring, self.counters, self.requests, self.commands, self.control, self.metrics}
+        return frozenset({*single, self.difference, *captures, *self.programs, *self.listeners})
 
     def known_facts(self) -> Facts:
         """The facts about the host."""

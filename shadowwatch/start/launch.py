@@ -99,6 +99,7 @@ def collect(
         counters=attached.counters,
         requests=attached.requests,
         programs=attached.programs,
+        commands=attached.commands,
         facts=facts.to_json(),
         listen=arguments.listen,
         audit_seconds=arguments.audit_interval,

@@ -102,11 +102,11 @@ def test_the_unit_is_rated_as_well_protected(patched: Watched) -> None:
 
 
 def test_it_keeps_only_the_descriptors_that_it_needs(patched: Watched) -> None:
-    """The ring, the counters, the requests and the links: no program, and no map that only programs use."""
+    """Ring, counters, requests, command lines and links: no program, and no map that only programs use."""
     pid = patched.lab.run("systemctl show -p MainPID --value shadowwatch").stdout.strip()
     info = patched.lab.run(f"cat /proc/{pid}/fdinfo/*").stdout.splitlines()
     # mmap keeps a descriptor of its own, so a map has more than one.
-    assert len({line for line in info if line.startswith("map_id:")}) == 3
+    assert len({line for line in info if line.startswith("map_id:")}) == 4
     assert not any(line.startswith("prog_type:") for line in info)
 
 

@@ -99,13 +99,14 @@ extern const char guest_code[], guest_write[], guest_stos[], guest_reload[], gue
 
 static const char *name, *pattern = "zipf";
 static uint64_t directories = 16, tables = 8, accesses = 30000, seed = 1, mmu_pages = 64, rounds = 1, pause_ms;
-static uint64_t spread, nested, touched = 1, unrest;
+static uint64_t spread, nested, touched = 1, unrest, thread;
 
 static unsigned char *memory;			/* guest-physical, from 0 to home_size; the directories' data follow it */
 static uint64_t memory_size, home_size, home_used;
 static uint64_t list, cr3, first_directory, first_table;	/* guest-physical addresses */
 static uint64_t flat, vmcb, host_save;				/* likewise, for the guest that has a guest */
 static int kvm, vm;
+static pid_t maker;				/* the thread that made the VM */
 static __thread int vcpu;
 static __thread struct kvm_run *run;
 static uint64_t rounds_done;
@@ -351,6 +352,7 @@ static void create_vm(void)
 	if (kvm < 0)
 		err(1, "/dev/kvm");
 	vm = control(kvm, KVM_CREATE_VM, NULL, "KVM_CREATE_VM");
+	maker = gettid();
 	set_slot(0, 0, memory, home_size);
 	/* Slots with nothing between the directories: KVM keeps some bytes for every page of a slot. */
 	for (uint64_t i = 0; spread && i < directories; i++)
@@ -455,12 +457,19 @@ static void *disturb(void *nothing)
 	return nothing;
 }
 
-static void begin(void *(*thread)(void *))
+static void *make(void *nothing)
+{
+	create_vm();
+	return nothing;
+}
+
+static pthread_t begin(void *(*routine)(void *))
 {
 	pthread_t started;
 
-	if ((errno = pthread_create(&started, NULL, thread, NULL)))
+	if ((errno = pthread_create(&started, NULL, routine, NULL)))
 		err(1, "a thread");
+	return started;
 }
 
 static void quit(void)
@@ -596,7 +605,7 @@ static void exec(void)
 	run_guest((struct kvm_regs){ .rip = HUGE });
 }
 
-/* KVM keeps a VM's counters as one file each in debugfs, named after the process and the VM's descriptor. */
+/* KVM keeps a VM's counters as one file each in debugfs, named after the thread and the VM's descriptor. */
 static void print_counters(void)
 {
 	char folder[64], path[PATH_MAX];
@@ -604,7 +613,7 @@ static void print_counters(void)
 	struct dirent *entry;
 	DIR *counters;
 
-	snprintf(folder, sizeof(folder), "/sys/kernel/debug/kvm/%d-%d", getpid(), vm);
+	snprintf(folder, sizeof(folder), "/sys/kernel/debug/kvm/%d-%d", maker, vm);
 	counters = checked(opendir(folder), folder);
 	while ((entry = readdir(counters))) {
 		long long value;
@@ -704,6 +713,7 @@ static void parse(char **argument)
 		{ "--nested", NULL, &nested, 0, 1 },
 		{ "--touched", NULL, &touched, 1, PTRS / PREFETCHED },	/* pages of each table */
 		{ "--unrest", NULL, &unrest, 0, 1 },	/* another vCPU, and slots and the limit change, all the time */
+		{ "--thread", NULL, &thread, 0, 1 },	/* the VM is made by a thread, which ends */
 	};
 
 	for (; *argument; argument += 2) {
@@ -731,7 +741,10 @@ int main(int argc, char **argv)
 	parse(argc ? argv + 1 : argv);
 	setvbuf(stdin, NULL, _IONBF, 0);	/* poll() does not see what is in a buffer */
 	lay_out_memory();
-	create_vm();
+	if (thread && (errno = pthread_join(begin(make), NULL)))
+		err(1, "a thread");
+	if (!thread)
+		create_vm();
 	create_vcpu(0);
 	if (unrest) {
 		begin(accompany);

@@ -32,6 +32,7 @@ class Workload:
     nested: bool = False  # in a guest's guest, for when KVM has them
     touched: int = 1  # pages of each table
     unrest: bool = False  # a second processor, and memory slots and the limit that change, all the time
+    thread: bool = False  # the VM is made by a thread, which ends
 
     def argv(self, rounds: int = 1, pause_ms: int = 0) -> list[str]:
         """Return the command for the lab; no rounds means until it is told to end."""
@@ -42,6 +43,7 @@ class Workload:
             *("--rounds", str(rounds), "--pause-ms", str(pause_ms)),
             *("--spread", str(int(self.spread)), "--nested", str(int(self.nested))),
             *("--touched", str(self.touched), "--unrest", str(int(self.unrest))),
+            *("--thread", str(int(self.thread))),
         ]
 
 

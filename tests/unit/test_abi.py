@@ -8,6 +8,9 @@ import subprocess
 from pathlib import Path
 
 from shadowwatch.event.abi import (
+    COMMAND,
+    COMMAND_FIELDS,
+    COMMANDS,
     EVENT,
     FIELDS,
     HEADER,
@@ -25,7 +28,11 @@ from shadowwatch.event.abi import (
 )
 from shadowwatch.probe.attach import source_folder
 
-STRUCTS = {"shadowwatch_event": (FIELDS, EVENT.size), "shadowwatch_request": (REQUEST_FIELDS, REQUEST.size)}
+STRUCTS = {
+    "shadowwatch_event": (FIELDS, EVENT.size),
+    "shadowwatch_request": (REQUEST_FIELDS, REQUEST.size),
+    "shadowwatch_command": (COMMAND_FIELDS, COMMAND.size),
+}
 
 #: All names in the header that stand for a number, and the numbers.
 NAMES: dict[str, int] = {
@@ -35,12 +42,13 @@ NAMES: dict[str, int] = {
     **{f"SHADOWWATCH_{want.name}": want.value for want in Want},
     "SHADOWWATCH_COUNTERS": len(Counter),
     "SHADOWWATCH_STEP_RECORDS": STEP_RECORDS,
+    "SHADOWWATCH_COMMANDS": COMMANDS,
 }
 
 
 def width(code: str) -> int:
     """The bytes of a field."""
-    return int(code[0]) if code.endswith("x") else {"Q": 8, "I": 4, "B": 1}[code]
+    return int(code[:-1]) if code[-1] in "xs" else {"Q": 8, "I": 4, "B": 1}[code]
 
 
 def c_program_says(tmp_path: Path, lines: str) -> list[str]:
@@ -75,9 +83,10 @@ def test_every_name_in_the_header_is_known_in_python() -> None:
     """No enumerator of event.h is missing here (the compiler only checks those that Python names)."""
     header = (source_folder() / "event.h").read_text()
     code = re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL)
-    assert set(re.findall(r"(SHADOWWATCH_\w+) = ", code)) == set(NAMES) - {"SHADOWWATCH_STEP_RECORDS"}
+    enumerators = set(NAMES) - {"SHADOWWATCH_STEP_RECORDS", "SHADOWWATCH_COMMANDS"}
+    assert set(re.findall(r"(SHADOWWATCH_\w+) = ", code)) == enumerators
     fields = {name.rpartition(".")[2] for fields, _ in STRUCTS.values() for name, _ in fields}
-    assert set(re.findall(r"__u\d+ (\w+)(?:\[\d\])?;", code)) == fields
+    assert set(re.findall(r"__u\d+ (\w+)(?:\[[^]]*\])?;", code)) == fields
 
 
 def test_padding_is_explicit() -> None:
@@ -85,6 +94,7 @@ def test_padding_is_explicit() -> None:
     assert EVENT.size == 80
     assert RECORD.size == HEADER.size + EVENT.size == 88
     assert REQUEST.size == 56
+    assert COMMAND.size % 8 == 0
 
 
 def test_decode_reads_what_encode_wrote() -> None:

@@ -39,6 +39,7 @@ def test_a_handover_comes_through_whole() -> None:
         listeners=(10, 12),
         metrics=11,
         seconds=1.5,
+        commands=15,
         config="/etc/shadowwatch.toml",
         settings={"what_if": ["parents"], "recent_seconds": None, "ring_mib": 4},
         given={"listen": ""},
@@ -51,7 +52,7 @@ def test_a_handover_comes_through_whole() -> None:
     taken = Handover.read(message)
     assert taken == given
     assert taken.known_facts() == FACTS
-    assert taken.descriptors() == {3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14}
+    assert taken.descriptors() == {3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
 
 
 def test_the_command_is_the_long_running_half() -> None:
