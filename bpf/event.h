@@ -39,6 +39,7 @@ enum shadowwatch_flags {
 	SHADOWWATCH_VOID = 4,  /* step: the list changed meanwhile, or the ring was full; vm: `seq` may have changed */
 	SHADOWWATCH_OBSOLETE = 8, /* page: it is of an older generation than its VM (mmu_valid_gen) */
 	SHADOWWATCH_COUNTED = 16, /* step, destroy: it tells what KVM itself has counted so far */
+	SHADOWWATCH_IN_SYNC = 32, /* zap: the page is as the guest's table that it shadows (not sp->unsync) */
 };
 
 #define SHADOWWATCH_UNCOUNTED (~0ULL)
@@ -65,7 +66,7 @@ struct shadowwatch_event {
 	__u32 caller;	  /* zap, reclaim, flush: where it returns to, the lower half of the address */
 	__u32 walk;	  /* step, page, parent, vm: which walk, as asked for */
 	__u8 kind;	  /* all: enum shadowwatch_kind */
-	__u8 flags;	  /* step, page, vm, destroy: enum shadowwatch_flags */
+	__u8 flags;	  /* step, page, vm, zap, destroy: enum shadowwatch_flags */
 	__u8 pad[2];
 };
 

@@ -648,6 +648,10 @@ static __always_inline int zap(struct vm_state *vm, u64 kvm, u64 sp, u32 caller)
 	event->gfn = read64(sp + SP_GFN);
 	event->role = read32(sp + SP_ROLE);
 	event->caller = caller;
+#ifdef SP_UNSYNC
+	if (!read8(sp + SP_UNSYNC))
+		event->flags = SHADOWWATCH_IN_SYNC;
+#endif
 	submit(event);
 	return 0;
 }

@@ -26,9 +26,10 @@ class Cause(IntEnum):
     NX_RECOVERY = 10
     ROOT_FREE = 11
     LINK = 12
+    PARENT_CAP = 13
     #: Of events that were lost: by reclaim, whichever, and all else.
-    RECLAIM = 13
-    UNKNOWN = 14
+    RECLAIM = 14
+    UNKNOWN = 15
 
 
 CAUSES = tuple(Cause)

@@ -62,13 +62,14 @@ class Kind(IntEnum):
 
 
 class Flags(IntFlag):
-    """What a step of a walk was like, a page that it told of, or the end of a VM (enum shadowwatch_flags)."""
+    """What a step of a walk was like, a page told of or zapped, or the end of a VM (enum shadowwatch_flags)."""
 
     FIRST = 1
     LAST = 2
     VOID = 4
     OBSOLETE = 8
     COUNTED = 16
+    IN_SYNC = 32
 
 
 def of_a_walk_in_vain(kind: int, flags: int) -> bool:

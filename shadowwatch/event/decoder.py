@@ -36,7 +36,7 @@ class Taker(Protocol):
     def move(self, spt: int) -> None:
         """mmu_parent_walk() moved a page to the head of the list."""
 
-    def zap(self, ns: int, spt: int, role: int, caller: int) -> None:
+    def zap(self, ns: int, spt: int, role: int, caller: int, flags: int) -> None:
         """A page is being zapped."""
 
     def reclaim(self, caller: int, mapped: int) -> None:
@@ -156,7 +156,7 @@ class Decoder(ABC, Generic[V]):
             elif kind == alloc:
                 taker.alloc(spt, gfn, role, limit, used, mapped)
             elif kind == zap:
-                taker.zap(ns, spt, role, caller)
+                taker.zap(ns, spt, role, caller, flags)
             elif kind == move:
                 taker.move(spt)
             elif kind == Kind.UNLINK:

@@ -71,10 +71,10 @@ class Audited:
         self._vm.move(spt)
         self._kernel.move(spt)
 
-    def zap(self, ns: int, spt: int, role: int, caller: int) -> None:
+    def zap(self, ns: int, spt: int, role: int, caller: int, flags: int) -> None:
         """As Vm.zap."""
-        self._vm.zap(ns, spt, role, caller)
-        self._kernel.zap(ns, spt, role, caller)
+        self._vm.zap(ns, spt, role, caller, flags)
+        self._kernel.zap(ns, spt, role, caller, flags)
 
     def write(self, address: int) -> None:
         """As Vm.write."""

@@ -11,11 +11,12 @@ from shadowwatch.snapshot import Cause
 
 
 class Unsettled(IntEnum):
-    """Callers that do not tell why by themselves: another event of the VM does. Numbers that no Cause has."""
+    """Callers that do not tell why by themselves: the page or another event does. Numbers that no Cause has."""
 
     BY_RECLAIM = -1
     BY_FLUSH = -2
     BY_PARENT = -3
+    BY_SYNC = -4
 
 
 #: Who calls __kvm_mmu_prepare_zap_page(), from the call graphs of Debian's 6.1, 6.12 and 7.3 and
@@ -41,8 +42,10 @@ ZAPPERS: Mapping[str, Cause | Unsettled] = {
     "kvm_mmu_unprotect_page": Cause.UNPROTECT,
     "__kvm_mmu_unprotect_gfn_and_retry": Cause.UNPROTECT,  # v6.12 (6b3dcabc1091)
     "kvm_mmu_get_page": Cause.SYNC,
-    "__kvm_mmu_get_shadow_page": Cause.SYNC,
-    "kvm_mmu_find_shadow_page": Cause.SYNC,
+    # Pages that are not in sync; and since e4558c3d7198 (in 6.12.118, too) one with 1,000 parents that would get one
+    # more. Who is both counts as not in sync.
+    "__kvm_mmu_get_shadow_page": Unsettled.BY_SYNC,
+    "kvm_mmu_find_shadow_page": Unsettled.BY_SYNC,
     "mmu_sync_children": Cause.SYNC,
     "kvm_sync_page": Cause.SYNC,
     "__kvm_sync_page": Cause.SYNC,

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import compress
 
-from shadowwatch.event.abi import UNCOUNTED, Kind
+from shadowwatch.event.abi import UNCOUNTED, Flags, Kind
 from shadowwatch.mmu.cause import CauseTables, Unsettled
 from shadowwatch.mmu.counts import Counts
 from shadowwatch.mmu.curve import Curve
@@ -33,7 +33,8 @@ AGE_BOUNDS = tuple(1 << power for power in range(0, 21, 2))
 SECONDS_BOUNDS = tuple(float(f"{step}e{power}") for power in range(-5, 3) for step in (1, 3))
 POSITION_BOUNDS = tuple(step / 10 for step in range(11))
 
-_BY_RECLAIM, _BY_FLUSH, _BY_PARENT = map(int, Unsettled)
+_BY_RECLAIM, _BY_FLUSH, _BY_PARENT, _BY_SYNC = map(int, Unsettled)
+_SYNC, _PARENT_CAP, _IN_SYNC = int(Cause.SYNC), int(Cause.PARENT_CAP), int(Flags.IN_SYNC)
 
 #: Whether a cause is reclaim, by its number.
 _IS_RECLAIM = tuple(cause in RECLAIM for cause in CAUSES)
@@ -276,7 +277,7 @@ class Vm(Walked):
             return
         self.active.move(page, self.pages)
 
-    def zap(self, ns: int, spt: int, role: int, caller: int) -> None:
+    def zap(self, ns: int, spt: int, role: int, caller: int, flags: int) -> None:
         """A page is being zapped: it leaves the list, its children and its parents."""
         cause = self.zap_causes[caller]
         chosen = cause != _BY_PARENT
@@ -285,6 +286,8 @@ class Vm(Walked):
                 cause = self.reclaim_cause
             elif cause == _BY_FLUSH:
                 cause = self.flush_cause
+            elif cause == _BY_SYNC:
+                cause = _PARENT_CAP if flags & _IN_SYNC else _SYNC
             else:
                 cause = self.last_cause
         self.last_cause = cause

@@ -21,7 +21,7 @@ LOWER_HALF = 0xFFFF_FFFF
 #: The structs that the probes look into, and which of their members (see plan.py), and two
 #: that tell kernels apart (see layouts.py). "a.b" is what member b of struct a is.
 LAYOUTS = {
-    "kvm_mmu_page": ("link", "tdp_mmu_page", "mmu_valid_gen", "role", "gfn", "spt", "parent_ptes"),
+    "kvm_mmu_page": ("link", "tdp_mmu_page", "unsync", "mmu_valid_gen", "role", "gfn", "spt", "parent_ptes"),
     "pte_list_desc": ("more", "spte_count", "sptes"),
     "kvm": ("arch", "mm", "mmu_lock", "stat", "userspace_pid", "vm_list"),
     "kvm.mmu_lock": ("raw_lock", "rlock", "rwbase"),

@@ -38,6 +38,7 @@ SHIPPED = (
         layouts={
             "kvm_mmu_page": {
                 "link": 0,
+                "unsync": 48,
                 "mmu_valid_gen": 49,
                 "role": 52,
                 "gfn": 56,

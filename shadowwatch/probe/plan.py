@@ -188,6 +188,7 @@ DEFINES: Mapping[str, tuple[tuple[tuple[str, str], ...], ...]] = {
     "DESC_SPTES": ((("pte_list_desc", "sptes"),),),
     # Since 13236e25ebab (v5.15); before, the first slot that is 0 is the end.
     "DESC_COUNT": ((("pte_list_desc", "spte_count"),),),
+    "SP_UNSYNC": ((("kvm_mmu_page", "unsync"),),),
     "SP_MMU_VALID_GEN": ((("kvm_mmu_page", "mmu_valid_gen"),),),
     "KVM_MMU_VALID_GEN": ((("kvm", "arch"), ("kvm_arch", "mmu_valid_gen")),),
     # A struct qrwlock; struct qspinlock before 531810caa9f4 (v5.12); on PREEMPT_RT struct rwbase_rt.
@@ -226,6 +227,7 @@ DEFINES: Mapping[str, tuple[tuple[tuple[str, str], ...], ...]] = {
 OPTIONAL = (
     "DESC_COUNT",
     "KVM_PAGES",
+    "SP_UNSYNC",
     "SP_MMU_VALID_GEN",
     "KVM_MMU_VALID_GEN",
     "KVM_MMU_LOCK_READERS",

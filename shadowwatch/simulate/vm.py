@@ -363,7 +363,7 @@ class SimulatedVm:
     def flush(self, caller: int) -> None:
         """All pages became obsolete; their zaps follow."""
 
-    def zap(self, ns: int, spt: int, role: int, caller: int) -> None:
+    def zap(self, ns: int, spt: int, role: int, caller: int, flags: int) -> None:
         """A page is being zapped."""
         cause = self._causes.zap[caller]
         if cause == _BY_RECLAIM:

@@ -99,11 +99,11 @@ class Story:
         """mmu_parent_walk() moves a page to the head."""
         self._event(Kind.MOVE, spt=self.spt(page))
 
-    def zap(self, page: int, level: int = 1, caller: str = RECLAIM, invalid: bool = False) -> None:
+    def zap(self, page: int, level: int = 1, caller: str = RECLAIM, invalid: bool = False, flags: int = 0) -> None:
         """A page is zapped."""
         self.used = max(0, self.used - (not invalid))
         role = level | (INVALID if invalid else 0)
-        self._event(Kind.ZAP, spt=self.spt(page), gfn=page, role=role, caller=within(caller))
+        self._event(Kind.ZAP, spt=self.spt(page), gfn=page, role=role, caller=within(caller), flags=flags)
 
     def reclaim(self, caller: str = PAGE_FAULT) -> None:
         """The oldest pages are about to be zapped."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from shadowwatch.event.abi import Kind
+from shadowwatch.event.abi import Flags, Kind
 from shadowwatch.mmu.cause import CALLERS
 from shadowwatch.mmu.model import Model
 from shadowwatch.snapshot import CAUSES, Cause, VmSnapshot
@@ -102,6 +102,16 @@ def test_a_zap_is_filed_under_what_its_caller_does(function: str, cause: str) ->
     story.flush("kvm_page_track_flush_slot")
     story.zap(1, caller=function)
     assert tables_zapped(story) == {cause: 1}
+
+
+@pytest.mark.parametrize("function", ["__kvm_mmu_get_shadow_page", "kvm_mmu_find_shadow_page"])
+def test_a_page_in_sync_that_was_found_in_the_hash_had_too_many_parents(function: str) -> None:
+    """6.12.118 zaps it at 1,000 (e4558c3d7198), what is beneath it as well; all others there are not in sync."""
+    story = pages(3)
+    story.zap(1, caller=function, flags=Flags.IN_SYNC)
+    story.zap(2, caller="mmu_zap_unsync_children")
+    story.zap(3, caller=function)
+    assert tables_zapped(story) == {"parent_cap": 2, "sync": 1}
 
 
 @pytest.mark.parametrize("function", BY_RECLAIM)
@@ -249,6 +259,8 @@ def test_every_cause_can_come_about() -> None:
         page += 1
         story.zap(page, caller=RECLAIM)
     story.flush("set_nx_huge_pages")
+    page += 1
+    story.zap(page, caller="__kvm_mmu_get_shadow_page", flags=Flags.IN_SYNC)
     for function in (*callers.values(), "kvm_mmu_zap_all_fast", PAGE_FAULT):
         page += 1
         story.zap(page, caller=function)

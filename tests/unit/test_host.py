@@ -95,7 +95,15 @@ def test_a_whole_host_is_read(root: Path) -> None:
         "kvm_mmu_zap_all": 0xFFFF_FFFF_C0A0_5000,
     }
     assert host.layouts == {
-        "kvm_mmu_page": {"link": 0, "tdp_mmu_page": 32, "role": 36, "gfn": 40, "spt": 48, "parent_ptes": 72},
+        "kvm_mmu_page": {
+            "link": 0,
+            "tdp_mmu_page": 32,
+            "unsync": 33,
+            "role": 36,
+            "gfn": 40,
+            "spt": 48,
+            "parent_ptes": 72,
+        },
         "pte_list_desc": {"more": 0, "spte_count": 8, "sptes": 16},
         "kvm": {"vm_list": 64, "stat": 80, "arch": 96, "userspace_pid": 136},
         "kvm_arch": {"n_used_mmu_pages": 0, "n_max_mmu_pages": 16, "active_mmu_pages": 24},

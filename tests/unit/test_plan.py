@@ -64,6 +64,7 @@ MEMBERS: dict[tuple[str, str], set[str] | None] = {
     ("kvm_mmu_page", "role"): None,
     ("kvm_mmu_page", "gfn"): None,
     ("kvm_mmu_page", "spt"): None,
+    ("kvm_mmu_page", "unsync"): set(),
     ("kvm_mmu_page", "mmu_valid_gen"): set(),
     ("kvm_mmu_page", "parent_ptes"): WALK,
     ("pte_list_desc", "more"): WALK,
