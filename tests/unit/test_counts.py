@@ -131,8 +131,8 @@ def test_a_loss_that_a_count_of_pages_repaired_is_no_difference() -> None:
     scene.kernel.ring.full = lambda: False
     scene.alloc(vm, 3)
     scene.drain()
+    assert scene.watch._model.vm(VMS[0]).exact
     (now,) = scene.watch.snapshot().vms
-    assert now.exact
     assert totals(now)[0] == 1
     assert ("walk", VMS[0]) in scene.turn()
     (now,) = scene.watch.snapshot().vms
