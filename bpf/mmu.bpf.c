@@ -223,19 +223,16 @@ static __always_inline struct shadowwatch_event *reserve(u64 kvm, u32 pid, u8 ki
 	return event;
 }
 
-#if defined(KVM_MMU_CACHE_MISS) && defined(KVM_MMU_SHADOW_ZAPPED) && defined(KVM_MMU_RECYCLED)
-#define COUNTED SHADOWWATCH_COUNTED
-#else
-#define COUNTED 0
-#endif
-
 /* `coming` allocations were counted, but have no number yet: KVM counts a page before it makes it. */
-static __always_inline void read_counts(u64 kvm, u32 coming, struct counts *counts)
+static __always_inline u8 read_counts(u64 kvm, u32 coming, struct counts *counts)
 {
-#if COUNTED
+#if defined(KVM_MMU_CACHE_MISS) && defined(KVM_MMU_SHADOW_ZAPPED) && defined(KVM_MMU_RECYCLED)
 	counts->allocated = read64(kvm + KVM_MMU_CACHE_MISS) - coming;
 	counts->zapped = read64(kvm + KVM_MMU_SHADOW_ZAPPED);
 	counts->recycled = read64(kvm + KVM_MMU_RECYCLED);
+	return SHADOWWATCH_COUNTED;
+#else
+	return 0;
 #endif
 }
 
@@ -247,10 +244,9 @@ static __always_inline void tell_counts(struct vm_state *vm, u64 kvm, u32 coming
 {
 	struct counts now = {};
 
-	event->flags |= COUNTED;
+	event->flags |= read_counts(kvm, coming, &now);
 	if (!vm->counted)
 		return;
-	read_counts(kvm, coming, &now);
 	event->spt = now.allocated - vm->before.allocated;
 	event->parent_pte = now.zapped - vm->before.zapped;
 	event->gfn = now.recycled - vm->before.recycled;

@@ -144,7 +144,7 @@ def _same(mine: Page | None, truth: Page | None) -> bool:
 
 
 def _entry(page: Page | None) -> Entry | None:
-    return page and Entry(page.spt, page.gfn, page.role, frozenset(page.parents()))
+    return None if page is None else Entry(page.spt, page.gfn, page.role, frozenset(page.parents()))
 
 
 def _age(page: Page) -> int:

@@ -46,8 +46,8 @@ def test_a_walk_counts_what_was_lost() -> None:
     vm = heard.walk().freeze()
     assert list(totals(vm)) == heard.vm.stat == [95, 34, 30]
     assert vm.allocations == {UNKNOWN_LEVEL: 60, **before.allocations}
-    unknown = {(UNKNOWN_LEVEL, Cause.RECLAIM): 20, (UNKNOWN_LEVEL, Cause.UNKNOWN): 2}
-    assert vm.zaps == {**before.zaps, **unknown}
+    unknown: dict[tuple[int, int], int] = {(UNKNOWN_LEVEL, Cause.RECLAIM): 20, (UNKNOWN_LEVEL, Cause.UNKNOWN): 2}
+    assert dict(vm.zaps) == dict(before.zaps) | unknown
     assert heard.model.difference is None
     heard.walk()
     assert totals(heard.model.vm(KVM).freeze()) == totals(vm)  # once
