@@ -149,6 +149,7 @@ class VmSnapshot:
     """One VM's counts since it was first seen.
 
     `oversize` is of a VM whose pages are not kept, since there are too many.
+    `reclaim_ns` is how long reclaim has held mmu_lock, at least and at most.
     `mapped` is the guest pages of 4 KiB that sptes map, None where the kernel does not count them.
     Maps are keyed by level in its order, UNKNOWN_LEVEL first, `zaps` by (level, Cause), `unknown_pages` by Kind; what
     is 0 is absent. `what_if` has what other reclaim policies would have made of it, by their names, of those that are
@@ -183,6 +184,7 @@ class VmSnapshot:
     audited: int
     differing: int
     reclaims: int
+    reclaim_ns: tuple[int, int]
     writes: int
     newest_first: bool
     unknown_pages: Mapping[int, int]

@@ -24,13 +24,13 @@ NO_KVM = -1
 class Taker(Protocol):
     """What takes the numbered events of a VM."""
 
-    def alloc(self, spt: int, gfn: int, role: int, limit: int, used: int, mapped: int) -> None:
+    def alloc(self, ns: int, spt: int, gfn: int, role: int, limit: int, used: int, mapped: int) -> None:
         """A page was allocated; it is the newest on the list."""
 
     def link(self, ns: int, spt: int, parent_pte: int) -> None:
         """An spte was made to point to a page."""
 
-    def unlink(self, parent_pte: int) -> None:
+    def unlink(self, ns: int, parent_pte: int) -> None:
         """An spte was made to map memory."""
 
     def move(self, spt: int) -> None:
@@ -39,7 +39,7 @@ class Taker(Protocol):
     def zap(self, ns: int, spt: int, role: int, caller: int, flags: int) -> None:
         """A page is being zapped."""
 
-    def reclaim(self, caller: int, mapped: int) -> None:
+    def reclaim(self, ns: int, caller: int, mapped: int) -> None:
         """The oldest pages are about to be zapped."""
 
     def flush(self, caller: int) -> None:
@@ -154,15 +154,15 @@ class Decoder(ABC, Generic[V]):
             if kind == link:
                 taker.link(ns, spt, parent_pte)
             elif kind == alloc:
-                taker.alloc(spt, gfn, role, limit, used, mapped)
+                taker.alloc(ns, spt, gfn, role, limit, used, mapped)
             elif kind == zap:
                 taker.zap(ns, spt, role, caller, flags)
             elif kind == move:
                 taker.move(spt)
             elif kind == Kind.UNLINK:
-                taker.unlink(parent_pte)
+                taker.unlink(ns, parent_pte)
             elif kind == Kind.RECLAIM:
-                taker.reclaim(caller, mapped)
+                taker.reclaim(ns, caller, mapped)
             elif kind == FLUSH:
                 taker.flush(caller)
             elif kind == DESTROY:

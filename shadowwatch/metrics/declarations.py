@@ -183,6 +183,18 @@ VM_METRICS = (
         lambda vm: _one(vm.reclaims),
     ),
     VmMetric(
+        "reclaim_least_seconds",
+        "counter",
+        "Time for which reclaim held mmu_lock, at least: from its beginning to its last zap.",
+        lambda vm: _one(vm.reclaim_ns[0] / 1e9),
+    ),
+    VmMetric(
+        "reclaim_most_seconds",
+        "counter",
+        "The same at most: from its beginning to what the fault did next that it made room for.",
+        lambda vm: _one(vm.reclaim_ns[1] / 1e9),
+    ),
+    VmMetric(
         "reclaim_newest_first",
         "gauge",
         "1 when reclaim takes the newest pages, as Linux 5.9 to 5.11.1 did by mistake.",

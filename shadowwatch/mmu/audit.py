@@ -51,20 +51,20 @@ class Audited:
         #: Whether the walk has ended, in one way or the other.
         self.over = False
 
-    def alloc(self, spt: int, gfn: int, role: int, limit: int, used: int, mapped: int) -> None:
+    def alloc(self, ns: int, spt: int, gfn: int, role: int, limit: int, used: int, mapped: int) -> None:
         """As Vm.alloc."""
-        self._vm.alloc(spt, gfn, role, limit, used, mapped)
-        self._kernel.alloc(spt, gfn, role, limit, used, mapped)
+        self._vm.alloc(ns, spt, gfn, role, limit, used, mapped)
+        self._kernel.alloc(ns, spt, gfn, role, limit, used, mapped)
 
     def link(self, ns: int, spt: int, parent_pte: int) -> None:
         """As Vm.link."""
         self._vm.link(ns, spt, parent_pte)
         self._kernel.link(ns, spt, parent_pte)
 
-    def unlink(self, parent_pte: int) -> None:
+    def unlink(self, ns: int, parent_pte: int) -> None:
         """As Vm.unlink."""
-        self._vm.unlink(parent_pte)
-        self._kernel.unlink(parent_pte)
+        self._vm.unlink(ns, parent_pte)
+        self._kernel.unlink(ns, parent_pte)
 
     def move(self, spt: int) -> None:
         """As Vm.move."""
@@ -81,9 +81,9 @@ class Audited:
         self._vm.write(address)
         self._kernel.write(address)
 
-    def reclaim(self, caller: int, mapped: int) -> None:
+    def reclaim(self, ns: int, caller: int, mapped: int) -> None:
         """As Vm.reclaim."""
-        self._vm.reclaim(caller, mapped)
+        self._vm.reclaim(ns, caller, mapped)
 
     def flush(self, caller: int) -> None:
         """As Vm.flush."""

@@ -13,6 +13,7 @@ from shadowwatch.mmu.counts import Counts
 from shadowwatch.mmu.curve import Curve
 from shadowwatch.mmu.histogram import Histogram
 from shadowwatch.mmu.page import SPT_MASK, Page, Parenting
+from shadowwatch.mmu.reclaim_time import ReclaimTime
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.tree import LEVELS
 from shadowwatch.mmu.walk import Walked
@@ -86,6 +87,7 @@ class Vm(Walked):
         "recent_ns",
         "recently_parented_zaps",
         "reclaim_cause",
+        "reclaim_time",
         "reclaims",
         "recursive_zaps",
         "refault_distance",
@@ -130,6 +132,7 @@ class Vm(Walked):
         self.links = 0
         self.moves = 0
         self.reclaims = 0
+        self.reclaim_time = ReclaimTime()
         self.zaps = [[0] * LEVELS for _ in CAUSES]
         self.last_cause = int(Cause.OTHER)
         self.reclaim_cause = int(Cause.QUOTA)
@@ -212,11 +215,14 @@ class Vm(Walked):
         super()._forget_pages()
         self.zapped = {}
         self.zapped_before = {}
+        self.reclaim_time.forget()
         if self.curve is not None:
             self.curve.forget()
 
-    def alloc(self, spt: int, gfn: int, role: int, limit: int, used: int, mapped: int) -> None:
+    def alloc(self, ns: int, spt: int, gfn: int, role: int, limit: int, used: int, mapped: int) -> None:
         """A page was allocated; it is the newest on the list."""
+        if self.reclaim_time.began_ns:
+            self.reclaim_time.over(ns)
         pages = self.pages
         if spt in pages:
             # The walk that is under way may have told of it just before.
@@ -244,6 +250,8 @@ class Vm(Walked):
 
     def link(self, ns: int, spt: int, parent_pte: int) -> None:
         """An spte was made to point to a page: all directories above are parented now."""
+        if self.reclaim_time.began_ns:
+            self.reclaim_time.over(ns)
         self.links += 1
         child = self.pages.get(spt)
         parent = self.directories.get(parent_pte & SPT_MASK)
@@ -259,8 +267,10 @@ class Vm(Walked):
             self._connect(parent, parent_pte, child)
         self._parented(parent, (self.allocated, self.moves, ns))
 
-    def unlink(self, parent_pte: int) -> None:
+    def unlink(self, ns: int, parent_pte: int) -> None:
         """An spte was made to map memory: if it pointed to a page before, it does so no more."""
+        if self.reclaim_time.began_ns:
+            self.reclaim_time.over(ns)
         parent = self.directories.get(parent_pte & SPT_MASK)
         if parent is not None:
             self._disconnect(parent, parent_pte)
@@ -317,18 +327,20 @@ class Vm(Walked):
         zapped = self.zapped
         identity = page.gfn << 32 | page.role
         zapped[identity] = self.allocated
-        if self.curve is not None:
-            if _IS_RECLAIM[cause]:
+        if _IS_RECLAIM[cause]:
+            self.reclaim_time.zapped(ns)
+            if self.curve is not None:
                 self.curve.reclaimed(identity)
-            else:
-                self.curve.zapped(identity)
+        elif self.curve is not None:
+            self.curve.zapped(identity)
         if len(zapped) > REMEMBERED and len(zapped) > len(self.pages) >> 2:
             self.zapped_before = zapped
             self.zapped = {}
 
-    def reclaim(self, caller: int, mapped: int) -> None:
+    def reclaim(self, ns: int, caller: int, mapped: int) -> None:
         """The oldest pages are about to be zapped."""
         self.reclaims += 1
+        self.reclaim_time.begin(ns)
         self.mapped = mapped
         self.reclaim_cause = self.causes.reclaim[caller]
         if self.exact and (self.curve is None or self.curve.limit != self.limit):
@@ -436,6 +448,7 @@ class Vm(Walked):
             audited=self.audited,
             differing=self.differing,
             reclaims=self.reclaims,
+            reclaim_ns=(self.reclaim_time.least_ns, self.reclaim_time.most_ns),
             writes=self.writes,
             newest_first=self.mean_position < NEWEST_FIRST,
             unknown_pages={kind: count for kind, count in enumerate(self.unknown_pages) if count},

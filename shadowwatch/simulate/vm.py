@@ -151,7 +151,7 @@ class SimulatedVm:
         """So many events of this VM were lost: begin again with what is heard from here on."""
         self.forget()
 
-    def alloc(self, spt: int, gfn: int, role: int, limit: int, used: int, mapped: int) -> None:
+    def alloc(self, ns: int, spt: int, gfn: int, role: int, limit: int, used: int, mapped: int) -> None:
         """A page was allocated; its spte may be written next."""
         if self._reclaiming >= 0:
             self._end_reclaim()
@@ -193,7 +193,7 @@ class SimulatedVm:
             self._pages[identity] = page
         return page
 
-    def unlink(self, parent_pte: int) -> None:
+    def unlink(self, ns: int, parent_pte: int) -> None:
         """An spte maps memory: no fault that builds a page table."""
 
     def link(self, ns: int, spt: int, parent_pte: int) -> None:
@@ -350,7 +350,7 @@ class SimulatedVm:
         root.loaded = True
         self._loaded.append(root)
 
-    def reclaim(self, caller: int, mapped: int) -> None:
+    def reclaim(self, ns: int, caller: int, mapped: int) -> None:
         """The oldest pages are about to be zapped; their zaps follow."""
         if self._reclaiming >= 0:
             self._end_reclaim()

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long KVM reclaims under mmu_lock, from the events that are there: between two bounds."""
+
+from __future__ import annotations
+
+
+class ReclaimTime:
+    """Nanoseconds that reclaim took at least and at most.
+
+    It has begun when the oldest pages are about to be zapped, goes on at least until the last of them is, and is over
+    when the fault that it made room for does something else.
+    """
+
+    __slots__ = ("_last_ns", "began_ns", "least_ns", "most_ns")
+
+    def __init__(self) -> None:
+        #: When the one that is under way began, 0 if none is.
+        self.began_ns = 0
+        self._last_ns = 0
+        self.least_ns = 0
+        self.most_ns = 0
+
+    def begin(self, ns: int) -> None:
+        """The oldest pages are about to be zapped."""
+        if self.began_ns:
+            self.over(ns)
+        self.began_ns = self._last_ns = ns
+
+    def zapped(self, ns: int) -> None:
+        """It zaps a page now."""
+        self._last_ns = ns
+
+    def over(self, ns: int) -> None:
+        """Something else has happened."""
+        self.least_ns += max(0, self._last_ns - self.began_ns)
+        self.most_ns += max(0, ns - self.began_ns)
+        self.began_ns = 0
+
+    def forget(self) -> None:
+        """Events were lost: when the one that is under way ends is not known."""
+        self.began_ns = 0
