@@ -612,9 +612,8 @@ static __always_inline bool tells(u32 place)
 
 /*
  * Where the function that was just entered returns to, or else who is above that. A
- * tracer of returns (kretprobe, function_graph) puts a place of its own there, and a
- * BPF trampoline is between the two: the kernel's unwinder sees through the first,
- * and the second is passed over.
+ * tracer of returns (kretprobe, function_graph) puts a place of its own there, which
+ * the kernel's unwinder sees through; what is not KVM's is passed over.
  */
 static __always_inline u32 caller_of(struct pt_regs *ctx)
 {

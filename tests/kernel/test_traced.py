@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -12,7 +11,6 @@ import pytest
 from tests.kernel.causes import TRIGGERS
 from tests.kernel.test_exact import filed_as_the_stack_says
 from tests.kernel.watched import Watched
-from tests.lab.lines import line_within
 from tests.lab.machine import Lab
 
 TRACING = "/sys/kernel/tracing"
@@ -46,22 +44,11 @@ def kretprobes(lab: Lab) -> Iterator[None]:
         lab.run(["tee", f"{TRACING}/kprobe_events"], stdin="\n")
 
 
-@contextmanager
-def fexits(lab: Lab) -> Iterator[None]:
-    """A BPF trampoline around each function."""
-    process = lab.popen(["python3", "/srv/shadowwatch/tests/lab/fexit.py", *TRACED], stderr=subprocess.STDOUT)
-    assert line_within(60, process, process.stdout) == "attached\n"
-    try:
-        yield
-    finally:
-        process.communicate("", timeout=60)
-
-
 Tracer = Callable[[Lab], AbstractContextManager[None]]
 
 
 @pytest.mark.parametrize("trigger", ["resize", "memslot", "flood"])
-@pytest.mark.parametrize("tracer", [function_graph, kretprobes, fexits], ids=lambda tracer: tracer.__name__)
+@pytest.mark.parametrize("tracer", [function_graph, kretprobes], ids=lambda tracer: tracer.__name__)
 def test_a_tracer_of_returns_hides_no_cause(stock: Watched, tracer: Tracer, trigger: str) -> None:
     """Whatever a tracer does to the stack, each zap is filed as the kernel's own unwinder says."""
     with tracer(stock.lab):
