@@ -209,17 +209,24 @@ def _vm(frame: Frame, state: State, detail: VmDetail | None, width: int) -> tupl
     )
     for pane in Pane:
         head.append(f" {pane.value} ", "reverse" if pane is state.pane else "dim")
-    roles = RoleLayout(frame.status.facts.role)
-    if state.pane is Pane.TREE:
-        made = [Text(line) for line in list(tree.text(detail, roles, width))[2:]]
+    heading, lines = drawn_pane(state.pane, detail, RoleLayout(frame.status.facts.role), width)
+    return [head, Text(), *heading], lines
+
+
+def drawn_pane(
+    pane: Pane, detail: VmDetail, roles: RoleLayout, width: int, most: int | None = None
+) -> tuple[list[Text], list[Text]]:
+    """One of a VM's panes, its heading apart; of a tree's parts no more than `most` lines each."""
+    if pane is Pane.TREE:
+        made = [Text(line) for line in list(tree.text(detail, roles, width, most))[2:]]
         heading, lines = made[:1], made[1:]
-    elif state.pane is Pane.HISTOGRAMS:
+    elif pane is Pane.HISTOGRAMS:
         heading, lines = [], _histograms(detail, width)
     else:
         heading, lines = _zaps(detail, roles)
     for line in heading:
         line.stylize("bold")
-    return [head, Text(), *heading], lines
+    return heading, lines
 
 
 def _curve(vm: VmSnapshot, width: int) -> list[Text]:

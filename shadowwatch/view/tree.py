@@ -8,7 +8,8 @@ for an orphan otherwise: events do not tell which roots a vCPU has loaded.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import takewhile
+from itertools import islice, takewhile
+from shlex import quote
 from typing import Any, NamedTuple
 
 from shadowwatch.mmu.page import SPT_MASK
@@ -111,8 +112,10 @@ def _cells(forest: Forest, row: _Row, roles: RoleLayout, now_ns: int) -> tuple[s
     return (place, str(page.position), children, parented, flags(roles, page.role), _note(forest, page))
 
 
-def text(detail: VmDetail, roles: RoleLayout, width: int | None = None) -> Iterator[str]:
+def text(detail: VmDetail, roles: RoleLayout, width: int | None = None, most: int | None = None) -> Iterator[str]:
     """Lines for people, without roles where these would make them wider than `width`.
+
+    No more than `most` of the tree and `most` of the orphans, and then a line that says how to see the others.
 
     A line is a page: the index of the spte that points to it, its place on active_mmu_pages (0 is the newest),
     its children, how long ago a child was last linked beneath it, and its role.
@@ -120,12 +123,15 @@ def text(detail: VmDetail, roles: RoleLayout, width: int | None = None) -> Itera
     forest = Forest(detail, roles)
     seen: set[int] = set()
     vm = detail.vm
-    rows = [_cells(forest, row, roles, detail.now_ns) for row in forest.rows(forest.roots, seen)]
-    lower = [_cells(forest, row, roles, detail.now_ns) for row in forest.rows(forest.orphans, seen)]
+    tree_rows = list(islice(forest.rows(forest.roots, seen), most))
+    orphans = list(islice(forest.rows(forest.orphans, seen), most))
     # Only damaged events can lead to pages that are below one another; they are shown all the same.
-    for page in detail.pages:
+    for page in detail.pages if most is None else ():
         if page.spt not in seen:
-            lower += [_cells(forest, row, roles, detail.now_ns) for row in forest.rows([page], seen)]
+            orphans += forest.rows([page], seen)
+    left = len(detail.pages) - len({row.page.spt for row in (*tree_rows, *orphans)})
+    rows = [_cells(forest, row, roles, detail.now_ns) for row in tree_rows]
+    lower = [_cells(forest, row, roles, detail.now_ns) for row in orphans]
     heading = ("spte: page", "list", "children", "parented ago", "role", "")
     widths = [max(map(len, column)) for column in zip(heading, *rows, *lower, strict=True)]
     too_wide = width is not None and sum(widths) + 2 * len(widths[1:]) > width
@@ -151,6 +157,9 @@ def text(detail: VmDetail, roles: RoleLayout, width: int | None = None) -> Itera
         yield ""
         yield "orphans: no spte points to them, they wait for reuse or reclaim"
         yield from map(line, lower)
+    if left:
+        yield ""
+        yield f"{_count(left, 'more page')}: shadowwatch tree {quote(vm.name)} shows all"
     if vm.newest_first:
         yield ""
         yield "reclaim takes the newest pages first, as Linux 5.9 to 5.11.1 did by mistake"
