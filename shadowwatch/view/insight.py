@@ -37,7 +37,7 @@ def insight(rows: Sequence[Row], status: Status) -> str:
         return f"{newest}: reclaim takes the newest pages, as Linux 5.9 to 5.11.1 did by mistake; boot another kernel."
     if not living[0].seconds:
         return "Measuring: rates come with the next update."
-    worst = max(living, key=_badness)
+    worst = ranked(living)[0]
     name, rate = worst.vm.name, worst.rate(RECLAIMED)
     if not rate:
         return "KVM reclaims no shadow pages now."
@@ -54,6 +54,15 @@ def insight(rows: Sequence[Row], status: Status) -> str:
         few = f"Only {recent:,} of the {directories:,} {_DIRECTORIES} had just gained a child"
         return f"{thrashes} {few}, {_NOT_TO_BLAME}{_needs(worst)}"
     return f"{thrashes} None of the {_DIRECTORIES} had just gained a child, {_NOT_TO_BLAME}{_needs(worst)}"
+
+
+def ranked(rows: Sequence[Row]) -> list[Row]:
+    """The VMs in the order in which they need somebody: the one that fares worst is first, those that ended are last.
+
+    Of those that fare alike, those come first that have had more recently parented zaps, then by their names.
+    """
+    by_name = sorted(rows, key=lambda row: row.vm.name)
+    return sorted(by_name, key=lambda row: (not row.vm.ended, *_badness(row), RECENT(row.vm)), reverse=True)
 
 
 def _turnover(row: Row) -> float:
