@@ -12,8 +12,10 @@ from pathlib import Path
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>shadowwatch: runbook</title>
-<style>body{{font:16px/1.5 system-ui,sans-serif;margin:3em auto;max-width:46em;padding:0 1em}}
-h2:target{{background:#ff9}}code{{background:#eee}}</style></head>
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<style>:root{{color-scheme:light dark}}
+body{{font:16px/1.5 system-ui,sans-serif;margin:3em auto;max-width:46em;padding:0 1em;overflow-wrap:anywhere}}
+h2:target{{background:Mark;color:MarkText}}code{{background:color-mix(in srgb,Canvas 90%,CanvasText)}}</style></head>
 <body>
 {body}
 <p><a href="/">All VMs</a></p></body></html>
