@@ -46,6 +46,9 @@ the configuration; /usr/share/doc/shadowwatch/examples has it with all defaults
 .TP
 .I /run/shadowwatch/control
 the daemon's socket, for root and the members of the group shadowwatch
+.TP
+.I /var/lib/shadowwatch/cost.json
+what a page fault takes on this host, as \fBcost\fR measured it last
 .SH SEE ALSO
 .BR systemctl (1),
 .BR journalctl (1);

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from shadowwatch import __version__
-from shadowwatch.commands import audit, doctor, info, plot, record, replay, run, simulate, top, tree
+from shadowwatch.commands import audit, cost, doctor, info, plot, record, replay, run, simulate, top, tree
 from shadowwatch.commands.streams import Output, forget_odd_sizes
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.service.log import Level, say
@@ -17,7 +17,7 @@ from shadowwatch.service.log import Level, say
 NOT_UNDERSTOOD = 2
 
 #: In the order of help.
-COMMANDS = (doctor, run, top, tree, record, info, replay, plot, simulate, audit)
+COMMANDS = (doctor, run, top, tree, cost, record, info, replay, plot, simulate, audit)
 
 
 def parser() -> argparse.ArgumentParser:

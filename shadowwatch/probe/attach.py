@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,13 @@ def load(plan: Plan, ring_pages: int) -> Any:
     Takes some seconds and 100 MB (LLVM), which go with the exec of the other half.
     Raises ShadowwatchError when bcc is not the one it should be, or refuses.
     """
+    # A probe whose definitions are not known is not attached, but its text is compiled with the others.
+    unknown = {name: 0 for name in (*DEFINES, "MMU_PAGE_ZAP_PTE", "MMU_PAGE_ZAP_PTE_END") if name not in OPTIONAL}
+    return load_program("mmu.bpf.c", plan, {**unknown, **plan.defines, "RING_PAGES": ring_pages, "MAX_VMS": MOST_VMS})
+
+
+def load_program(source: str, plan: Plan, defines: Mapping[str, int]) -> Any:
+    """Do so with this file of bpf/ and these definitions."""
     try:
         from bcc import BPF
     except ImportError as error:
@@ -50,19 +58,18 @@ def load(plan: Plan, ring_pages: int) -> Any:
             f"bcc for Python cannot be used ({error}); apt install python3-bpfcc (bcc on PyPI is another project)"
         ) from None
     folder = source_folder()
-    defines = {**plan.defines, "RING_PAGES": ring_pages, "MAX_VMS": MOST_VMS}
-    # A probe whose definitions are not known is not attached, but its text is compiled with the others.
-    unknown = {name: 0 for name in (*DEFINES, "MMU_PAGE_ZAP_PTE", "MMU_PAGE_ZAP_PTE_END") if name not in OPTIONAL}
-    flags = [f"-D{name}={value:#x}ULL" for name, value in {**unknown, **defines}.items()]
+    flags = [f"-D{name}={value:#x}ULL" for name, value in defines.items()]
     symbol = "the BPF program"
     try:
-        bpf = BPF(text=(folder / "mmu.bpf.c").read_text(), cflags=[f"-I{folder}", *flags])
+        bpf = BPF(text=(folder / source).read_text(), cflags=[f"-I{folder}", *flags])
         for attachment in plan.attachments:
             symbol = attachment.symbol
             if attachment.kind == "raw_tracepoint":
                 bpf.attach_raw_tracepoint(tp=symbol, fn_name=attachment.program)
             elif attachment.kind == "kprobe":
                 bpf.attach_kprobe(event=symbol, fn_name=attachment.program)
+            elif attachment.kind == "kretprobe":
+                bpf.attach_kretprobe(event=symbol, fn_name=attachment.program)
     except Exception as error:  # bcc raises bare Exception
         raise ShadowwatchError(
             f"bcc could not load or attach {symbol}: {error}; `shadowwatch doctor` shows what this host lacks"

@@ -18,7 +18,7 @@ from shadowwatch.probe.layouts import Layouts, completed
 #: Kernel and modules are in the last 2 GiB of the address space, so these bits tell a place in them.
 LOWER_HALF = 0xFFFF_FFFF
 
-#: The structs that the probes look into, and which of their members (see plan.py), and two
+#: The structs that the probes look into, and which of their members (see plan.py and cost.py), and two
 #: that tell kernels apart (see layouts.py). "a.b" is what member b of struct a is.
 LAYOUTS = {
     "kvm_mmu_page": ("link", "tdp_mmu_page", "unsync", "mmu_valid_gen", "role", "gfn", "spt", "parent_ptes"),
@@ -29,9 +29,10 @@ LAYOUTS = {
     "kvm_arch": ("n_used_mmu_pages", "n_max_mmu_pages", "mmu_valid_gen", "active_mmu_pages", "tdp_mmu_enabled"),
     "kvm_vcpu": ("kvm",),
     "mm_struct": ("arg_start", "arg_end", "owner"),
-    "task_struct": ("mm", "tgid"),
+    "task_struct": ("mm", "tgid", "se"),
     "kvm_vm_stat": ("generic", "mmu_cache_miss", "mmu_recycled", "mmu_shadow_pages", "mmu_shadow_zapped", "pages"),
     "bpf_link_info.perf_event.kprobe": ("missed",),
+    "sched_entity": ("exec_start", "sum_exec_runtime"),
 }
 ROLE = "kvm_mmu_page_role"
 

@@ -13,8 +13,8 @@ from shadowwatch.probe.host import LOWER_HALF, Host, function_of
 class Hook:
     """A way to serve a probe point.
 
-    `kind` is kprobe, raw_tracepoint, or symbol or member, which are only read; `target` the
-    kernel's name; `program` the function in bpf/mmu.bpf.c that is attached, if any; it makes use
+    `kind` is kprobe, kretprobe, raw_tracepoint, or symbol or member, which are only read; `target`
+    the kernel's name; `program` the function in bpf/ that is attached, if any; it makes use
     of the definitions in `needs` besides those that all use. A
     `patched` hook is for the KVM of patches/ alone: names do not tell, for other kernels had
     functions of these names with other arguments. `clones` are the suffixes that compilers
@@ -48,8 +48,8 @@ class Point:
 
 _WALK = ("KVM_VM_LIST", "SP_PARENT_PTES", "DESC_MORE", "DESC_SPTES")
 
-#: The probe points. A probe for a new kernel is one more hook here, the best one first. Why
-#: kprobes where fentry would be cheaper: the verifier looks up the name that BTF has, which a
+#: The probe points; `shadowwatch cost` has its own in cost.py. A probe for a new kernel is one more hook here, the best
+#: one first. Why kprobes where fentry would be cheaper: the verifier looks up the name that BTF has, which a
 #: clone's symbol has not, and Debian 5.10's kvm.ko has no BTF.
 POINTS = (
     Point(
@@ -175,9 +175,12 @@ POINTS = (
     ),
 )
 
-#: name in bpf/mmu.bpf.c -> where it comes from, as struct members whose offsets add up; of more
-#: ways the first that this kernel has.
-DEFINES: Mapping[str, tuple[tuple[tuple[str, str], ...], ...]] = {
+#: name in bpf/ -> where it comes from, as struct members whose offsets add up; of more ways the first that this kernel
+#: has.
+Defines = Mapping[str, tuple[tuple[tuple[str, str], ...], ...]]
+
+#: Those of bpf/mmu.bpf.c.
+DEFINES: Defines = {
     "SP_LINK": ((("kvm_mmu_page", "link"),),),
     "SP_TDP_MMU_PAGE": ((("kvm_mmu_page", "tdp_mmu_page"),),),
     "SP_ROLE": ((("kvm_mmu_page", "role"),),),
@@ -296,14 +299,14 @@ def _symbol(hook: Hook, host: Host, defines: Mapping[str, int]) -> str | None:
     for suffix in ("", *hook.clones):
         # A symbol to read must have an address, which the kernel may hide.
         address = host.symbols.get(hook.target + suffix)
-        if address or (address is not None and hook.kind == "kprobe"):
+        if address or (address is not None and hook.kind in ("kprobe", "kretprobe")):
             return hook.target + suffix
     return None
 
 
-def _defines(host: Host) -> dict[str, int]:
+def _defines(host: Host, ways_to: Defines) -> dict[str, int]:
     defines = {}
-    for name, ways in DEFINES.items():
+    for name, ways in ways_to.items():
         for way in ways:
             offsets = [host.layouts.get(struct, {}).get(member) for struct, member in way]
             if None not in offsets:
@@ -322,13 +325,13 @@ def _defines(host: Host) -> dict[str, int]:
     return defines
 
 
-def make_plan(host: Host) -> Plan:
+def make_plan(host: Host, points: tuple[Point, ...] = POINTS, ways: Defines = DEFINES) -> Plan:
     """Choose the best hook that this host has for each probe point."""
-    defines = _defines(host)
+    defines = _defines(host, ways)
     attachments = []
     missing = []
     served: set[str] = set()
-    for point in POINTS:
+    for point in points:
         for hook in point.hooks:
             symbol = _symbol(hook, host, defines)
             if symbol and (not point.by or point.by in served):

@@ -42,7 +42,10 @@ struct kvm_vm_stat { u64 generic, mmu_shadow_zapped; };
 struct kvm { char lock[64]; struct list_head vm_list; struct kvm_vm_stat stat; struct kvm_arch arch;
              int userspace_pid; };
 struct kvm_vcpu { int id; struct kvm *kvm; };
+struct sched_entity { u64 load, exec_start, sum_exec_runtime; };
+struct task_struct { u64 state; struct sched_entity se; };
 struct kvm the_kvm; struct kvm_mmu_page the_page; struct pte_list_desc the_desc; struct kvm_vcpu the_vcpu;
+struct task_struct the_task;
 """
 
 
@@ -109,11 +112,12 @@ def test_a_whole_host_is_read(root: Path) -> None:
         "kvm_arch": {"n_used_mmu_pages": 0, "n_max_mmu_pages": 16, "active_mmu_pages": 24},
         "kvm_vcpu": {"kvm": 8},
         "mm_struct": {},
-        "task_struct": {},
         "kvm_vm_stat": {"generic": 0, "mmu_shadow_zapped": 8},
         "kvm.mmu_lock": {},
         "rwbase_rt": {},
         "bpf_link_info.perf_event.kprobe": {},
+        "task_struct": {"se": 8},
+        "sched_entity": {"exec_start": 8, "sum_exec_runtime": 16},
     }
     assert host.role == {"level": (0, 4), "invalid": (11, 1)}
 
