@@ -9,6 +9,7 @@ from tests.lab.command import output, require
 from tests.lab.kernel import Kernel
 
 VMM = Path(__file__).parent / "vmm.c"
+VMX = Path(__file__).parent / "vmx.h"  # of it, the part for Intel
 INIT = Path(__file__).parent / "guest" / "init"
 NESTED_INIT = Path(__file__).parent / "guest" / "nested-init"
 
@@ -29,5 +30,5 @@ def prepare(cache: Cache, kernel: Kernel) -> Path:
         }
         boot.archive(folder / "nested.cpio", nested)
 
-    inputs: list[Input] = [kernel.version, VMM, INIT, NESTED_INIT, Path(boot.__file__), Path(__file__)]
+    inputs: list[Input] = [kernel.version, VMM, VMX, INIT, NESTED_INIT, Path(boot.__file__), Path(__file__)]
     return cache.artifact(f"programs-{kernel.host.name}", inputs, make)

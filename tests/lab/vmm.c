@@ -5,14 +5,15 @@
  * The guest's addresses lie in D page directories (1 GiB apart) of T page tables (2 MiB apart) each. Under shadow
  * paging each of these costs KVM a shadow page, of which it may keep --pages. The same arguments give the same list
  * on every machine, and so the same counts. With --spread 1 the guest-physical addresses lie as far apart, so that
- * with nested paging it is the tables of that which number D x T. With --nested 1 the guest is a hypervisor on AMD
- * that runs the code in a guest of its own, and the D x T tables are those of its nested paging, which KVM shadows.
+ * with nested paging it is the tables of that which number D x T. With --nested 1 the guest is a hypervisor that runs
+ * the code in a guest of its own, and the D x T tables are those of its nested paging, which KVM shadows.
  *
  * After its rounds, and after every command on its standard input, it prints KVM's own counters as a line of JSON. The
  * commands besides "run", "stats" and "quit" are for what makes KVM drop shadow pages: see commands[]. The end of the
  * input ends it.
  */
 #define _GNU_SOURCE
+#include <cpuid.h>
 #include <dirent.h>
 #include <err.h>
 #include <errno.h>
@@ -39,7 +40,10 @@
 #define HOME		(PTRS - 1)		/* the directory of the guest's own code and list */
 #define REUSED		(HOME - 1)		/* a directory which is a table of another one */
 /* Present, writable, and no walk has to set accessed or dirty; to nested paging each access is a user's. */
-#define PTE_FLAGS	(1 | 2 | (nested ? 4 : 0) | 0x20 | 0x40)
+#define PAGING_FLAGS	(1 | 2 | (nested ? 4 : 0) | 0x20 | 0x40)
+/* To read, to write and to execute: Intel's nested paging has entries of its own kind. */
+#define EPT_FLAGS	(1 | 2 | 4)
+#define PTE_FLAGS	(nested && intel ? EPT_FLAGS : PAGING_FLAGS)
 #define PTE_HUGE	0x80
 
 /* Guest-virtual, at the end of the home directory: the first directory and its first table, and a huge page. */
@@ -48,7 +52,7 @@
 
 #define CR0_FLAGS	(1ull << 0 | 1ull << 5 | 1ull << 16 | 1ull << 31)	/* PE, NE, WP, PG */
 #define CR4_PAE		(1ull << 5)
-#define EFER_FLAGS	(1ull << 8 | 1ull << 10 | (nested ? 1ull << 12 : 0))	/* LME, LMA, SVME */
+#define EFER_FLAGS	(1ull << 8 | 1ull << 10 | (nested && !intel ? 1ull << 12 : 0))	/* LME, LMA, SVME */
 
 #define MSR_VM_HSAVE_PA	0xc0010117
 
@@ -104,7 +108,9 @@ static uint64_t spread, nested, touched = 1, unrest, thread;
 static unsigned char *memory;			/* guest-physical, from 0 to home_size; the directories' data follow it */
 static uint64_t memory_size, home_size, home_used;
 static uint64_t list, cr3, first_directory, first_table;	/* guest-physical addresses */
-static uint64_t flat, vmcb, host_save;				/* likewise, for the guest that has a guest */
+/* Likewise, for the guest that has a guest: on Intel a VMCS and the VMXON region are where the other two are on AMD. */
+static uint64_t flat, vmcb, host_save, vmx_page;
+static int intel;
 static int kvm, vm;
 static pid_t maker;				/* the thread that made the VM */
 static __thread int vcpu;
@@ -263,12 +269,14 @@ static void lay_out_nested(void)
 	};
 	uint64_t *entry = (uint64_t *)(memory + flat), inner_flat = HOME * DIRECTORY_SPAN + flat;
 
-	entry[0] = (flat + 2 * PAGE_SIZE) | PTE_FLAGS;
-	entry[PTRS] = (inner_flat + 2 * PAGE_SIZE) | PTE_FLAGS;
+	entry[0] = (flat + 2 * PAGE_SIZE) | PAGING_FLAGS;
+	entry[PTRS] = (inner_flat + 2 * PAGE_SIZE) | PAGING_FLAGS;
 	for (uint64_t i = 0; i < PTRS; i++)
-		entry[2 * PTRS + i] = i * DIRECTORY_SPAN | PTE_FLAGS | PTE_HUGE;
+		entry[2 * PTRS + i] = i * DIRECTORY_SPAN | PAGING_FLAGS | PTE_HUGE;
 	map(inner_flat + PAGE_SIZE, flat + PAGE_SIZE);
 	map(inner_flat + 2 * PAGE_SIZE, flat + 2 * PAGE_SIZE);
+	if (intel)
+		return;
 	for (size_t i = 0; i < ARRAY_SIZE(fields); i++)
 		set_vmcb(fields[i].offset, fields[i].value);
 	set_vmcb(0x0b0, cr3);
@@ -290,8 +298,8 @@ static void lay_out_memory(void)
 
 	/* Code, list, data that all tables share; two upper levels, the home directory, the others, and the window. */
 	home_size = 1 + list_pages + (spread ? 0 : PTRS) + 2 + 1 + home_tables + directories * (1 + tables) + 1;
-	/* For an inner guest three tables, perhaps one more to map them with, and two pages for AMD's processor. */
-	home_size += nested ? 6 : 0;
+	/* For an inner guest three tables, perhaps one more to map them with, and two pages for the processor, or three. */
+	home_size += nested ? 6 + intel : 0;
 	home_size *= PAGE_SIZE;
 	memory_size = home_size + (spread ? directories * tables * TABLE_SPAN : 0);
 	/* Of what is spread out, the host need give only the pages that the guest touches. */
@@ -308,6 +316,7 @@ static void lay_out_memory(void)
 		flat = take_pages(3);
 		vmcb = take_pages(1);
 		host_save = take_pages(1);
+		vmx_page = intel ? take_pages(1) : 0;
 	}
 	if (!spread)
 		data = take_pages(PTRS);
@@ -360,6 +369,8 @@ static void create_vm(void)
 	limit(mmu_pages);
 }
 
+#include "vmx.h"
+
 /* Give the VM a vCPU, which the thread that calls this runs. */
 static void create_vcpu(uint64_t id)
 {
@@ -389,8 +400,12 @@ static void create_vcpu(uint64_t id)
 	sregs.cr3 = nested ? flat : cr3;
 	sregs.cr4 = CR4_PAE;
 	sregs.efer = EFER_FLAGS;
+	if (nested && intel) {
+		enable_vmx();
+		sregs.cr4 |= CR4_VMXE;
+	}
 	control(vcpu, KVM_SET_SREGS, &sregs, "KVM_SET_SREGS");
-	if (nested && control(vcpu, KVM_SET_MSRS, &msrs, "KVM_SET_MSRS") != 1)
+	if (nested && !intel && control(vcpu, KVM_SET_MSRS, &msrs, "KVM_SET_MSRS") != 1)
 		errx(1, "KVM refused MSR_VM_HSAVE_PA");
 }
 
@@ -402,7 +417,9 @@ static uint64_t address_of(const char *code)
 static void run_guest(struct kvm_regs regs)
 {
 	regs.rflags = 2;
-	if (nested) {
+	if (nested && intel) {
+		enter_vmx(&regs);
+	} else if (nested) {
 		set_vmcb(VMCB_RIP, regs.rip);
 		set_vmcb(VMCB_RAX, regs.rax);
 		regs.rip = guest_vmrun - guest_code;
@@ -414,7 +431,9 @@ static void run_guest(struct kvm_regs regs)
 			err(1, "KVM_RUN");
 	if (run->exit_reason != KVM_EXIT_HLT)
 		errx(1, "the guest stopped with exit reason %u before its end", run->exit_reason);
-	if (nested && memory[vmcb + VMCB_EXIT_CODE] != EXIT_CODE_HLT)
+	if (nested && intel)
+		check_vmx();
+	else if (nested && memory[vmcb + VMCB_EXIT_CODE] != EXIT_CODE_HLT)
 		errx(1, "the inner guest did not come to its end: is this kvm_amd with npt=1 nested=1?");
 }
 
@@ -738,7 +757,11 @@ static void parse(char **argument)
 
 int main(int argc, char **argv)
 {
+	unsigned int ignored, vendor = 0;
+
 	parse(argc ? argv + 1 : argv);
+	__get_cpuid(0, &ignored, &vendor, &ignored, &ignored);
+	intel = vendor == signature_INTEL_ebx;
 	setvbuf(stdin, NULL, _IONBF, 0);	/* poll() does not see what is in a buffer */
 	lay_out_memory();
 	if (thread && (errno = pthread_join(begin(make), NULL)))
