@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,10 @@ import pytest
 from shadowwatch.capture.format import Reader
 from shadowwatch.event.abi import RECORD, STEP_RECORDS, Event, Flags, Kind, decode
 from tests.kernel.causes import TRIGGERS, Trigger
+from tests.kernel.filed import filed_as_the_stack_says
 from tests.kernel.watched import AUDITS, Watched, audited
-from tests.kernel.witness import ZapStacks, by_cause, recursive
 from tests.lab.machine import Lab
-from tests.lab.scrape import PORT, Metrics, scrape_until
+from tests.lab.scrape import PORT, scrape_until
 from tests.lab.workload import Vmm, Workload
 
 #: What a walk can do in one hit of a probe: SHADOWWATCH_STEP_MOST in bpf/event.h.
@@ -34,37 +33,6 @@ vcpus = [fcntl.ioctl(vm, 0xAE41, 0) for vm in twins]  # KVM_CREATE_VCPU
 print(os.getpid(), flush=True)
 signal.pause()
 """
-
-
-def zaps(metrics: Metrics) -> Counter[str]:
-    """All VMs' zaps by cause, second zaps of roots with those that free a root."""
-    causes = Counter({cause: int(count) for cause, count in metrics.by("cause", "zaps_total").items()})
-    causes["root_free"] += int(metrics.sum("root_zaps_total"))
-    return +causes
-
-
-def filed_as_the_stack_says(watched: Watched, trigger: Trigger) -> None:
-    """Pull a trigger, and compare the daemon's zaps by cause with the kernel's stack traces; then audit."""
-    vm = trigger.workload().name
-    with Vmm(watched.lab, trigger.workload()) as vmm:
-        watched.settled(vm, vmm.finished().counters["mmu_cache_miss"])
-        audited(watched, vm)
-        with ZapStacks(watched.lab) as stacks:
-            before = watched.metrics()
-            trigger.pull(watched.lab, vmm)
-            counts = stacks.counts()
-        witness = by_cause(counts)
-        metrics = scrape_until(
-            watched.port, lambda metrics: (zaps(metrics) - zaps(before)).total() >= witness.total(), seconds=60
-        )
-        assert zaps(metrics) - zaps(before) == +witness
-        name = "recursive_zaps_total"
-        assert metrics.sum(name) - before.sum(name) == recursive(counts)
-        if trigger.cause:
-            assert witness[trigger.cause] > 0
-            assert any(trigger.leads_to(stack) for stack in counts)
-        if trigger.name != "teardown":
-            audited(watched, vm)
 
 
 @pytest.mark.parametrize("trigger", [each for each in TRIGGERS.values() if not each.nested], ids=lambda each: each.name)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.kernel.causes import TRIGGERS, Trigger
-from tests.kernel.test_exact import filed_as_the_stack_says
+from tests.kernel.filed import filed_as_the_stack_says
 from tests.kernel.watched import AUDITS, Watched
 from tests.lab.hosts import DEFAULT, HOSTS
 from tests.lab.machine import Lab, say
