@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from tests.kernel.causes import TRIGGERS
-from tests.kernel.test_exact import filed_as_the_stack_says
+from tests.kernel.filed import filed_as_the_stack_says
 from tests.kernel.watched import Watched
 from tests.lab.machine import Lab
 

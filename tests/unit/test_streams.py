@@ -37,6 +37,7 @@ WORDS = {
     "plot": "plot -o {}.svg {}",
     "simulate": "simulate {}",
     "audit": "audit --help",
+    "cost": "cost --help",
 }
 
 
