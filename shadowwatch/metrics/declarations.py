@@ -330,6 +330,13 @@ DAEMON_METRICS = (
         ("mmu", "meaning"),
     ),
     DaemonMetric(
+        "table_build_seconds",
+        "gauge",
+        "What a page fault takes for each page table that it builds, as `shadowwatch cost` measured it last on this"
+        " kernel.",
+        lambda _, facts: () if facts.table_seconds is None else _one(facts.table_seconds),
+    ),
+    DaemonMetric(
         "probe_attached",
         "gauge",
         "1 for each probe point that has a probe, with the kernel symbol or tracepoint that it is attached to.",

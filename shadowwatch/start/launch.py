@@ -92,6 +92,7 @@ def collect(
         functions=host.functions,
         paging=paging(host),
         recent_seconds=arguments.recent_seconds,
+        table_seconds=_table_seconds(host.release),
     )
     handover = Handover(
         ring=attached.ring,
@@ -118,3 +119,17 @@ def collect(
         seconds=getattr(arguments, "seconds", None),
     )
     execute(handover, attached.links, user)
+
+
+def _table_seconds(kernel: str) -> float | None:
+    """What `shadowwatch cost` measured last on this kernel; a file that is not its own is said to be one."""
+    from shadowwatch.cost import stored
+    from shadowwatch.errors import ShadowwatchError
+    from shadowwatch.service.log import Level, say
+
+    try:
+        found = stored()
+    except ShadowwatchError as error:
+        say(str(error), Level.WARNING)
+        return None
+    return found.table_seconds if found and found.kernel == kernel else None

@@ -39,6 +39,8 @@ class Tick(NamedTuple):
 class Row:
     """A VM now and at the look before, so many seconds apart; `tdp`: its host has the TDP MMU.
 
+    `table_seconds` is what it takes there to build a page table, None if that was not measured.
+
     `before` is None when the VM was not there then; at the first look `seconds` is 0, and no change is known.
     `ticks` are the last looks at it, the newest last.
     """
@@ -48,10 +50,23 @@ class Row:
     seconds: float
     tdp: bool = False
     ticks: Sequence[Tick] = ()
+    table_seconds: float | None = None
 
     def change(self, count: Callable[[VmSnapshot], int]) -> int:
         """How much a count grew since the look before; all of it came since when the VM was not there then."""
         return count(self.vm) - (count(self.before) if self.before else 0) if self.seconds else 0
+
+    def loses(self) -> tuple[float, float]:
+        """The part of a processor that reclaim takes under mmu_lock, and that building again what it took does.
+
+        At least and at most; without the second where `table_seconds` is not known.
+        """
+        if not self.seconds:
+            return 0.0, 0.0
+        built = self.change(REFAULTS) * (self.table_seconds or 0.0)
+        before = self.before.reclaim_ns if self.before else (0, 0)
+        least, most = (max(0, now - then) / 1e9 for now, then in zip(self.vm.reclaim_ns, before, strict=True))
+        return (built + least) / self.seconds, (built + most) / self.seconds
 
     def rate(self, count: Callable[[VmSnapshot], int]) -> float:
         """The same for each second."""
@@ -183,6 +198,13 @@ COLUMNS: Mapping[str, Column] = {
             lambda row, _: f"{_share(row):.0%}" if row.change(DIRECTORIES) else "–",
             alarm=True,
         ),
+        Column(
+            "loses",
+            "loses",
+            "part of a processor that reclaim takes, and building what it took again (if `shadowwatch cost` measured)",
+            lambda row: sum(row.loses()) / 2,
+            lambda row, _: f"{sum(row.loses()) / 2:.1%}" if row.seconds else "–",
+        ),
         _counter("refaults", "refault/s", "pages allocated again after a zap", REFAULTS),
         _counter("moves", "moves/s", "parents moved up the list (patched KVM)", lambda vm: vm.moves),
         _words("levels", "directories", "directories by level, as level:number", _levels),
@@ -211,7 +233,20 @@ COLUMNS: Mapping[str, Column] = {
 
 #: Those that are left out first on a narrow terminal come last.
 DEFAULT = (
-    *("name", "reclaimed", "recent", "share", "pages", "limit", "fill", "state", "allocated", "refaults", "moves"),
+    *(
+        "name",
+        "loses",
+        "reclaimed",
+        "recent",
+        "share",
+        "pages",
+        "limit",
+        "fill",
+        "state",
+        "allocated",
+        "refaults",
+        "moves",
+    ),
     *("zaps_trend", "causes", "levels", "pid"),
 )
 

@@ -50,7 +50,7 @@ class Frames:
                 ticks.pop()
             if seconds:
                 ticks.append(Tick(now.now_ns, vm.all_pages, vm.all_zaps - (then.all_zaps if then else 0)))
-            rows.append(Row(vm, then, seconds, tdp, tuple(ticks)))
+            rows.append(Row(vm, then, seconds, tdp, tuple(ticks), status.facts.table_seconds))
         for name in self._ticks.keys() - {vm.name for vm in now.vms}:
             del self._ticks[name]
         cpu = None

@@ -22,6 +22,8 @@ _DIRECTORIES = "directories among them (tables that point to tables)"
 _NOT_TO_BLAME = "so the order of reclaim is not to blame"
 #: A limit that spares a smaller share of the refaults is not worth its memory.
 LITTLE = 0.1
+#: Less of a processor is not worth a sentence.
+LITTLE_TIME = 0.005
 
 
 def insight(rows: Sequence[Row], status: Status) -> str:
@@ -45,6 +47,7 @@ def insight(rows: Sequence[Row], status: Status) -> str:
         few = f"few for its limit of {worst.vm.limit:,}; it does not thrash"
         return f"{name}: KVM reclaims {rate:,.0f} shadow pages/s, {few}."
     thrashes = f"{name} thrashes: KVM reclaims {rate:,.0f} shadow pages/s to keep to its limit of {worst.vm.limit:,}."
+    thrashes += _time(worst)
     directories = worst.change(DIRECTORIES)
     recent = worst.change(RECENT)
     if directories and recent / directories >= LARGE_SHARE:
@@ -65,6 +68,15 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
     return sorted(by_name, key=lambda row: (not row.vm.ended, *_badness(row), RECENT(row.vm)), reverse=True)
 
 
+def _time(row: Row) -> str:
+    """What that takes, in a sentence; nothing where it is too little to say."""
+    least, most = row.loses()
+    if most < LITTLE_TIME:
+        return ""
+    what = "It" if row.table_seconds else "Reclaim alone"
+    return f" {what} takes {(least + most) / 2:.0%} of a processor ({least:.0%} to {most:.0%})."
+
+
 def _turnover(row: Row) -> float:
     """How many times its limit a VM reclaims in a second."""
     return row.rate(RECLAIMED) / max(1, row.vm.limit)
@@ -74,9 +86,9 @@ def _thrashes(row: Row) -> bool:
     return _turnover(row) * THRASHING_SECONDS >= 1
 
 
-def _badness(row: Row) -> tuple[bool, float, float]:
-    """A VM that thrashes is worse than any that does not, and then one with more recently parented zaps."""
-    return _thrashes(row), row.rate(RECENT), _turnover(row)
+def _badness(row: Row) -> tuple[bool, float, float, float]:
+    """A VM that thrashes is worse than any that does not, and then one that loses more time, in whole percents."""
+    return _thrashes(row), round(sum(row.loses()) / 2, 2), row.rate(RECENT), _turnover(row)
 
 
 def _cure(row: Row, status: Status) -> str:

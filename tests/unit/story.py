@@ -35,6 +35,7 @@ FACTS = Facts(
     role=ROLE,
     functions=FUNCTIONS,
     paging="shadow",
+    table_seconds=0.0001,
 )
 
 #: The functions that stand for what a test wants to say.

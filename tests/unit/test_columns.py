@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from shadowwatch.errors import ShadowwatchError
@@ -16,6 +18,18 @@ from tests.unit.test_text import a_bit_of_everything
 def vm(name: str) -> VmSnapshot:
     """One of the lively VMs at the end."""
     return next(vm for vm in watched().snapshot().vms if vm.name == name)
+
+
+def test_what_a_vm_loses_is_reclaim_and_what_is_built_again() -> None:
+    """Since the last look, at least and at most; without what was measured on this kernel, reclaim alone."""
+    vm = replace(watched().snapshot().vms[0], refaults={1: 1000, 2: 200}, reclaim_ns=(10**8, 2 * 10**8))
+    before = replace(vm, refaults={1: 200}, reclaim_ns=(0, 10**8))
+    assert Row(vm, before, 10.0).loses() == pytest.approx((0.01, 0.01))
+    assert Row(vm, None, 10.0).loses() == pytest.approx((0.01, 0.02))
+    assert Row(vm, before, 10.0, table_seconds=0.0002).loses() == pytest.approx((0.03, 0.03))
+    assert Row(vm, before, 0.0).loses() == (0.0, 0.0)
+    restarted = replace(before, reclaim_ns=(10**9, 10**9), refaults={})
+    assert Row(vm, restarted, 10.0).loses() == (0.0, 0.0)
 
 
 def test_a_counter_is_shown_in_each_unit() -> None:

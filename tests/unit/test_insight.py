@@ -93,6 +93,15 @@ def test_thrashing_without_recently_parented_directories_is_not_blamed_on_the_or
         )
 
 
+def test_what_it_takes_is_said_with_bounds() -> None:
+    """Of reclaim alone until a fault was measured on this kernel; nothing where it is next to nothing."""
+    (row, *_) = rows(reclaim_ns=(3 * 10**8, 5 * 10**8), refaults={1: 3000})
+    assert " limit of 64. Reclaim alone takes 4% of a processor (3% to 5%). " in insight([row], STOCK)
+    measured = replace(row, table_seconds=0.0001)
+    assert " limit of 64. It takes 7% of a processor (6% to 8%). " in insight([measured], STOCK)
+    assert "of a processor" not in insight(rows(reclaim_ns=(10**6, 2 * 10**6)), STOCK)
+
+
 SPARING = (Limited(1.5, 600, 0), Limited(2.0, 300, 40), Limited(3.0, 40, 20), Limited(4.0, 0, 0))
 
 

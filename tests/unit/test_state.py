@@ -82,7 +82,7 @@ def test_the_filter_works_while_it_is_typed() -> None:
 def test_sorting_goes_through_the_columns() -> None:
     """Both ways around, and each way up."""
     assert after(STATE, ">").sort == "share"
-    assert after(STATE, "<", "<", "<").sort == DEFAULT[-1]
+    assert after(STATE, *"<<<<").sort == DEFAULT[-1]
     assert after(STATE, "r").descending is False
     rows = [Row(vm, None, 1.0) for vm in watched().snapshot().vms]
     by_pages = replace(STATE, sort="pages")

@@ -38,7 +38,7 @@ ARROWS = {
     "control": "errors event snapshot source watch capture",
     "view": "errors cost event snapshot mmu source probe simulate capture",
     "config": "errors file simulate metrics control view",
-    "start": "errors event service web probe control",
+    "start": "errors cost event service web probe control",
     "commands": "errors cost event snapshot mmu source web probe simulate watch capture metrics control view config"
     " start",
     "daemon": "errors event service source web probe watch capture metrics control view config start",

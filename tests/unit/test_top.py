@@ -181,7 +181,7 @@ def test_a_pipe_gets_the_table_once_and_whole(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "\x1b" not in done.stdout
     heading, *rows = done.stdout.splitlines()
-    assert heading.split()[:4] == ["VM", "reclaim/s", "recent/s▼", "share"]
+    assert heading.split()[:5] == ["VM", "loses", "reclaim/s", "recent/s▼", "share"]
     assert [row.split()[0] for row in rows] == ["web1", "db1", "idle3", "idle4"]
     assert "quota:" in rows[0]
 
