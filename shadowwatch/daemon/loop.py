@@ -32,6 +32,7 @@ from shadowwatch.event.request import Requests
 from shadowwatch.event.ring import LOOK, Ring
 from shadowwatch.metrics.exporter import open_listener, passed_listener, serve
 from shadowwatch.metrics.text import exposition
+from shadowwatch.pages import Here, Pages
 from shadowwatch.probe.host import kvm_is_loaded, reclaim_policy
 from shadowwatch.service.log import Level, say
 from shadowwatch.service.notify import Watchdog, notify
@@ -300,7 +301,7 @@ class Loop:
         self._end_ns = None if handover.seconds is None else parts.clock() + int(handover.seconds * 1e9)
 
     def _serve(self) -> Server | None:
-        """Serve metrics and the socket, as far as that was asked for."""
+        """Serve metrics, pages and the socket, as far as that was asked for."""
         handover, watch = self._handover, self._watch
 
         def status() -> Status:
@@ -311,7 +312,7 @@ class Loop:
             web = load(handover.settings["web_config_file"], from_texts(handover.web)) if handover.web else Web()
             passed = map(passed_listener, handover.listeners)
             listener, *more = passed if handover.listeners else [open_listener(handover.listen)]
-            server = serve(watch, listener, status, web, *more)
+            server = serve(watch, listener, Pages(Here(watch, status)).answer, web, *more)
         if handover.control >= 0:
             Control(watch, status, self._collection.record).serve(socket(fileno=handover.control))
         return server

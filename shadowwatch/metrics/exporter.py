@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What HTTP serves: /metrics, /-/healthy, /-/ready and a page for people."""
+"""What HTTP serves: /metrics, /runbook, /-/healthy, /-/ready, and the pages that it is given."""
 
 from __future__ import annotations
 
@@ -10,19 +10,15 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from html import escape
 from http import HTTPStatus
 from itertools import chain
 from weakref import ref
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
-from shadowwatch import __version__
 from shadowwatch.errors import ShadowwatchError, clipped
-from shadowwatch.event.facts import PAGING
 from shadowwatch.metrics.runbook import runbook
 from shadowwatch.metrics.text import CONTENT_TYPE, Exposition
-from shadowwatch.source import Status
 from shadowwatch.watch import Watch
 from shadowwatch.web.config import Web
 from shadowwatch.web.server import PIECE, Answer, Server
@@ -37,50 +33,8 @@ SHARE = 0.1
 #: an older one is cut off.
 TEXTS, SMALL = 4, 1 << 20
 
-#: VMs on the page for people.
-ROWS = 100
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>shadowwatch on {host}</title>
-<style>body{{font:16px/1.5 system-ui,sans-serif;margin:3em auto;max-width:46em;padding:0 1em}}
-table{{border-collapse:collapse}}td,th{{padding:.2em 1.2em .2em 0;text-align:right}}
-td:first-child,th:first-child{{text-align:left}}th{{border-bottom:1px solid #999}}</style></head>
-<body><h1>shadowwatch on {host}</h1><p>{about}</p><p>{state}</p>{table}
-<p><a href="/metrics">/metrics</a> · <a href="/runbook">/runbook</a>
-· <a href="/-/healthy">/-/healthy</a> · <a href="/-/ready">/-/ready</a></p>
-<p><small>shadowwatch {version}</small></p></body></html>
-"""
-_HEADINGS = ("VM", "pages", "limit", "zaps by reclaim", "recently parented", "state")
-
-
-def _landing_page(watch: Watch, status: Status) -> str:
-    now, facts = watch.snapshot(), status.facts
-    running = [vm for vm in now.vms if not vm.ended]
-    rows = [
-        (
-            vm.name,
-            vm.all_pages,
-            vm.limit,
-            vm.reclaimed,
-            vm.recently_parented,
-            vm.state,
-        )
-        for vm in sorted(now.vms, key=lambda vm: (-vm.recently_parented, vm.name))[:ROWS]
-    ]
-    texts = [[f"{cell:,}" if isinstance(cell, int) else escape(cell) for cell in row] for row in rows]
-    cells = "".join("<tr>" + "".join(f"<td>{text}</td>" for text in row) + "</tr>" for row in texts)
-    heading = "".join(f"<th>{heading}</th>" for heading in _HEADINGS)
-    more = f"<p>{len(now.vms) - ROWS:,} more VMs are in the metrics.</p>" if len(now.vms) > ROWS else ""
-    kvm = f"KVM patched, policy {status.policy}" if status.policy else "stock KVM"
-    meaning = PAGING[facts.paging]
-    return _PAGE.format(
-        host=escape(facts.host),
-        about=escape(f"Linux {facts.kernel}, {kvm}, {len(facts.probes)} probes. {meaning[0].upper()}{meaning[1:]}."),
-        state=f"VMs: {len(running):,} running, {sum(vm.exact for vm in running):,} of them exact."
-        f" Events: {now.received:,} received, {now.all_lost:,} lost.",
-        table=f"<table><tr>{heading}</tr>{cells}</table>{more}" if rows else "",
-        version=escape(__version__),
-    )
+#: The page of a path, None when that is not a page's.
+PageOf = Callable[[str], Answer | None]
 
 
 class _Text(list[bytes]):
@@ -133,9 +87,7 @@ class _Metrics:
         return self._text
 
 
-def _answers(
-    watch: Watch, status: Callable[[], Status], seen_ns: Callable[[], int] | None = None
-) -> Callable[[str, bool], Answer]:
+def _answers(watch: Watch, page: PageOf, seen_ns: Callable[[], int] | None = None) -> Callable[[str, bool], Answer]:
     seen = seen_ns or (lambda: watch.seen_ns)
     metrics = _Metrics(watch)
     what_to_do = runbook()  # read now: later the daemon may open no file
@@ -150,8 +102,6 @@ def _answers(
                 return Answer(HTTPStatus.OK, CONTENT_TYPE, text.compressed, {"Content-Encoding": "gzip"})
             # Said here, where nobody clears it meanwhile: who gets less than this knows that it is not all.
             return Answer(HTTPStatus.OK, CONTENT_TYPE, text, {"Content-Length": str(sum(map(len, text)))})
-        if path == "/":
-            return plain(_landing_page(watch, status()), type="text/html")
         if path == "/runbook":
             return plain(what_to_do, type="text/html")
         if path == "/-/ready":
@@ -162,7 +112,7 @@ def _answers(
                 said = f"the ring has not been read for {STUCK_SECONDS} seconds\n"
                 return plain(said, HTTPStatus.SERVICE_UNAVAILABLE)
             return plain("healthy\n")
-        return plain("try /, /metrics or /runbook\n", HTTPStatus.NOT_FOUND)
+        return page(path) or plain("try /, /metrics or /runbook\n", HTTPStatus.NOT_FOUND)
 
     return answer
 
@@ -226,13 +176,13 @@ def passed_listener(descriptor: int) -> socket.socket:
 def serve(
     watch: Watch,
     listener: socket.socket,
-    status: Callable[[], Status],
+    page: PageOf,
     web: Web,
     *more: socket.socket,
     seen_ns: Callable[[], int] | None = None,
 ) -> Server:
-    """Serve the watch at this socket, and perhaps at more, from threads of its own.
+    """Serve the watch at this socket, and perhaps at more, from threads of its own; `page` is asked in one of them.
 
     `seen_ns` tells when it was last fed (time.monotonic_ns()), 0 before the first time; by default the watch's clock.
     """
-    return Server(listener, _answers(watch, status, seen_ns), web, *more)
+    return Server(listener, _answers(watch, page, seen_ns), web, *more)

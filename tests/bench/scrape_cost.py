@@ -53,7 +53,7 @@ def scrape_cost() -> list[Figure]:
     with Kernelless() as daemon:
         idle = shares(daemon, REST_SECONDS, REST_REPETITIONS)
         for _ in range(TURNS):
-            records = _events(guests)
+            records = events(guests)
             daemon.put(records)
             watch.take(Batch(time.monotonic_ns(), 0, 0, records))
         resting = shares(daemon, REST_SECONDS, REST_REPETITIONS)
@@ -80,13 +80,13 @@ def measured(vms: int, turns: int, changed: Sequence[int], repetitions: int) -> 
     scraped = []
     with Kernelless() as daemon:
         for _ in range(turns):
-            daemon.put(_events(guests))
+            daemon.put(events(guests))
         request = Request(f"http://{daemon.address}/metrics", headers={"Accept-Encoding": "gzip"})
         for number in changed:
             spent: list[float] = []
             befores, spans, lines = [], [], 0
             for _ in range(repetitions):
-                daemon.put(_events(guests[:number]))
+                daemon.put(events(guests[:number]))
                 # By then it is not the last text that is served.
                 time.sleep(2 * max(spent, default=50) / 1e3 / SHARE)
                 befores.append((time.monotonic_ns() - PERIOD_NS, time.monotonic_ns()))
@@ -101,12 +101,12 @@ def measured(vms: int, turns: int, changed: Sequence[int], repetitions: int) -> 
             scraped.append((number, lines, spent, spans, befores))
         looks = daemon.end()
     return [
-        Scrapes(number, lines, spent, _late(looks, spans), _late(looks, befores))
+        Scrapes(number, lines, spent, late(looks, spans), late(looks, befores))
         for number, lines, spent, spans, befores in scraped
     ]
 
 
-def _events(guests: Sequence[Guest]) -> bytes:
+def events(guests: Sequence[Guest]) -> bytes:
     """Each reclaims some pages and gets others, a directory with seven tables among them."""
     records = []
     for guest in guests:
@@ -116,7 +116,7 @@ def _events(guests: Sequence[Guest]) -> bytes:
     return b"".join(records)
 
 
-def _late(looks: Sequence[int], spans: Sequence[tuple[int, int]]) -> list[float]:
+def late(looks: Sequence[int], spans: Sequence[tuple[int, int]]) -> list[float]:
     """For each span, by how many milliseconds a gap between two looks in it was longer than the loop's period."""
     gaps = list(pairwise(looks))
     return [

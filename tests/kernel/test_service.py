@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -258,6 +259,20 @@ def test_without_root_or_kvm_it_says_so_in_one_sentence(fresh: Watched) -> None:
         " if that fails, switch virtualization on in the firmware\n"
     )
     assert lab.run("shadowwatch doctor", check=False).returncode == 1
+
+
+def test_a_browser_is_shown_the_host_and_each_vm(patched: Watched) -> None:
+    """By the installed daemon, confined as it is: what draws is loaded when somebody asks."""
+
+    def page(path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{patched.port}{path}", timeout=60) as answer:
+            return str(answer.read().decode())
+
+    with Vmm(patched.lab, Workload("browsed", accesses=2_000)) as vmm:
+        vmm.finished()
+    scrape_until(patched.port, lambda metrics: metrics.sum("vm_info", vm="browsed") == 1)
+    assert '<a href="/vm/browsed"' in page("/")
+    assert "<h1>browsed</h1>" in page("/vm/browsed")
 
 
 def test_it_stayed_small_and_silent(patched: Watched) -> None:

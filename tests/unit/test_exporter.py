@@ -16,7 +16,6 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,6 @@ from shadowwatch.metrics.exporter import open_listener, passed_listener, serve, 
 from shadowwatch.metrics.text import exposition
 from shadowwatch.watch import Watch
 from shadowwatch.web.config import Web
-from tests.unit.daemon import STATUS
 from tests.unit.story import FACTS, Story
 
 
@@ -45,9 +43,13 @@ def watching(now_ns: int | None = None) -> Watch:
     return watch
 
 
+def no_page(path: str) -> None:
+    """The pages of those who have none."""
+
+
 def served(watch: Watch, address: str = "127.0.0.1:0") -> str:
     """Serve it without TLS, and return the address."""
-    return serve(watch, open_listener(address), lambda: STATUS, Web()).address
+    return serve(watch, open_listener(address), no_page, Web()).address
 
 
 def get(address: str, path: str) -> tuple[int, str, str]:
@@ -91,33 +93,6 @@ def test_health_follows_the_event_loop() -> None:
     assert get(stuck, "/-/healthy")[::2] == (503, "the ring has not been read for 10 seconds\n")
 
 
-def test_the_landing_page_shows_state_and_escapes_names() -> None:
-    """Host, kernel, KVM, probes, VMs, losses, how many are exact, and links; a VM's name is somebody else's text."""
-    status, content_type, body = get(served(watching()), "/")
-    assert status == 200
-    assert content_type.startswith("text/html")
-    assert "a&lt;b&gt;&quot;c&quot;" in body
-    assert "a<b>" not in body
-    for said in (
-        "<h1>shadowwatch on kvm1</h1>",
-        "Linux 6.1.0-test, KVM patched, policy parents, 2 probes. Shadow paging:",
-        "VMs: 1 running, 1 of them exact. Events: 4 received, 0 lost.",
-        '<a href="/metrics">',
-        '<a href="/runbook">',
-    ):
-        assert said in body
-
-
-@pytest.mark.parametrize(
-    ("paging", "said"), [("tdp_mmu", "TDP MMU in use:"), ("nested", "Nested paging without the TDP MMU:")]
-)
-def test_the_landing_page_keeps_the_capitals_of_names(paging: str, said: str) -> None:
-    """The sentence on paging begins with a capital, and the rest of it is as it is everywhere else."""
-    status = replace(STATUS, facts=replace(FACTS, paging=paging))
-    server = serve(watching(), open_listener("127.0.0.1:0"), lambda: status, Web())
-    assert f" probes. {said} " in get(server.address, "/")[2]
-
-
 def test_the_runbook_is_a_page_with_an_anchor_for_each_alert() -> None:
     """Whole: each section of docs/runbook.md, and each command in it as it is typed."""
     status, content_type, body = get(served(watching()), "/runbook")
@@ -158,7 +133,7 @@ def test_who_never_reads_keeps_no_figures_from_others(monkeypatch: pytest.Monkey
     monkeypatch.setattr(exporter, "SHARE", math.inf)
     monkeypatch.setattr(exporter, "SMALL", 0)
     watch = watching()
-    answer = exporter._answers(watch, lambda: STATUS)
+    answer = exporter._answers(watch, no_page)
     sent = []
     for number in range(1, exporter.TEXTS + 2):
         watch.take(Batch(time.monotonic_ns(), number, 0, b""))
@@ -172,7 +147,7 @@ def test_who_never_reads_keeps_no_figures_from_others(monkeypatch: pytest.Monkey
 def test_nobody_is_cut_off_while_the_figures_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few VMs' are made in no time, also while a hundred scrape: then many more are in memory at a time."""
     monkeypatch.setattr(exporter, "SHARE", math.inf)
-    answer = exporter._answers(watching(), lambda: STATUS)
+    answer = exporter._answers(watching(), no_page)
     sent = [answer("/metrics", False) for _ in range(10 * exporter.TEXTS)]
     assert all(sum(map(len, each.body)) == int(each.headers["Content-Length"]) for each in sent)
     assert {len(each.body) for each in sent} == {1}
@@ -293,7 +268,7 @@ def test_a_descriptor_that_is_not_for_http_is_said_in_one_sentence(kind: str, tm
 def test_all_sockets_are_answered_at() -> None:
     """As with two lines ListenStream=, and who is silent at one holds nobody at another."""
     watch, first, second = watching(), open_listener("127.0.0.1:0"), open_listener("[::1]:0")
-    assert serve(watch, first, lambda: STATUS, Web(), second).address == f"127.0.0.1:{first.getsockname()[1]}"
+    assert serve(watch, first, no_page, Web(), second).address == f"127.0.0.1:{first.getsockname()[1]}"
     with socket.create_connection(first.getsockname()):
         for _ in range(2):
             assert get(f"127.0.0.1:{first.getsockname()[1]}", "/-/healthy")[0] == 200

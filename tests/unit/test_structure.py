@@ -34,14 +34,15 @@ ARROWS = {
     "simulate": "errors event snapshot mmu",
     "watch": "event snapshot mmu simulate",
     "capture": "errors event snapshot mmu source watch",
-    "metrics": "errors event snapshot mmu source web watch",
+    "metrics": "errors event snapshot mmu web watch",
     "control": "errors event snapshot source watch capture",
     "view": "errors cost event snapshot mmu source probe simulate capture",
+    "pages": "errors snapshot source watch web view",
     "config": "errors file simulate metrics control view",
     "start": "errors cost event service web probe control",
-    "commands": "errors cost event snapshot mmu source web probe simulate watch capture metrics control view config"
-    " start",
-    "daemon": "errors event service source web probe watch capture metrics control view config start",
+    "commands": "errors cost event snapshot mmu source web probe simulate watch capture metrics control view pages"
+    " config start",
+    "daemon": "errors event service source web probe watch capture metrics control view pages config start",
     "cli": "errors service commands",
     "__main__": "cli",
 }
