@@ -51,13 +51,13 @@ def index(records: str) -> Index:
     return {name: {version: known[version] for version in newest_first(known)} for name, known in found.items()}
 
 
-def kernels(index: Index, series: str, source: str = "") -> Iterator[KernelSet | MissingError]:
+def kernels(index: Index, series: str, source: str = "", flavour: str = FLAVOUR) -> Iterator[KernelSet | MissingError]:
     """Yield the kernels of a series such as "6.1.", the newest first, or what the archive lacks of them.
 
     With `source`, the name of a package, each has a version of it: its own, or else the newest one of the same
     upstream version, which differs by Debian's own changes.
     """
-    name = re.compile(rf"linux-image-({re.escape(series)}[\w.+~]*(?:-\d[\w.+~]*)?-{FLAVOUR})")
+    name = re.compile(rf"linux-image-({re.escape(series)}[\w.+~]*(?:-\d[\w.+~]*)?-{flavour})")
     releases = {found[1]: versions for package, versions in index.items() if (found := name.fullmatch(package))}
     version_of = {version: release for release, versions in releases.items() for version in versions}
     for version in newest_first(version_of):

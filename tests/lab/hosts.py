@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.lab.archive import FLAVOUR
+
 PATCHES = Path(__file__).resolve().parents[2] / "patches"
 
 
@@ -24,11 +26,12 @@ class Host:
     kernel: tuple[str, ...]  # the Debian suites that have its kernel
     userland: tuple[str, ...]  # …and all the rest, the release itself first
     sources: Sources | None = None
+    flavour: str = FLAVOUR
 
     @property
     def series(self) -> str:
         """What the releases of its kernel begin with."""
-        return f"{self.name.removesuffix('.x')}."
+        return f"{self.name.removesuffix('-rt').removesuffix('.x')}."
 
     @property
     def patches(self) -> list[Path]:
@@ -46,6 +49,8 @@ HOSTS: Mapping[str, Host] = {
         # Debian 11's own bcc and Python are older than what the daemon needs.
         Host("5.10", _BULLSEYE, _BOOKWORM),
         Host("6.1", _BOOKWORM, _BOOKWORM, Sources("linux-source-6.1", "gcc-12")),
+        # PREEMPT_RT, whose locks are others.
+        Host("6.1-rt", _BOOKWORM, _BOOKWORM, flavour="rt-amd64"),
         Host("6.12", _TRIXIE, _TRIXIE, Sources("linux-source-6.12", "gcc-14")),
         Host("7.x", ("trixie-backports",), _TRIXIE),
     )

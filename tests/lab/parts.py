@@ -90,7 +90,7 @@ def _newest(cache: Cache, apt: Apt, host: Host, last: KernelSet | None, *, with_
     """Fetch the newest kernel that fits; or, if that may be an older one, the newest that can be fetched, too."""
     source = host.sources.package if host.sources else ""
     lacks: list[str] = []
-    for found in kernels(apt.kernels(), host.series, source):
+    for found in kernels(apt.kernels(), host.series, source, host.flavour):
         if isinstance(found, MissingError):
             lacks.append(f"no {found} in {apt.places}")
             continue

@@ -131,6 +131,14 @@ def test_a_host_without_patches_needs_no_source(tmp_path: Path, labs: Labs) -> N
     assert (lab.kernel.release, lab.source) == ("5.10.0-46-amd64", None)
 
 
+def test_a_host_of_another_flavour(archive: Archive, labs: Labs) -> None:
+    """Each takes the kernels of its own alone, though one archive has both."""
+    archive.kernel("6.1.0-56-rt-amd64", "6.1.192-1")
+    lines = archive.publish().lines
+    assert labs.make(lines, "6.1-rt", with_patches=False).kernel.release == "6.1.0-56-rt-amd64"
+    assert labs.make(lines).kernel.release == OLD
+
+
 def test_headers_missing(archive: Archive, labs: Labs) -> None:
     """The newest kernel that has some is taken."""
     archive.image(NEW, "6.1.192-2")
