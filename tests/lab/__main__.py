@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     machine.add_argument("--workload", choices=[*WORKLOADS, REAL_GUEST], help="a guest to run in the background")
     machine.add_argument("--pages", type=int, default=64, help="shadow pages that guest may have (%(default)s)")
     machine.add_argument("--memory", default="3G", help="of the lab itself (%(default)s)")
+    machine.add_argument("--processors", type=int, default=1, help="of the lab itself (%(default)s)")
     machine.add_argument("--icount", action="store_true", help="with a clock that counts instructions")
 
     parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
@@ -77,6 +78,7 @@ def _use(options: argparse.Namespace, progress: Progress) -> int:
                 kvm=options.kvm,
                 mode=options.mode,
                 memory=options.memory,
+                processors=options.processors,
                 icount=options.icount,
                 progress=progress,
             )

@@ -36,6 +36,7 @@ class Hardware:
     """What of the machine a test may choose."""
 
     memory: str = "3G"
+    processors: int = 1
     icount: bool = False
 
 
@@ -57,13 +58,15 @@ class Emulator:
         self._console = run / "console.log"
         self._errors = run / "qemu.log"
         icount = ["-icount", "shift=0"] if hardware.icount else []
+        # QEMU before 8.1 (deba78709ae8) may keep a translation of code that another of its threads is changing, as the
+        # kernel does for each probe, and both hang then. One thread is all processors in turn: each may stand still
+        # inside a critical section while the others run.
+        accelerator = "tcg" if hardware.processors == 1 else "tcg,thread=single"
         command = [
             # The kernel ends QEMU with the thread that started it, however that comes to its end.
             *("setpriv", "--pdeathsig=KILL", *program.words, "-name", "shadowwatch-lab,process=qemu-lab"),
-            *("-accel", "tcg", *icount),
-            # One processor: QEMU before 8.1 (deba78709ae8) may keep a translation of code that another processor is
-            # changing, as the kernel does for each probe, and both hang then.
-            *("-cpu", "max,+svm", "-smp", "1", "-m", hardware.memory),
+            *("-accel", accelerator, *icount),
+            *("-cpu", "max,+svm", "-smp", str(hardware.processors), "-m", hardware.memory),
             *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", *qmp.ARGUMENTS),
             *("-serial", f"file:{self._console}"),
             *("-kernel", str(boot.vmlinux), "-initrd", str(boot.initramfs), "-append", " ".join(KERNEL_ARGUMENTS)),

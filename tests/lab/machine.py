@@ -103,11 +103,12 @@ class Lab:
         mode: Mode = "shadow",
         load: bool = True,
         memory: str = "3G",
+        processors: int = 1,
         icount: bool = False,
         progress: Progress = quiet,
     ) -> Self:
         """Boot a fresh lab and load KVM in it, if so wished; `icount` makes its clock count instructions."""
-        hardware = Hardware(memory=memory, icount=icount)
+        hardware = Hardware(memory=memory, processors=processors, icount=icount)
         lab = cls(build(host, kvm, progress), hardware, progress)
         try:
             if load:

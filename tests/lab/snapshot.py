@@ -27,24 +27,27 @@ def ready(
     host: str = DEFAULT,
     kvm: Kvm = "patched",
     daemon: str | None = None,
+    hardware: Hardware = HARDWARE,
     progress: Progress = quiet,
 ) -> Lab:
     """Return a lab with this KVM loaded, and the daemon running in it unless its arguments are None.
 
     It goes on from a state that is kept by this name, and is made when there is none of these parts.
     """
-    parts, state = _prepared(name, host, kvm, daemon, progress)
-    return Lab(parts, HARDWARE, progress, state)
+    parts, state = _prepared(name, host, kvm, daemon, hardware, progress)
+    return Lab(parts, hardware, progress, state)
 
 
 @cache
-def _prepared(name: str, host: str, kvm: Kvm, daemon: str | None, progress: Progress) -> tuple[Parts, Path]:
+def _prepared(
+    name: str, host: str, kvm: Kvm, daemon: str | None, hardware: Hardware, progress: Progress
+) -> tuple[Parts, Path]:
     """Return what the lab is made of, and the state that it goes on from: the same for all labs of a process."""
     parts = build(host, kvm, progress)
 
     def make(folder: Path) -> None:
         progress(f"state: a lab for {name}, once")
-        lab = Lab(parts, HARDWARE, progress)
+        lab = Lab(parts, hardware, progress)
         try:
             lab.load_kvm(kvm)
             if daemon is not None:
@@ -53,15 +56,17 @@ def _prepared(name: str, host: str, kvm: Kvm, daemon: str | None, progress: Prog
         finally:
             lab.close()
 
-    folder = Cache(default_root(), progress).artifact(f"state-{host}-{name}", inputs(parts, kvm, daemon), make)
+    made_from = inputs(parts, kvm, daemon, hardware)
+    folder = Cache(default_root(), progress).artifact(f"state-{host}-{name}", made_from, make)
     return parts, folder / "state.zst"
 
 
-def inputs(parts: Parts, kvm: Kvm, daemon: str | None) -> list[Input]:
+def inputs(parts: Parts, kvm: Kvm, daemon: str | None, hardware: Hardware = HARDWARE) -> list[Input]:
     """Return all that a state is made from: QEMU goes on from one only as the very machine that it was saved of."""
     modules = (emulator, machine, image)
-    found: list[Input] = [kvm, *_parts(parts), parts.emulator.version, *(Path(str(each.__file__)) for each in modules)]
-    return found if daemon is None else [*found, daemon, *_daemon()]
+    found: list[Input] = [kvm, repr(hardware), *_parts(parts), parts.emulator.version]
+    found += [Path(str(each.__file__)) for each in modules]
+    return found if daemon is None else [*found, daemon, *daemon_files()]
 
 
 def _parts(parts: Parts) -> list[str]:
@@ -70,7 +75,7 @@ def _parts(parts: Parts) -> list[str]:
     return [folder.name for folder in [*folders, *([parts.patched] if parts.patched else [])]]
 
 
-def _daemon() -> list[Input]:
+def daemon_files() -> list[Input]:
     """Return the daemon's files, each after its name."""
     found = (path for folder, pattern in DAEMON for path in sorted((CHECKOUT / folder).rglob(pattern)))
     return [given for path in found if path.is_file() for given in (str(path.relative_to(CHECKOUT)), path)]

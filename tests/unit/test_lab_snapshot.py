@@ -10,6 +10,7 @@ import pytest
 from tests.lab import emulator, machine
 from tests.lab.archive import KernelSet
 from tests.lab.boot import Boot
+from tests.lab.emulator import Hardware
 from tests.lab.hosts import HOSTS
 from tests.lab.image import Image
 from tests.lab.kernel import Kernel
@@ -32,6 +33,7 @@ def test_a_state_is_of_one_machine(parts: Parts) -> None:
     """One whose devices, processor or kernel arguments are others does not go on from it."""
     made_from = inputs(parts, "stock", None)
     assert {"boot-1", "image-1", "1:7.2", Path(emulator.__file__), Path(machine.__file__)} <= set(made_from)
+    assert inputs(parts, "stock", None, Hardware(processors=2)) != made_from
 
 
 def test_a_state_with_a_daemon_is_of_one_daemon(parts: Parts) -> None:
