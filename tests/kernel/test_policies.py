@@ -235,7 +235,7 @@ def test_no_policy_harms_the_kernel(patched: Watched) -> None:
     """All of them in turn, while slots and limits change, the shrinker runs and VMs are killed: all is well."""
     lab = patched.lab
     assert lab.run("grep -m 1 __list_add_valid /proc/kallsyms").stdout  # what CONFIG_DEBUG_LIST adds
-    restless = Workload("restless", accesses=2_000, touched=16, unrest=True)
+    restless = Workload("restless", accesses=2_000, touched=16, vcpus=2, unrest=True)
     large = Workload("large", "uniform", 40, 20, 10_000, pages=600)
     killed = [replace(restless, name=f"killed-{number}") for number in range(2)]
     with ExitStack() as open_now:

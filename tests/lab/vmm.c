@@ -8,6 +8,9 @@
  * with nested paging it is the tables of that which number D x T. With --nested 1 the guest is a hypervisor that runs
  * the code in a guest of its own, and the D x T tables are those of its nested paging, which KVM shadows.
  *
+ * With --vcpus N further vCPUs touch the list all the time, each from a place of its own, through the same page tables.
+ * With --rewrites 1 each vCPU that has touched it writes to the directories what is there.
+ *
  * After its rounds, and after every command on its standard input, it prints KVM's own counters as a line of JSON. The
  * commands besides "run", "stats" and "quit" are for what makes KVM drop shadow pages: see commands[]. The end of the
  * input ends it.
@@ -22,6 +25,7 @@
 #include <linux/kvm.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,6 +67,7 @@
 #define EXIT_CODE_HLT	0x78
 
 #define PREFETCHED	8	/* pages that KVM may map along with one, in a block of so many (PTE_PREFETCH_NUM) */
+#define VCPUS		16
 #define UNREST_US	100000	/* between two changes of the VM while its guest runs */
 #define HOT_STAY	1000	/* accesses before the hot directory moves on */
 #define HOT_SHARE	8	/* one access in so many goes anywhere */
@@ -103,7 +108,7 @@ extern const char guest_code[], guest_write[], guest_stos[], guest_reload[], gue
 
 static const char *name, *pattern = "zipf";
 static uint64_t directories = 16, tables = 8, accesses = 30000, seed = 1, mmu_pages = 64, rounds = 1, pause_ms;
-static uint64_t spread, nested, touched = 1, unrest, thread;
+static uint64_t spread, nested, touched = 1, unrest, thread, vcpus = 1, rewrites;
 
 static unsigned char *memory;			/* guest-physical, from 0 to home_size; the directories' data follow it */
 static uint64_t memory_size, home_size, home_used;
@@ -116,6 +121,9 @@ static pid_t maker;				/* the thread that made the VM */
 static __thread int vcpu;
 static __thread struct kvm_run *run;
 static uint64_t rounds_done;
+static pthread_t others[VCPUS + 1];		/* that run until they are to rest */
+static unsigned int others_begun;
+static volatile bool resting;
 static uint64_t number;				/* that came with a command */
 
 static void *checked(void *pointer, const char *what)
@@ -238,6 +246,12 @@ static void map(uint64_t virtual, uint64_t physical)
 	((uint64_t *)(memory + table))[virtual / PAGE_SIZE % PTRS] = physical | PTE_FLAGS;
 }
 
+/* Guest-virtual: where the guest sees a directory itself. */
+static uint64_t directory_window(uint64_t directory)
+{
+	return WINDOW + (2 + directory) * PAGE_SIZE;
+}
+
 static void set_vmcb(uint64_t offset, uint64_t value)
 {
 	memcpy(memory + vmcb + offset, &value, sizeof(value));
@@ -334,6 +348,8 @@ static void lay_out_memory(void)
 	first_table = descend(first_directory, 0);
 	map(WINDOW, first_directory);
 	map(WINDOW + PAGE_SIZE, first_table);
+	for (uint64_t i = 0; rewrites && i < directories; i++)
+		map(directory_window(i), descend(descend(cr3, 0), i));
 	((uint64_t *)(memory + descend(cr3, 0)))[REUSED] = first_table | PTE_FLAGS;
 	if (nested)
 		lay_out_nested();
@@ -437,26 +453,40 @@ static void run_guest(struct kvm_regs regs)
 		errx(1, "the inner guest did not come to its end: is this kvm_amd with npt=1 nested=1?");
 }
 
-static void touch_list(void)
+static void touch_from(uint64_t first)
 {
 	run_guest((struct kvm_regs){
-		.rip = address_of(guest_code), .rsi = HOME * DIRECTORY_SPAN + list, .rcx = accesses,
+		.rip = address_of(guest_code), .rsi = HOME * DIRECTORY_SPAN + list + first * sizeof(uint64_t),
+		.rcx = accesses - first,
 	});
+}
+
+static void rewrite_directories(void)
+{
+	for (uint64_t i = 0; rewrites && i < directories; i++)
+		run_guest((struct kvm_regs){
+			.rip = address_of(guest_write), .rdi = directory_window(i), .rcx = 1,
+			.rax = descend(descend(descend(cr3, 0), i), 0) | PTE_FLAGS,
+		});
+}
+
+/* A further vCPU. */
+static void *accompany(void *id)
+{
+	uint64_t first = (uintptr_t)id * accesses / vcpus;
+
+	for (create_vcpu((uintptr_t)id); !resting; first = 0) {
+		touch_from(first);
+		rewrite_directories();
+	}
+	return NULL;
 }
 
 static void run_round(void)
 {
-	touch_list();
+	touch_from(0);
+	rewrite_directories();
 	rounds_done++;
-}
-
-/* A second vCPU that touches the list all the time, through the same page tables. */
-static void *accompany(void *nothing)
-{
-	create_vcpu(1);
-	for (;;)
-		touch_list();
-	return nothing;
 }
 
 /* Memory that the guest does not use comes and goes, and the limit goes up and down. */
@@ -465,7 +495,7 @@ static void *disturb(void *nothing)
 	static unsigned char spare[PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
 	uint32_t slot = 2 + directories;
 
-	for (;; usleep(UNREST_US)) {
+	for (; !resting; usleep(UNREST_US)) {
 		set_slot(slot, spread_out(slot), spare, PAGE_SIZE);
 		limit(2 * mmu_pages);
 		usleep(UNREST_US);
@@ -482,13 +512,21 @@ static void *make(void *nothing)
 	return nothing;
 }
 
-static pthread_t begin(void *(*routine)(void *))
+static pthread_t begin(void *(*routine)(void *), uintptr_t argument)
 {
 	pthread_t started;
 
-	if ((errno = pthread_create(&started, NULL, routine, NULL)))
+	if ((errno = pthread_create(&started, NULL, routine, (void *)argument)))
 		err(1, "a thread");
 	return started;
+}
+
+/* The other vCPUs, and what changes the VM, come to their end. */
+static void rest(void)
+{
+	resting = true;
+	while (others_begun)
+		pthread_join(others[--others_begun], NULL);
 }
 
 static void quit(void)
@@ -686,6 +724,7 @@ static const struct {
 	{ "share", share },		/* takes a number: of entries */
 	{ "alias", alias },		/* likewise */
 	{ "exec", exec },
+	{ "rest", rest },
 };
 
 /* Do what the lines on standard input ask for, until none has come for so long; -1 waits for ever. */
@@ -731,7 +770,9 @@ static void parse(char **argument)
 		{ "--spread", NULL, &spread, 0, 1 },
 		{ "--nested", NULL, &nested, 0, 1 },
 		{ "--touched", NULL, &touched, 1, PTRS / PREFETCHED },	/* pages of each table */
-		{ "--unrest", NULL, &unrest, 0, 1 },	/* another vCPU, and slots and the limit change, all the time */
+		{ "--vcpus", NULL, &vcpus, 1, VCPUS },
+		{ "--rewrites", NULL, &rewrites, 0, 1 },
+		{ "--unrest", NULL, &unrest, 0, 1 },	/* slots and the limit change, all the time */
 		{ "--thread", NULL, &thread, 0, 1 },	/* the VM is made by a thread, which ends */
 	};
 
@@ -753,6 +794,8 @@ static void parse(char **argument)
 	}
 	if (!name)
 		name = pattern;
+	if (nested && vcpus > 1)
+		errx(2, "a guest with a guest has one vCPU");
 }
 
 int main(int argc, char **argv)
@@ -764,15 +807,15 @@ int main(int argc, char **argv)
 	intel = vendor == signature_INTEL_ebx;
 	setvbuf(stdin, NULL, _IONBF, 0);	/* poll() does not see what is in a buffer */
 	lay_out_memory();
-	if (thread && (errno = pthread_join(begin(make), NULL)))
+	if (thread && (errno = pthread_join(begin(make, 0), NULL)))
 		err(1, "a thread");
 	if (!thread)
 		create_vm();
 	create_vcpu(0);
-	if (unrest) {
-		begin(accompany);
-		begin(disturb);
-	}
+	for (uint64_t id = 1; id < vcpus; id++)
+		others[others_begun++] = begin(accompany, id);
+	if (unrest)
+		others[others_begun++] = begin(disturb, 0);
 	for (run_round(); !rounds || rounds_done < rounds; run_round())
 		obey(pause_ms);
 	print_state();

@@ -31,12 +31,17 @@ class Workload:
     spread: bool = False  # guest-physical memory as well, for when KVM uses nested paging
     nested: bool = False  # in a guest's guest, for when KVM has them
     touched: int = 1  # pages of each table
-    unrest: bool = False  # a second processor, and memory slots and the limit that change, all the time
+    vcpus: int = 1
+    rewrites: bool = False  # of directories
+    unrest: bool = False  # memory slots and the limit that change, all the time
     thread: bool = False  # the VM is made by a thread, which ends
+    processor: int | None = None  # of the lab: all of the VMM runs on it
 
     def argv(self, rounds: int = 1, pause_ms: int = 0) -> list[str]:
         """Return the command for the lab; no rounds means until it is told to end."""
+        pinned = [] if self.processor is None else ["taskset", "-c", str(self.processor)]
         return [
+            *pinned,
             *("/srv/lab/vmm", "--name", self.name, "--pattern", self.pattern, "--seed", str(self.seed)),
             *("--directories", str(self.directories), "--tables", str(self.tables)),
             *("--accesses", str(self.accesses), "--pages", str(self.pages)),
@@ -44,6 +49,7 @@ class Workload:
             *("--spread", str(int(self.spread)), "--nested", str(int(self.nested))),
             *("--touched", str(self.touched), "--unrest", str(int(self.unrest))),
             *("--thread", str(int(self.thread))),
+            *("--vcpus", str(self.vcpus), "--rewrites", str(int(self.rewrites))),
         ]
 
 
