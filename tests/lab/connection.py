@@ -136,7 +136,7 @@ class Connection:
 
 
 def wait_for_server(port: int, alive: Callable[[], bool], seconds: float) -> bool:
-    """Return whether an ssh server greeted on this port before the time was up, or its machine ended."""
+    """Return whether an ssh server greeted on this port before the time was up, or its machine was given up."""
     deadline = time.monotonic() + seconds
     while alive() and time.monotonic() < deadline:
         # QEMU takes the connection at once and drops it while nobody listens in the lab.
