@@ -36,12 +36,13 @@ class Workload:
     unrest: bool = False  # memory slots and the limit that change, all the time
     thread: bool = False  # the VM is made by a thread, which ends
     processor: int | None = None  # of the lab: all of the VMM runs on it
+    yields: bool = False  # the processor to others, the daemon above all: an emulated one is slow
 
     def argv(self, rounds: int = 1, pause_ms: int = 0) -> list[str]:
         """Return the command for the lab; no rounds means until it is told to end."""
-        pinned = [] if self.processor is None else ["taskset", "-c", str(self.processor)]
         return [
-            *pinned,
+            *([] if self.processor is None else ["taskset", "-c", str(self.processor)]),
+            *(["nice", "-n", "19"] if self.yields else []),
             *("/srv/lab/vmm", "--name", self.name, "--pattern", self.pattern, "--seed", str(self.seed)),
             *("--directories", str(self.directories), "--tables", str(self.tables)),
             *("--accesses", str(self.accesses), "--pages", str(self.pages)),
