@@ -35,7 +35,7 @@ soak: .venv/ready ## everything else, one test after another, for hours; goes on
 lab: .venv/ready ## a root shell in the lab; ARGS="--kvm stock --workload zipf --pages 64 --policy parents"
 	@exec $(BIN)/python -m tests.lab shell $(ARGS)
 
-matrix: .venv/ready ## every kernel in every mode against the kernel itself, into docs/matrix.md; ARGS="6.1 7.x" for some
+matrix: .venv/ready ## every kernel in every mode against the kernel itself; goes on where it was stopped; ARGS="6.1 7.x" for some
 	@exec $(BIN)/python -m tests.lab.matrix $(ARGS)
 
 limits: .venv/ready ## what higher limits are said to spare, and what they do, into docs/limits.md

@@ -38,7 +38,7 @@ def test_the_model_is_the_kernels_list(lab: Lab, cell: Cell) -> None:
     """Counts = the kernel's counters, nothing lost, and audits without a difference."""
     for row in watch(lab, cell, accesses=5_000):
         assert row.right, row.line()
-        if row.cell.mode == "shadow" and row.workload != "linux":
+        if row.workload in ("zipf-shadow", "uniform-shadow"):
             assert set(row.causes) == {"quota"}, row.line()
 
 

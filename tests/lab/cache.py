@@ -46,7 +46,7 @@ class Cache:
 
     def artifact(self, kind: str, inputs: Sequence[Input], make: Callable[[Path], None]) -> Path:
         """Return the artifact of these inputs; `make` fills an empty folder when there is none yet."""
-        whole = self.root / f"{kind}-{_key(inputs)}"
+        whole = self.root / f"{kind}-{key(inputs)}"
         self._used[kind] = whole
         if whole.exists():
             return whole
@@ -124,7 +124,8 @@ def default_root() -> Path:
     return Path(base, "shadowwatch", "lab")
 
 
-def _key(inputs: Sequence[Input]) -> str:
+def key(inputs: Sequence[Input]) -> str:
+    """Return a short name for what these are, which is another when any of them is."""
     digest = hashlib.sha256()
     for given in inputs:
         for part in _parts(given):

@@ -34,6 +34,11 @@ class Host:
         return f"{self.name.removesuffix('-rt').removesuffix('.x')}."
 
     @property
+    def runs_guests(self) -> bool:
+        """Whether its KVM takes the lab's AMD processor: PREEMPT_RT's asks for a constant TSC, which that lacks."""
+        return self.flavour == FLAVOUR
+
+    @property
     def patches(self) -> list[Path]:
         """The project's patches for its KVM, in their order."""
         return sorted((PATCHES / f"linux-{self.name}").glob("000[1-9]-*.patch"))

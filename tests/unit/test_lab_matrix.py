@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of the matrix that are kept, so that it goes on where it was stopped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tests.lab.matrix import Cell, Kept, Row, cells, page
+
+CELL = Cell("6.1", "stock", "shadow", processors=2)
+ROW = Row(
+    cell=CELL,
+    release="6.1.0-56-amd64",
+    workload="zipf-shadow",
+    events=12,
+    counters=((4, 4), (3, 3), (3, 3)),
+    audits=2,
+    compared=8,
+    differing=0,
+    causes={"quota": 3},
+    resyncs=0,
+    lost=0,
+    exact=True,
+)
+
+
+def test_a_row_comes_back_as_it_was(tmp_path: Path) -> None:
+    """For its own cell and kernel alone."""
+    Kept(tmp_path / "new/matrix.jsonl").add([ROW])
+    kept = Kept(tmp_path / "new/matrix.jsonl")
+    assert kept.of(CELL, "6.1.0-56-amd64") == [ROW]
+    assert kept.of(CELL, "6.1.0-57-amd64") == []
+    assert kept.of(replace(CELL, processors=1), "6.1.0-56-amd64") == []
+
+
+def test_rows_of_other_sources_are_left_out(tmp_path: Path) -> None:
+    """What the daemon was then is not what it is now."""
+    path = tmp_path / "matrix.jsonl"
+    Kept(path).add([ROW])
+    path.write_text(path.read_text().replace('"key": "', '"key": "another-'))
+    assert Kept(path).of(CELL, "6.1.0-56-amd64") == []
+
+
+def test_rows_of_other_machines_are_on_the_page(tmp_path: Path) -> None:
+    """Those of Intel's processors come from another lab."""
+    intel = replace(ROW, cell=replace(CELL, maker="Intel"))
+    Kept(tmp_path / "matrix.jsonl").add([ROW, intel])
+    besides = Kept(tmp_path / "matrix.jsonl").besides(list(cells(["6.1"], (1, 2))))
+    assert besides == [intel]
+    assert "| 6.1.0-56-amd64 | 2 Intel | stock | shadow | zipf-shadow | 12 |" in page(besides)
+
+
+def test_a_row_with_a_difference_is_wrong() -> None:
+    """Or one whose counts are not the kernel's, or that lost an event."""
+    assert ROW.right
+    for wrong in (
+        {"differing": 1},
+        {"lost": 1},
+        {"counters": ((4, 5), (3, 3), (3, 3))},
+        {"audits": 0},
+        {"exact": False},
+    ):
+        assert not replace(ROW, **wrong).right
