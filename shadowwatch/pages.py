@@ -91,6 +91,10 @@ class Pages:
             seconds = ceil(-self._left / SHARE)
             said = f"too many pages were asked for; ask again in {seconds} s\n"
             return _text(said, "text/plain", HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": str(seconds)})
+        # Here and not above: rich is large, and most daemons are only scraped. Before the time is taken: it is loaded
+        # once, and takes a slow machine longer than pages may at once.
+        from shadowwatch.view import frames, page  # noqa: F401
+
         used = time.thread_time()
         try:
             return self._page(path.encode("latin-1", "replace").decode(errors="replace"))
@@ -98,7 +102,6 @@ class Pages:
             self._left -= time.thread_time() - used
 
     def _page(self, path: str) -> Answer:
-        # Here and not above: rich is large, and most daemons are only scraped.
         from shadowwatch.view.page import all_page, vm_page
 
         if path == "/":

@@ -248,6 +248,28 @@ def test_who_is_only_scraped_loads_nothing_that_draws() -> None:
     assert [name for name in done.stdout.split() if name.startswith(("rich", "shadowwatch.view"))] == []
 
 
+#: Prints what of view/ is loaded whenever a page's time is taken.
+TIMED = """
+import sys, time
+from shadowwatch.pages import Here, Pages
+from tests.unit.test_exporter import watching
+from tests.unit.daemon import STATUS
+real = time.thread_time
+def told():
+    print("shadowwatch.view.page" in sys.modules, "shadowwatch.view.frames" in sys.modules)
+    return real()
+print("shadowwatch.view" in sys.modules)
+time.thread_time = told
+Pages(Here(watching(), lambda: STATUS)).answer("/")
+"""
+
+
+def test_what_is_loaded_once_is_not_at_the_askers_expense() -> None:
+    """On a slow machine it takes a second, and the next page would be refused."""
+    done = subprocess.run([sys.executable, "-c", TIMED], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\nTrue True\nTrue True\n"
+
+
 @pytest.mark.soak
 def test_pages_of_a_large_host_are_cheap_and_the_loop_goes_on() -> None:
     """A thousand VMs, one of which has 24,000 pages: bounds for a loaded machine, the medians of five."""
