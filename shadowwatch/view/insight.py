@@ -18,7 +18,7 @@ LARGE_SHARE = 0.25
 #: The policy that keeps such directories.
 PARENTS = "parents"
 #: What a directory is, for those who have not met one.
-_DIRECTORIES = "directories among them (tables that point to tables)"
+_DIRECTORIES = "reclaimed directories (tables that point to tables)"
 _NOT_TO_BLAME = "so the order of reclaim is not to blame"
 #: A limit that spares a smaller share of the refaults is not worth its memory.
 LITTLE = 0.1
@@ -46,17 +46,8 @@ def insight(rows: Sequence[Row], status: Status) -> str:
     if not _thrashes(worst):
         few = f"few for its limit of {worst.vm.limit:,}; it does not thrash"
         return f"{name}: KVM reclaims {rate:,.0f} shadow pages/s, {few}."
-    thrashes = f"{name} thrashes: KVM reclaims {rate:,.0f} shadow pages/s to keep to its limit of {worst.vm.limit:,}."
-    thrashes += _time(worst)
-    directories = worst.change(DIRECTORIES)
-    recent = worst.change(RECENT)
-    if directories and recent / directories >= LARGE_SHARE:
-        share = f"{recent / directories:.0%} of the {_DIRECTORIES} had just gained a child"
-        return f"{thrashes} {share}, which went with them. {_cure(worst, status)}"
-    if recent:
-        few = f"Only {recent:,} of the {directories:,} {_DIRECTORIES} had just gained a child"
-        return f"{thrashes} {few}, {_NOT_TO_BLAME}{_needs(worst)}"
-    return f"{thrashes} None of the {_DIRECTORIES} had just gained a child, {_NOT_TO_BLAME}{_needs(worst)}"
+    thrashes = f"{name} thrashes: KVM reclaims {rate:,.0f} shadow pages/s to keep to its limit of {worst.vm.limit:,}"
+    return " ".join(filter(None, (f"{thrashes}{_time(worst)}.", _limit(worst), _order(worst, status))))
 
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
@@ -69,12 +60,36 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
 
 
 def _time(row: Row) -> str:
-    """What that takes, in a sentence; nothing where it is too little to say."""
+    """What that takes, as the end of a sentence; nothing where it is too little to say."""
     least, most = row.loses()
     if most < LITTLE_TIME:
         return ""
-    what = "It" if row.table_seconds else "Reclaim alone"
-    return f" {what} takes {(least + most) / 2:.0%} of a processor ({least:.0%} to {most:.0%})."
+    what = "which" if row.table_seconds else "and reclaim alone"
+    bounds = f"{least:.0%}", f"{most:.0%}"
+    between = f" ({bounds[0]} to {bounds[1]})" if bounds[0] != bounds[1] else ""
+    return f", {what} takes {(least + most) / 2:.0%} of a processor{between}"
+
+
+def _limit(row: Row) -> str:
+    """What a higher limit would do, in a sentence; nothing where it is not known."""
+    advised = advice(row)
+    if advised is None:
+        return ""
+    if advised.spares < LITTLE:
+        return f"Even a limit of {advised.limit:,} would spare only {advised.spares:.0%} of its refaults."
+    memory = f"{advised.memory / (1 << 20):,.1f} MiB"
+    return f"A limit of {advised.limit:,} would spare {advised.spares:.0%} of its refaults, for {memory}."
+
+
+def _order(row: Row, status: Status) -> str:
+    """Whether the order of reclaim is to blame, and what would keep what it takes."""
+    directories, recent = row.change(DIRECTORIES), row.change(RECENT)
+    if directories and recent / directories >= LARGE_SHARE:
+        share = f"{recent / directories:.0%} of the {_DIRECTORIES} had just gained a child"
+        return f"{share}, which went with them. {_cure(row, status)}"
+    some = f"Only {recent:,} of the {directories:,}" if recent else "None of the"
+    needs = "" if advice(row) else ": the VM needs a higher limit"
+    return f"{some} {_DIRECTORIES} had just gained a child, {_NOT_TO_BLAME}{needs}."
 
 
 def _turnover(row: Row) -> float:
@@ -92,38 +107,17 @@ def _badness(row: Row) -> tuple[bool, float, float, float]:
 
 
 def _cure(row: Row, status: Status) -> str:
-    limit = _limit(row)
+    limit = advice(row)
     if status.policy == PARENTS:
-        return f"Parents are moved up already{f'. {limit}' if limit else '; a higher limit would help.'}"
+        return f"Parents are moved up already{'' if limit else '; a higher limit would help'}."
     cure = f"reclaim_policy {PARENTS}" if status.policy else "A KVM that moves parents up"
     faults = row.change(_recorded_faults)
     if faults <= 0:  # below 0 when the daemon was restarted meanwhile
-        may_help = "" if status.policy or limit else "; a higher limit may help, too"
-        return f"{cure} would keep them{may_help}.{f' {limit}' if limit else ''}"
+        return f"{cure} would keep them{'' if status.policy or limit else '; a higher limit may help, too'}."
     spared = round(1 - row.change(_faults_by_parents) / faults, 2)
     if spared <= 0:
-        return f"{cure} would keep them, but save no page faults{_needs(row)}"
-    return f"{cure} would save about {spared:.0%} of its page faults.{f' {limit}' if limit else ''}"
-
-
-def _needs(row: Row) -> str:
-    """The end of a sentence that says that the order does not matter."""
-    limit = _limit(row)
-    return f". {limit}" if limit else ": the VM needs a higher limit."
-
-
-def _limit(row: Row) -> str:
-    """What a higher limit would do, in a sentence; nothing where it is not known."""
-    advised = advice(row)
-    if advised is None:
-        return ""
-    if advised.spares < LITTLE:
-        return f"Even a limit of {advised.limit:,} would spare only {advised.spares:.0%} of its refaults."
-    memory = f"{advised.memory / (1 << 20):,.1f} MiB"
-    return (
-        f"A limit of {advised.limit:,} instead of {row.vm.limit:,} would spare {advised.spares:.0%} of its refaults,"
-        f" for {memory}."
-    )
+        return f"{cure} would keep them, but save no page faults{'' if limit else ': the VM needs a higher limit'}."
+    return f"{cure} would save about {spared:.0%} of its page faults."
 
 
 def _recorded_faults(vm: VmSnapshot) -> int:
