@@ -144,8 +144,8 @@ def test_few_recently_parented_directories_are_counted() -> None:
     said = insight(rows(zaps={(1, Cause.QUOTA): 4000, (2, Cause.QUOTA): 400}, recently_parented_zaps={2: 40}), STOCK)
     assert said == (
         "web1 thrashes: KVM reclaims 440 shadow pages/s to keep to its limit of 64. Only 40 of the 400"
-        " reclaimed directories (tables that point to tables) had just gained a child, so the order of reclaim is not to"
-        " blame: the VM needs a higher limit."
+        " reclaimed directories (tables that point to tables) had just gained a child, so the order of reclaim is not"
+        " to blame: the VM needs a higher limit."
     )
 
 
