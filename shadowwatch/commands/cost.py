@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from shadowwatch.commands.arguments import Commands, add_socket
@@ -44,8 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     host = gather()
     require(host)
     plan = make_cost_plan(host)
-    known = _known(arguments.socket)
-    pid = _pid(arguments.vm, known, arguments.socket) if arguments.vm else 0
+    alive = known(arguments.socket)
+    pid = pid_of(arguments.vm, alive, arguments.socket) if arguments.vm else 0
     for loss in losses(plan):
         print(f"shadowwatch: {loss}", file=sys.stderr)
     span = [0.0, 0.0]
@@ -62,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     with unwinding():
         vms, missed = measure(plan, pid, wait)
-    names = {vm.pid: name for name, vm in known.items()}
+    names = {vm.pid: vm.name for vm in alive or ()}
     seconds = span[1] - span[0]
     if not vms:
         whose = f"VM {arguments.vm}" if pid else "no VM"
@@ -86,27 +85,27 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _known(socket: str) -> Mapping[str, VmSnapshot]:
-    """The VMs that live, by the names that the daemon has for them; none without a daemon."""
+def known(socket: str) -> list[VmSnapshot] | None:
+    """The VMs that live, as the daemon knows them; None without one."""
     from contextlib import closing
 
     from shadowwatch.control.client import NoDaemonError, connect
 
     try:
         with closing(connect(socket)) as live:
-            return {vm.name: vm for vm in live.snapshot().vms if not vm.ended}
+            return [vm for vm in live.snapshot().vms if not vm.ended]
     except NoDaemonError:
-        return {}
+        return None
 
 
-def _pid(wanted: str, known: Mapping[str, VmSnapshot], socket: str) -> int:
+def pid_of(wanted: str, alive: list[VmSnapshot] | None, socket: str) -> int:
     """The pid of the VM that is meant; ShadowwatchError when there is none."""
     import os
 
     from shadowwatch.mmu.pick import pick
 
-    if known:
-        return pick(list(known.values()), wanted).pid
+    if alive is not None:
+        return pick(alive, wanted).pid
     if not wanted.isdecimal():
         raise ShadowwatchError(
             f"no daemon at {socket} that knows the VM {wanted}; give its pid, or start one with"

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shadowwatch.commands.cost import known, pid_of
 from shadowwatch.cost import BUCKETS, Cost, Figures, Times, VmCost, edge, figures, store, stored, together
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.probe.attach import source_folder
@@ -201,6 +202,21 @@ def test_lengths_have_the_unit_that_fits() -> None:
         "1.5 ms",
         "3 s",
     ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ("web1", "no daemon at /no/such that knows the VM web1; give its pid, or start one with `systemctl start"),
+        ("99999999", "there is no process 99999999; give the pid of a VM that runs"),
+    ],
+)
+def test_without_a_daemon_a_vm_is_its_pid(wanted: str, said: str) -> None:
+    """A name is known to nobody then, and a pid has to be there."""
+    assert known("/no/such") is None
+    with pytest.raises(ShadowwatchError, match=re.escape(said)):
+        pid_of(wanted, None, "/no/such")
+    assert pid_of(str(os.getpid()), None, "/no/such") == os.getpid()
 
 
 def hooks(plan: Plan) -> dict[str, str]:
