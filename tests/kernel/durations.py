@@ -23,12 +23,12 @@ BUFFER_KIB = 32_768
 BEGIN = f"""
 cd {TRACING} && echo nop >current_tracer && echo 0 >tracing_on && echo {BUFFER_KIB} >buffer_size_kb && echo >trace &&
 grep -E '^({"|".join(FAULT)}|{RECLAIM})([.]| |$)' available_filter_functions | cut -d' ' -f1 >set_ftrace_filter &&
-echo 0 >options/sleep-time && echo 1 >options/funcgraph-proc && echo 1 >options/funcgraph-tail &&
-echo 1 >events/{EVENT}/enable && echo function_graph >current_tracer && echo 1 >tracing_on
+echo function_graph >current_tracer && echo 0 >options/sleep-time && echo 1 >options/funcgraph-proc &&
+echo 1 >options/funcgraph-tail && echo 1 >events/{EVENT}/enable && echo 1 >tracing_on
 """
 END = f"""
-cd {TRACING} && echo 0 >tracing_on && cat trace && cat per_cpu/cpu*/stats >&2 && echo nop >current_tracer &&
-echo 0 >events/{EVENT}/enable && echo 1 >options/sleep-time && echo >set_ftrace_filter && echo >trace &&
+cd {TRACING} && echo 0 >tracing_on && cat trace && cat per_cpu/cpu*/stats >&2 && echo 1 >options/sleep-time &&
+echo nop >current_tracer && echo 0 >events/{EVENT}/enable && echo >set_ftrace_filter && echo >trace &&
 echo 1 >tracing_on
 """
 

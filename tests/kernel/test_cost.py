@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 
-from tests.kernel.durations import Durations
+from tests.kernel.durations import Durations, Fault
 from tests.kernel.watched import Watched
+from tests.lab.hosts import HOSTS
 from tests.lab.lines import line_within
 from tests.lab.machine import Lab
 from tests.lab.workload import Vmm, Workload
 
+KINDS = ("building", "other", "reclaim")
 #: To compile and attach.
 START_SECONDS = 120.0
 
@@ -34,37 +36,78 @@ def measured(lab: Lab, meanwhile: Callable[[], object], *words: str) -> dict[str
     return found
 
 
-def test_times_are_those_of_the_kernels_own_tracer(bare: Lab) -> None:
-    """Each fault is counted as one that builds tables or not, as the tracer has it, and times agree within 10 %.
+def seconds_of(faults: Sequence[Fault]) -> dict[str, float]:
+    """What the tracer has for each kind, as `cost` has it: reclaim apart."""
+    return {
+        "building": sum(fault.us - fault.reclaim_us for fault in faults if fault.tables) / 1e6,
+        "other": sum(fault.us - fault.reclaim_us for fault in faults if not fault.tables) / 1e6,
+        "reclaim": sum(fault.reclaim_us for fault in faults) / 1e6,
+    }
 
-    Both follow the same calls. KVM's function is entered through ftrace, which runs the probe first and the tracer
-    then; it returns to the tracer first and then to the probe. So each time of ours contains the tracer's, and the
-    tracer's work at both ends: ours is longer, never shorter. What the probes inside a fault take is in both.
+
+def counts_of(faults: Sequence[Fault]) -> dict[str, int]:
+    """How many there are of each kind, and pages that they allocated."""
+    return {
+        "building": sum(fault.tables > 0 for fault in faults),
+        "other": sum(fault.tables == 0 for fault in faults),
+        "reclaim": sum(fault.reclaims for fault in faults),
+        "tables": sum(fault.tables for fault in faults),
+    }
+
+
+def counted(vm: Mapping[str, Any]) -> dict[str, int]:
+    """The same of what `cost` says."""
+    return {**{kind: vm[kind]["times"] for kind in KINDS}, "tables": vm["tables"]}
+
+
+def test_calls_are_those_of_the_kernels_own_tracer(bare: Lab) -> None:
+    """Each fault is filed as the tracer has it, to the last one, and no time is longer than the tracer's.
+
+    Who comes to a function last is called first at its entry and last at its return. Here that is the tracer, so each
+    time of ours is within the tracer's, and that has our probes' work on top: not to be told from the fault's in an
+    emulator. Reclaim is long enough for that to be within 10 %.
     """
     witness = Durations(bare)
 
     def run() -> None:
-        with witness, Vmm(bare, Workload("timed", accesses=3_000)) as vmm:
+        with witness, Vmm(bare, Workload("timed", accesses=2_000)) as vmm:
             vmm.finished()
 
     (vm,) = measured(bare, run)["vms"]
-    building = [fault for fault in witness.faults if fault.tables]
-    other = [fault for fault in witness.faults if not fault.tables]
-    assert (vm["building"]["times"], vm["other"]["times"]) == (len(building), len(other))
-    assert vm["tables"] == sum(fault.tables for fault in building)
-    assert vm["reclaim"]["times"] == sum(fault.reclaims for fault in witness.faults)
-    theirs = {
-        "building": sum(fault.us - fault.reclaim_us for fault in building) / 1e6,
-        "other": sum(fault.us - fault.reclaim_us for fault in other) / 1e6,
-        "reclaim": sum(fault.reclaim_us for fault in witness.faults) / 1e6,
-    }
-    for kind, seconds in theirs.items():
-        print(f"{kind}: {vm[kind]['times']} times, {vm[kind]['seconds']:.6f} s, by the tracer {seconds:.6f} s")
-    assert len(building) > 1000
-    assert vm["reclaim"]["times"] > 50
-    assert vm["building"]["seconds"] == pytest.approx(theirs["building"], rel=0.1)
+    assert counted(vm) == counts_of(witness.faults)
+    assert vm["building"]["times"] > 500
+    assert vm["reclaim"]["times"] > 20
+    theirs = seconds_of(witness.faults)
     assert vm["reclaim"]["seconds"] == pytest.approx(theirs["reclaim"], rel=0.1)
-    assert sum(vm[kind]["seconds"] for kind in theirs) == pytest.approx(sum(theirs.values()), rel=0.1)
+    for kind in ("building", "other"):
+        assert 0 < vm[kind]["seconds"] < theirs[kind]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("host", HOSTS)
+def test_times_are_those_of_the_kernels_own_tracer(host: str) -> None:
+    """Within 10 % for each kind, where the clock counts instructions.
+
+    Neither is there while the other measures, and the same guest makes the same faults: so each has only its own work
+    in its times, between the reading of the clock at entry and that at return.
+    """
+    workload = Workload("timed", accesses=3_000)
+    with Lab.boot(host=host, kvm="stock", icount=True) as lab:
+
+        def run() -> None:
+            with Vmm(lab, workload) as vmm:
+                vmm.finished()
+
+        witness = Durations(lab)
+        with witness:
+            run()
+        (vm,) = measured(lab, run)["vms"]
+    theirs = seconds_of(witness.faults)
+    for kind in KINDS:
+        print(f"{kind}: {vm[kind]['times']} times, {vm[kind]['seconds']:.6f} s, by the tracer {theirs[kind]:.6f} s")
+    assert counted(vm) == counts_of(witness.faults)
+    for kind in KINDS:
+        assert vm[kind]["seconds"] == pytest.approx(theirs[kind], rel=0.1), kind
 
 
 def test_a_daemon_is_not_disturbed_and_can_read_the_figures(stock: Watched) -> None:
@@ -82,9 +125,11 @@ def test_a_daemon_is_not_disturbed_and_can_read_the_figures(stock: Watched) -> N
     assert vm["vm"] == "priced"
     assert vm["building"]["times"] > 0
     assert vm["reclaim"]["times"] > 1
-    zaps = metrics.by("cause", "zaps_total", vm="priced")
-    assert zaps["resize"] > 0
-    assert zaps["quota"] > 0
+    for cause in ("resize", "quota"):
+        assert metrics.sum("zaps_total", vm="priced", cause=cause) > 0
+    done = stock.lab.run("shadowwatch cost nobody", check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("shadowwatch: there is no VM nobody")
     kept = json.loads(stock.lab.run("runuser -u shadowwatch -- cat /var/lib/shadowwatch/cost.json").stdout)
     assert kept["faults"] == vm["building"]["times"]
     assert kept["kernel"] == stock.lab.release
