@@ -6,8 +6,8 @@
  * which another thread had the processor, or this one slept. Times are summed up by VM and kind, in a histogram with
  * four buckets for each power of two.
  *
- * TASK_*, SP_*, KVM_*, VCPU_*, BUCKETS, MAX_VMS, MAX_THREADS and ONLY (the one pid to measure, 0: all) are given with
- * -D by shadowwatch/probe/attach.py.
+ * TASK_*, MM_*, SP_*, KVM_*, BUCKETS, MAX_VMS, MAX_THREADS and ONLY (the one pid to measure, 0: all) are given with
+ * -D by shadowwatch/probe/cost.py.
  */
 #include <uapi/linux/ptrace.h>
 
@@ -36,7 +36,7 @@ struct thread {
 	struct moment reclaim;
 	u64 reclaimed; /* ns of reclaim within the fault */
 	u64 tables;    /* built in it */
-	u32 pid;       /* of the VM */
+	u32 pid;       /* the VM's */
 	u32 reclaimed_pid;
 };
 
@@ -69,6 +69,24 @@ static __always_inline u8 read8(u64 address)
 
 	bpf_probe_read_kernel(&value, sizeof(value), (void *)address);
 	return value;
+}
+
+/* The process whose VM this is, as process_of() in mmu.bpf.c has it: reclaim can be another's work, the shrinker's. */
+static __always_inline u32 process_of(u64 kvm)
+{
+	u32 process = 0;
+
+#if defined(KVM_MM) && defined(TASK_MM)
+	if (read64(bpf_get_current_task() + TASK_MM) == read64(kvm + KVM_MM))
+		return bpf_get_current_pid_tgid() >> 32;
+#endif
+#if defined(KVM_MM) && defined(MM_OWNER) && defined(TASK_TGID)
+	u64 owner = read64(read64(kvm + KVM_MM) + MM_OWNER);
+
+	if (owner)
+		process = read32(owner + TASK_TGID);
+#endif
+	return process ?: read32(kvm + KVM_USERSPACE_PID);
 }
 
 static __always_inline void missed(void)
@@ -159,10 +177,10 @@ static __always_inline void count(u32 pid, u32 kind, u64 ns, u64 tables)
 		__sync_fetch_and_add(&vm->tables, tables);
 }
 
-/* A page fault handler of KVM's, (vcpu, …). */
+/* A page fault handler of KVM's: the process that runs a vCPU is the VM's. */
 int fault_begins(struct pt_regs *ctx)
 {
-	u32 pid = read32(read64(PT_REGS_PARM1(ctx) + VCPU_KVM) + KVM_USERSPACE_PID);
+	u32 pid = bpf_get_current_pid_tgid() >> 32;
 	struct thread *thread;
 
 	if (!wanted(pid))
@@ -210,7 +228,7 @@ int table_built(struct bpf_raw_tracepoint_args *ctx)
 /* kvm_mmu_zap_oldest_mmu_pages(kvm, …). */
 int reclaim_begins(struct pt_regs *ctx)
 {
-	u32 pid = read32(PT_REGS_PARM1(ctx) + KVM_USERSPACE_PID);
+	u32 pid = process_of(PT_REGS_PARM1(ctx));
 	struct thread *thread;
 
 	if (!wanted(pid))

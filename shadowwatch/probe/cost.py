@@ -10,13 +10,13 @@ from shadowwatch.cost import BUCKETS, Times, VmCost
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.probe.attach import load_program
 from shadowwatch.probe.host import Host
-from shadowwatch.probe.plan import DEFINES, Defines, Hook, Plan, Point, make_plan
+from shadowwatch.probe.plan import DEFINES, OPTIONAL, Defines, Hook, Plan, Point, make_plan
 
 #: What handles page faults that build shadow pages: of 64-bit and of 32-bit guests, of nested guests under EPT, and of
-#: all whose page tables KVM need not read. (vcpu, …) and plain names in 5.10 to 7.3.
+#: all whose page tables KVM need not read. Plain names in 5.10 to 7.3.
 HANDLERS = ("paging64_page_fault", "paging32_page_fault", "ept_page_fault", "direct_page_fault")
 
-_TIMED = ("KVM_USERSPACE_PID", "TASK_EXEC_START", "TASK_RAN")
+_TIMED = ("TASK_EXEC_START", "TASK_RAN")
 
 #: The points of bpf/cost.bpf.c. Entries come last, so that no return of what they see is missed.
 COST_POINTS = (
@@ -38,14 +38,22 @@ COST_POINTS = (
     ),
     Point(
         "reclaim",
-        (Hook("kprobe", "kvm_mmu_zap_oldest_mmu_pages", "reclaim_begins", clones=(".isra.0",), needs=_TIMED),),
+        (
+            Hook(
+                "kprobe",
+                "kvm_mmu_zap_oldest_mmu_pages",
+                "reclaim_begins",
+                clones=(".isra.0",),
+                needs=("KVM_USERSPACE_PID", *_TIMED),
+            ),
+        ),
         "what reclaim takes, which is among what page faults take",
         by="reclaim return",
     ),
     *(
         Point(
             handler,
-            (Hook("kprobe", handler, "fault_begins", needs=("VCPU_KVM", *_TIMED)),),
+            (Hook("kprobe", handler, "fault_begins", needs=_TIMED),),
             f"page faults in {handler}()",
             by=f"{handler} return",
         )
@@ -55,9 +63,10 @@ COST_POINTS = (
 
 #: Its definitions.
 COST_DEFINES: Defines = {
-    "SP_TDP_MMU_PAGE": DEFINES["SP_TDP_MMU_PAGE"],
-    "KVM_USERSPACE_PID": DEFINES["KVM_USERSPACE_PID"],
-    "VCPU_KVM": DEFINES["VCPU_KVM"],
+    **{
+        name: DEFINES[name]
+        for name in ("SP_TDP_MMU_PAGE", "KVM_USERSPACE_PID", "KVM_MM", "TASK_MM", "TASK_TGID", "MM_OWNER")
+    },
     "TASK_EXEC_START": ((("task_struct", "se"), ("sched_entity", "exec_start")),),
     "TASK_RAN": ((("task_struct", "se"), ("sched_entity", "sum_exec_runtime")),),
 }
@@ -84,7 +93,7 @@ def measure(plan: Plan, pid: int, wait: Callable[[], object]) -> tuple[list[VmCo
     Their names are their pids.
     """
     sizes = {"BUCKETS": BUCKETS, "MAX_VMS": MAX_VMS, "MAX_THREADS": MAX_THREADS, "ONLY": pid}
-    unknown = dict.fromkeys(COST_DEFINES, 0)
+    unknown = {name: 0 for name in COST_DEFINES if name not in OPTIONAL}
     bpf = load_program("cost.bpf.c", plan, {**unknown, **plan.defines, **sizes})
     try:
         switch = bpf["measuring"]

@@ -267,7 +267,7 @@ def test_a_return_without_its_entry_is_not_probed_and_the_other_way_round() -> N
 def test_an_offset_that_is_unknown_leaves_out_what_needs_it(name: str) -> None:
     """Nothing is read where nobody knows what is there."""
     host = HOSTS[name]
-    for struct in ("task_struct", "sched_entity", "kvm_vcpu"):
+    for struct in ("task_struct", "sched_entity"):
         with pytest.raises(ShadowwatchError, match="no symbol that shows what page faults take"):
             make_cost_plan(replace(host, layouts={**host.layouts, struct: {}}))
 
@@ -285,7 +285,7 @@ def test_the_program_and_the_plan_have_the_same_names() -> None:
     code = re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)
     programs = {hook.program for point in COST_POINTS for hook in point.hooks}
     assert programs == set(re.findall(r"^int (\w+)\(", code, re.MULTILINE))
-    assert set(re.findall(r"(?<![A-Z_])(?:SP|KVM|VCPU|TASK)_[A-Z_]+\b", code)) == set(COST_DEFINES)
+    assert set(re.findall(r"(?<![A-Z_])(?:SP|KVM|VCPU|TASK|MM)_[A-Z_]+\b", code)) == set(COST_DEFINES)
     (kinds,) = re.findall(r"enum \{ (.*), KINDS \}", code)
     assert kinds.lower().split(", ") == [kind for kind, _ in WEB.kinds()]
 
