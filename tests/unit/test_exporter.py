@@ -191,13 +191,16 @@ def test_ipv6_addresses_have_brackets() -> None:
 
 
 def connects(listener: socket.socket, host: str, family: socket.AddressFamily) -> bool:
-    """Whether a client gets through to it."""
+    """Whether a client gets through to it, and not to another server that has this port of another address."""
+    listener.setblocking(False)
     with socket.socket(family) as client:
         try:
             client.connect((host, listener.getsockname()[1]))
+            connection, peer = listener.accept()
         except OSError:
             return False
-        return True
+        connection.close()
+        return bool(peer[1] == client.getsockname()[1])
 
 
 @pytest.mark.parametrize(
