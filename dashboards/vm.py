@@ -30,11 +30,6 @@ def _buckets(name: str) -> Query:
     return Query("{{le}}", f"sum by (le) (increase({of_vm(f'{name}_bucket')}[$__rate_interval]))")
 
 
-def _distance(quantile: float) -> str:
-    buckets = rate(of_vm("shadowwatch_refault_distance_allocations_bucket"))
-    return f"histogram_quantile({quantile}, sum by (le) ({buckets}))"
-
-
 WRONG = Row(
     "Is something wrong?",
     (
@@ -166,7 +161,19 @@ WHY = Row(
             "series",
             "none",
             (Query("mapped", f"sum({of_vm('shadowwatch_mapped_pages')})"),),
-            width=24,
+            width=12,
+        ),
+        Panel(
+            "Time that reclaim takes",
+            "Part of a processor for which reclaim holds the VM's mmu_lock. `shadowwatch cost` measures what the faults"
+            " take that build again what it took.",
+            "series",
+            "percentunit",
+            (
+                Query("at least", f"sum({rate(of_vm('shadowwatch_reclaim_least_seconds_total'))})"),
+                Query("at most", f"sum({rate(of_vm('shadowwatch_reclaim_most_seconds_total'))})"),
+            ),
+            width=12,
         ),
     ),
 )
@@ -176,15 +183,14 @@ CURE = Row(
     (
         estimates.FAULTS,
         Panel(
-            "A limit that would keep them",
-            "Today's limit, and those with which a half and nine tenths of the pages that came back would not have"
-            " been zapped, in stock order.",
+            "What a higher limit would leave",
+            "Refaults per second as they are, and as there would be under so many times today's limit in stock order,"
+            " estimated.",
             "series",
-            "none",
+            "suffix:/s",
             (
-                Query("limit", LIMIT),
-                Query("half of the refaults", f"{LIMIT} + {_distance(0.5)}"),
-                Query("nine tenths", f"{LIMIT} + {_distance(0.9)}"),
+                Query("as it is", f"sum({rate(of_vm('shadowwatch_refaults_total'))})"),
+                Query("× {{times}}", f"sum by (times) ({rate(of_vm('shadowwatch_limit_refaults_total'))})"),
             ),
         ),
         Panel(
