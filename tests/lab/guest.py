@@ -81,7 +81,10 @@ class Guest(Ending):
     def quit(self) -> None:
         """End the guest."""
         if self._process.poll() is None:
-            self._qmp.command("quit")
+            try:
+                self._qmp.command("quit")
+            except LabError:  # one that was killed in the lab has ended before that is known here
+                self._process.kill()
             self._process.wait()
 
     def _read(self) -> None:
