@@ -145,7 +145,8 @@ def test_who_is_stopped_goes_on_when_told_to(tmp_path: Path) -> None:
         daemon.end()
 
 
-def test_scrapes_by_the_thousand_leave_nothing_behind() -> None:
+@pytest.mark.parametrize("scrapes", [200, pytest.param(1000, marks=pytest.mark.soak)])
+def test_scrapes_by_the_hundred_leave_nothing_behind(scrapes: int) -> None:
     """Descriptors and threads are as many as before, the loop went on, and the count is exact after it."""
     with Kernelless() as daemon:
         story = Story()
@@ -159,7 +160,7 @@ def test_scrapes_by_the_thousand_leave_nothing_behind() -> None:
         scrape(0)
         before, threads = daemon.descriptors(), daemon.threads()
         with ThreadPoolExecutor(100) as pool:
-            bodies = pool.map(scrape, range(1000))
+            bodies = pool.map(scrape, range(scrapes))
             for page in range(50):
                 story.alloc(page)
                 daemon.put(story.records())

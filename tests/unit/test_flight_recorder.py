@@ -15,7 +15,7 @@ import pytest
 
 from shadowwatch.capture.format import FlightRecorder, Reader, pack
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.event.abi import RECORD, Batch, Event, Kind, encode
+from shadowwatch.event.abi import RECORD, Batch
 from shadowwatch.metrics.text import exposition
 from shadowwatch.watch import Watch
 from tests.unit.kernel import Kernel, facts, role_of
@@ -132,8 +132,7 @@ def test_what_came_before_the_last_audit_is_not_kept(tmp_path: Path) -> None:
 def noise(seed: int) -> Batch:
     """A batch that does not get smaller."""
     source = random.Random(seed)  # noqa: S311
-    spts = [source.getrandbits(64) for _ in range(2000)]
-    return Batch(seed, 0, 0, b"".join(encode(Event(1, spt, spt, spt, spt, kind=Kind.LINK)) for spt in spts))
+    return Batch(seed, 0, 0, source.randbytes(240 * RECORD.size))
 
 
 def kept(flight: FlightRecorder, path: Path) -> list[Batch]:

@@ -35,7 +35,7 @@ def traced() -> Iterator[Callable[[], tuple[int, int]]]:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("moves", [False, True])
+@pytest.mark.parametrize("moves", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_a_page_costs_400_bytes_and_twice_that_during_an_audit(moves: bool) -> None:
     """With all that is remembered of zapped pages; also when the walk comes to each child before its parent."""
     story = big(PAGES, moves)

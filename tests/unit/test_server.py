@@ -234,7 +234,7 @@ def test_those_who_never_read_cost_little_and_are_left(monkeypatch: pytest.Monke
     assert settles_at(before)
 
 
-@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("tls", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_the_answer_of_those_who_hang_up_is_given_back(
     tls: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -59,7 +59,10 @@ def test_the_policy_in_force_makes_the_recorded_zaps_again(policy: str, addresse
 
 
 @pytest.mark.parametrize("policy", ALL)
-@pytest.mark.parametrize("recorded", ALL)
+@pytest.mark.parametrize(
+    "recorded",
+    [pytest.param(name, marks=() if name in ("stock", "parents") else pytest.mark.soak) for name in ALL],
+)
 @given(addresses=ADDRESSES, limit=st.integers(30, 60))
 def test_of_a_guest_that_always_faults_nothing_is_estimated(
     recorded: str, policy: str, addresses: list[Address], limit: int

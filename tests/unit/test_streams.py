@@ -41,6 +41,10 @@ WORDS = {
 }
 
 
+#: Those that have failed most, each in a way of its own.
+OFTEN = ("doctor", "simulate", "top", "tree")
+
+
 @dataclass(frozen=True)
 class Streams:
     """What a shell makes of the streams, the environment, and what is said on standard error then.
@@ -121,7 +125,7 @@ def pairs() -> Iterator[Any]:
     """Every command and every kind of streams; those that have failed most on each commit, all in a soak."""
     for command in sorted(commands()):
         for how in STREAMS:
-            often = command == "info" or (how in ("full", "closed") and command != "plot")
+            often = command == "info" or (how in ("full", "closed") and command in OFTEN)
             yield pytest.param(command, how, marks=() if often else pytest.mark.soak)
 
 
