@@ -72,9 +72,13 @@ class Connection:
             self.close()
             raise LabError(f"ssh did not get into the lab: {log.read_text().strip()}")
 
-    def alive(self) -> bool:
-        """Return whether the machine still answers."""
-        return self._master.poll() is None
+    def ended_within(self, seconds: float) -> bool:
+        """Return whether the machine does not answer any more, or stops to in this time."""
+        try:
+            self._master.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def run(self, command: Command, stdin: str | None, timeout: float) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""

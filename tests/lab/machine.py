@@ -140,7 +140,8 @@ class Lab:
             what = f"{what}: {self._trouble()}"
             self.close()  # whoever asks it next need not wait as long
             raise LabError(what) from None
-        if done.returncode == SSH_LOST and (trouble := self.trouble()):
+        # A command may exit with this itself; when its connection is gone, so is the master in a moment.
+        if done.returncode == SSH_LOST and (trouble := self.trouble(within=5)):
             raise LabError(f"`{shown}` had not ended when {trouble}")
         if check and done.returncode:
             raise LabError(f"`{shown}` exited {done.returncode} in the lab: {tail(done.stderr + done.stdout, 20)}")
@@ -227,11 +228,14 @@ class Lab:
         """Return the processor time that the emulator has had; nothing once it has ended."""
         return self._emulator.processor_seconds() if self._emulator and self._emulator.running() else 0.0
 
-    def trouble(self) -> str:
-        """Return what became of a lab that has ended or does not answer any more; nothing of one that is well."""
+    def trouble(self, within: float = 0) -> str:
+        """Return what became of a lab that has ended or does not answer any more; nothing of one that is well.
+
+        One that seems to be well has so many seconds to show that it is not.
+        """
         if not self._emulator or not self._connection:
             return "the lab was closed"
-        if self._connection.alive() and self._emulator.running():
+        if self._emulator.running() and not self._connection.ended_within(within):
             return ""
         ended = self._emulator.ended_within(5)  # as it does soon after a panic
         what = f"the lab {'ended' if ended else 'stopped answering'}: {self._trouble()}"
