@@ -60,6 +60,7 @@ def counted(vm: Mapping[str, Any]) -> dict[str, int]:
     return {**{kind: vm[kind]["times"] for kind in KINDS}, "tables": vm["tables"]}
 
 
+@pytest.mark.soak
 def test_calls_are_those_of_the_kernels_own_tracer(bare: Lab) -> None:
     """Each fault is filed as the tracer has it, to the last one, and no time is longer than the tracer's.
 

@@ -69,6 +69,7 @@ def counted(watched: Watched, vmm: Vmm) -> None:
     audited(watched, vm)
 
 
+@pytest.mark.soak
 def test_vms_on_processors_of_their_own(several: tuple[Watched, int]) -> None:
     """Each is counted as the kernel counts it, and the list is the kernel's."""
     watched, number = several
@@ -81,6 +82,7 @@ def test_vms_on_processors_of_their_own(several: tuple[Watched, int]) -> None:
             counted(watched, vmm)
 
 
+@pytest.mark.soak
 def test_four_vcpus_of_a_vm(several: tuple[Watched, int]) -> None:
     """They fault in one tree at once, and what they come to is counted and listed as the kernel does it."""
     watched, _ = several

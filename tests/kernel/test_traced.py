@@ -47,7 +47,9 @@ def kretprobes(lab: Lab) -> Iterator[None]:
 Tracer = Callable[[Lab], AbstractContextManager[None]]
 
 
-@pytest.mark.parametrize("trigger", ["resize", "memslot", "flood"])
+@pytest.mark.parametrize(
+    "trigger", ["resize", *(pytest.param(each, marks=pytest.mark.soak) for each in ("memslot", "flood"))]
+)
 @pytest.mark.parametrize("tracer", [function_graph, kretprobes], ids=lambda tracer: tracer.__name__)
 def test_a_tracer_of_returns_hides_no_cause(stock: Watched, tracer: Tracer, trigger: str) -> None:
     """Whatever a tracer does to the stack, each zap is filed as the kernel's own unwinder says."""
