@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 from shadowwatch.event.facts import PAGING
-from shadowwatch.snapshot import VmSnapshot
+from shadowwatch.snapshot import Cause, VmSnapshot
 from shadowwatch.source import Status
 from shadowwatch.view.advice import advice
 from shadowwatch.view.columns import DIRECTORIES, RECENT, RECLAIMED, Row
@@ -20,6 +21,25 @@ PARENTS = "parents"
 #: What a directory is, for those who have not met one.
 _DIRECTORIES = "reclaimed directories (tables that point to tables)"
 _NOT_TO_BLAME = "so the order of reclaim is not to blame"
+#: What else takes pages away in numbers -> why, and what can be done about it; no limit helps.
+_OTHERWISE: Mapping[frozenset[Cause], tuple[str, str]] = {
+    frozenset({Cause.GUEST_WRITE, Cause.UNPROTECT}): (
+        "its guest writes to its page tables",
+        "Nested paging would end that, if the processor has it; larger pages in the guest make it rarer.",
+    ),
+    frozenset({Cause.MEMSLOT, Cause.ZAP_ALL}): (
+        "its memory slots change, or all pages are to go",
+        "Look for what does that in its VMM: memory that is plugged in and out, a display, devices.",
+    ),
+    frozenset({Cause.NX_RECOVERY}): (
+        "they were split for nx_huge_pages and are to be huge again",
+        "See kvm's parameters nx_huge_pages and nx_huge_pages_recovery_ratio.",
+    ),
+    frozenset({Cause.PARENT_CAP}): (
+        "a page has 1,000 parents and gets one more",
+        "Nested paging would end that, if the processor has it.",
+    ),
+}
 #: A limit that spares a smaller share of the refaults is not worth its memory.
 LITTLE = 0.1
 #: Less of a processor is not worth a sentence.
@@ -41,6 +61,8 @@ def insight(rows: Sequence[Row], status: Status) -> str:
         return "Measuring: rates come with the next update."
     worst = ranked(living)[0]
     name, rate = worst.vm.name, worst.rate(RECLAIMED)
+    if not _thrashes(worst) and (otherwise := _otherwise(living)):
+        return otherwise
     if not rate:
         return "KVM reclaims no shadow pages now."
     if not _thrashes(worst):
@@ -57,6 +79,21 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
     """
     by_name = sorted(rows, key=lambda row: row.vm.name)
     return sorted(by_name, key=lambda row: (not row.vm.ended, *_badness(row), RECENT(row.vm)), reverse=True)
+
+
+def _otherwise(rows: Sequence[Row]) -> str:
+    """Which VM loses as many pages as it may have in that time for another cause, and why; nothing if none does."""
+    losses = [
+        (row.rate(partial(_zapped, causes=causes)), row, said) for row in rows for causes, said in _OTHERWISE.items()
+    ]
+    rate, row, (why, cure) = max(losses, key=lambda loss: loss[0] / max(1, loss[1].vm.limit))
+    if rate * THRASHING_SECONDS < max(1, row.vm.limit):
+        return ""
+    return f"{row.vm.name}: KVM zaps {rate:,.0f} shadow pages/s because {why}; no limit helps. {cure}"
+
+
+def _zapped(vm: VmSnapshot, *, causes: Collection[Cause]) -> int:
+    return sum(zaps for (_, cause), zaps in vm.zaps.items() if cause in causes)
 
 
 def _time(row: Row) -> str:

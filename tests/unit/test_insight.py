@@ -130,7 +130,28 @@ def test_little_reclaim_is_no_thrashing() -> None:
     assert insight(rows(zaps={(1, Cause.QUOTA): 20}), STOCK) == (
         "web1: KVM reclaims 2 shadow pages/s, few for its limit of 64; it does not thrash."
     )
-    assert insight(rows(zaps={(1, Cause.MEMSLOT): 2000}), STOCK) == "KVM reclaims no shadow pages now."
+    assert insight(rows(zaps={(1, Cause.TEARDOWN): 2000}), STOCK) == "KVM reclaims no shadow pages now."
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (Cause.GUEST_WRITE, "its guest writes to its page tables; no limit helps. Nested paging would end that"),
+        (Cause.UNPROTECT, "its guest writes to its page tables; no limit helps. Nested paging would end that"),
+        (Cause.MEMSLOT, "its memory slots change, or all pages are to go; no limit helps. Look for what does that"),
+        (Cause.ZAP_ALL, "its memory slots change, or all pages are to go; no limit helps. Look for what does that"),
+        (
+            Cause.NX_RECOVERY,
+            "they were split for nx_huge_pages and are to be huge again; no limit helps. See kvm's",
+        ),
+        (Cause.PARENT_CAP, "a page has 1,000 parents and gets one more; no limit helps. Nested paging would end that"),
+    ],
+)
+def test_what_else_takes_pages_away_has_its_sentence_and_cure(cause: Cause, said: str) -> None:
+    """When it takes as many as the VM may have within ten seconds, and nothing thrashes by reclaim; else nothing."""
+    assert insight(rows(zaps={(1, cause): 2000}), STOCK).startswith(f"web1: KVM zaps 200 shadow pages/s because {said}")
+    assert insight(rows(zaps={(1, cause): 60}), STOCK) == "KVM reclaims no shadow pages now."
+    assert insight(rows(zaps={(1, cause): 2000, (1, Cause.QUOTA): 2000}), STOCK).startswith("web1 thrashes")
 
 
 def test_no_rate_is_judged_before_it_is_known() -> None:
