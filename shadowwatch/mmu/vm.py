@@ -66,6 +66,7 @@ class Vm(Walked):
         "causes",
         "changed",
         "curve",
+        "curve_due",
         "differing",
         "ended_ns",
         "flush_cause",
@@ -154,6 +155,8 @@ class Vm(Walked):
         self.zapped_before: dict[int, int] = {}
         #: What there would have been under higher limits, once KVM reclaims.
         self.curve: Curve | None = None
+        #: When the lists may begin again, in pages allocated.
+        self.curve_due = 0
         #: Events about a page that the model does not hold although it is exact, by kind.
         self.unknown_pages = [0] * (max(Kind) + 1)
         #: What KVM counts beside what is counted here, None while that is unknown, and whether events were lost since
@@ -343,7 +346,9 @@ class Vm(Walked):
         self.reclaim_time.begin(ns)
         self.mapped = mapped
         self.reclaim_cause = self.causes.reclaim[caller]
-        if self.exact and (self.curve is None or self.curve.limit != self.limit):
+        if self.exact and self.allocated >= self.curve_due and (self.curve is None or self.curve.limit != self.limit):
+            # Who changes the limit all the time does not have the list sorted as often.
+            self.curve_due = self.allocated + len(self.pages)
             if self.curve is None:
                 self.curve = Curve(sum(self.refaults))
             oldest_first = sorted(self.pages.values(), key=lambda page: page.age)
