@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 
 from shadowwatch.mmu.cause import CauseTables, Unsettled
+from shadowwatch.mmu.curve import MIN_FREE, REFILL
 from shadowwatch.mmu.page import SPT_MASK
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.simulate.page import NEVER, SimulatedList, SimulatedPage
@@ -21,10 +22,6 @@ from shadowwatch.simulate.policies import AS_RECORDED, Limit
 from shadowwatch.simulate.policies.stock import Stock
 from shadowwatch.simulate.spans import Spans
 from shadowwatch.snapshot import Cause, Estimate
-
-#: make_mmu_pages_available(), the same from 5.10 to 7.3: with fewer pages free than KVM_MIN_FREE_MMU_PAGES, KVM
-#: reclaims until KVM_REFILL_PAGES are (arch/x86/include/asm/kvm_host.h).
-MIN_FREE, REFILL = 5, 25
 
 #: A vCPU has its root loaded, and KVM_MMU_NUM_PREV_ROOTS before it (arch/x86/include/asm/kvm_host.h).
 LOADED = 4

@@ -36,6 +36,11 @@ class Advice(NamedTuple):
         return f"-machine kvm-shadow-mem={self.limit * 4096}"
 
 
+def spared(there_would_be: float, refaults: int) -> float:
+    """The share of so many refaults that is spared where there would be as many; estimates may be out of its bounds."""
+    return min(max(1 - there_would_be / refaults, 0.0), 1.0)
+
+
 def advice(row: Row) -> Advice | None:
     """What would have spared the VM most of its refaults since the look before; None when nothing says so."""
     refaults = row.change(REFAULTS)
@@ -45,8 +50,7 @@ def advice(row: Row) -> Advice | None:
     for limited in row.vm.limited if refaults > 0 else ():
         limit = round(row.vm.limit * limited.times)
         there_would_be = limited.likely - counted.get(limited.times, 0.0)
-        spares = min(max(1 - there_would_be / refaults, 0.0), 1.0)
-        found = Advice(limit, spares, (limit - row.vm.limit) * PAGE_BYTES)
+        found = Advice(limit, spared(there_would_be, refaults), (limit - row.vm.limit) * PAGE_BYTES)
         if found.enough:
             break
     return found

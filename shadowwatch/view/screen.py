@@ -15,6 +15,7 @@ from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.snapshot import Cause, Distribution, Snapshot, VmDetail, VmSnapshot
 from shadowwatch.source import Status
 from shadowwatch.view import tree
+from shadowwatch.view.advice import spared
 from shadowwatch.view.columns import Column, Row, Units, bar
 from shadowwatch.view.insight import insight
 from shadowwatch.view.state import Pane, State, keys_help, ordered
@@ -237,9 +238,9 @@ def _curve(vm: VmSnapshot, width: int) -> list[Text]:
     room = max(8, min(60, width - 30))
     lines = []
     for limited in vm.limited:
-        spared = min(max(1 - limited.likely / refaults, 0.0), 1.0)
+        share = spared(limited.likely, refaults)
         label = f"{vm.limit * limited.times:,.0f} (× {limited.times:g})"
-        lines.append(Text(f"  {label:>14}  {spared:>7.0%}  {'█' * round(spared * room)}"))
+        lines.append(Text(f"  {label:>14}  {share:>7.0%}  {'█' * round(share * room)}"))
     return lines
 
 
