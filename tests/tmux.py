@@ -65,6 +65,7 @@ class Tmux:
             if shown == before and all(word in shown or word in unwrapped for word in words) and gone not in shown:
                 return shown
             before = shown
+            time.sleep(0.03)  # each look starts a process
         raise AssertionError(f"{words} did not come up, or {gone!r} did not go:\n{self.screen()}")
 
     def told(self, what: str) -> str:

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from shadowwatch.capture.format import Writer, pack
 from shadowwatch.event.abi import Batch
@@ -68,7 +71,8 @@ def name_of(pid: int) -> str:
     return NAMES.get(pid, f"idle{pid}")
 
 
-def batches(idle: int = 2) -> list[Batch]:
+@cache
+def batches(idle: int = 2) -> Sequence[Batch]:
     """Ten seconds, a look each quarter."""
     thrashing, calm, *resting = (Guest(number) for number in range(1, idle + 3))
     made = []
@@ -81,25 +85,35 @@ def batches(idle: int = 2) -> list[Batch]:
         if number % 8 == 0:
             calm.turn()
         made.append(Batch(now, 0, 0, b"".join(guest.take() for guest in (thrashing, calm, *resting))))
-    return made
+    return tuple(made)
 
 
-def watched(idle: int = 2, facts: Facts = FACTS) -> Watch:
-    """A watch after all of it."""
-    watch = Watch(facts, name_of)
-    for batch in batches(idle):
+@cache
+def at_the_end() -> Snapshot:
+    """After all of it."""
+    watch = Watch(FACTS, name_of)
+    for batch in batches():
         watch.take(batch)
-    return watch
+    return watch.snapshot()
+
+
+@cache
+def recorded(idle: int, **facts: str) -> bytes:
+    """What is in a file that has it all."""
+    told = replace(FACTS, **facts)  # type: ignore[arg-type]
+    watch = Watch(told, name_of)
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "capture")
+        writer = Writer(path.open("wb"), str(path), told)
+        for batch in batches(idle):
+            writer.write(pack(batch), watch.take(batch))
+        writer.close()
+        return path.read_bytes()
 
 
 def capture(path: Path, idle: int = 2, **facts: str) -> Path:
     """The same in a file."""
-    told = replace(FACTS, **facts)  # type: ignore[arg-type]
-    watch = Watch(told, name_of)
-    writer = Writer(path.open("wb"), str(path), told)
-    for batch in batches(idle):
-        writer.write(pack(batch), watch.take(batch))
-    writer.close()
+    path.write_bytes(recorded(idle, **facts))
     return path
 
 

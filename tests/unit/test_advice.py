@@ -10,9 +10,9 @@ import pytest
 from shadowwatch.snapshot import Limited, VmSnapshot
 from shadowwatch.view.advice import PAGE_BYTES, Advice, advice
 from shadowwatch.view.columns import Row
-from tests.unit.lively import watched
+from tests.unit.lively import at_the_end
 
-VM = replace(watched().snapshot().vms[0], limit=100)
+VM = replace(at_the_end().vms[0], limit=100)
 
 
 def row(refaults: int, limited: tuple[Limited, ...], before: VmSnapshot | None = None) -> Row:

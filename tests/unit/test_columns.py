@@ -10,19 +10,19 @@ import pytest
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.snapshot import VmSnapshot
 from shadowwatch.view.columns import COLUMNS, DEFAULT, Row, Units, bar, choose, sparkline
-from tests.unit.lively import watched
+from tests.unit.lively import at_the_end
 from tests.unit.story import Story
 from tests.unit.test_text import a_bit_of_everything
 
 
 def vm(name: str) -> VmSnapshot:
     """One of the lively VMs at the end."""
-    return next(vm for vm in watched().snapshot().vms if vm.name == name)
+    return next(vm for vm in at_the_end().vms if vm.name == name)
 
 
 def test_what_a_vm_loses_is_reclaim_and_what_is_built_again() -> None:
     """Since the last look, at least and at most; without what was measured on this kernel, reclaim alone."""
-    vm = replace(watched().snapshot().vms[0], refaults={1: 1000, 2: 200}, reclaim_ns=(10**8, 2 * 10**8))
+    vm = replace(at_the_end().vms[0], refaults={1: 1000, 2: 200}, reclaim_ns=(10**8, 2 * 10**8))
     before = replace(vm, refaults={1: 200}, reclaim_ns=(0, 10**8))
     assert Row(vm, before, 10.0).loses() == pytest.approx((0.01, 0.01))
     assert Row(vm, None, 10.0).loses() == pytest.approx((0.01, 0.02))

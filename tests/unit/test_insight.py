@@ -14,7 +14,7 @@ from shadowwatch.snapshot import Cause, Estimate, Limited
 from shadowwatch.source import Status
 from shadowwatch.view.columns import Row
 from shadowwatch.view.insight import insight
-from tests.unit.lively import watched
+from tests.unit.lively import at_the_end
 from tests.unit.story import FACTS
 
 STOCK = Status(FACTS, "", None, None)
@@ -24,7 +24,7 @@ PARENTS = Status(FACTS, "parents", None, None)
 
 def rows(seconds: float = 10.0, **changed: object) -> Sequence[Row]:
     """The lively VMs, of which the first one has these fields otherwise; of higher limits nothing is known."""
-    first, *others = watched().snapshot().vms
+    first, *others = at_the_end().vms
     changed = {"limited": ()} | changed
     return [Row(replace(first, **changed), None, seconds), *(Row(vm, None, seconds) for vm in others)]  # type: ignore[arg-type]
 
@@ -172,7 +172,7 @@ def test_few_recently_parented_directories_are_counted() -> None:
 
 def busy(name: str, limit: int, reclaimed: int, recent: int = 0) -> Row:
     """A VM that reclaims so many directories in ten seconds, so many of them recently parented."""
-    (vm, *_) = watched().snapshot().vms
+    (vm, *_) = at_the_end().vms
     zaps, parented = {(2, Cause.QUOTA): reclaimed}, {2: recent} if recent else {}
     vm = replace(vm, name=name, limit=limit, zaps=zaps, recently_parented_zaps=parented, limited=())  # type: ignore[arg-type]
     return Row(vm, None, 10.0)

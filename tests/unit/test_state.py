@@ -9,7 +9,7 @@ import pytest
 
 from shadowwatch.view.columns import DEFAULT, Row, Units, choose
 from shadowwatch.view.state import Pane, State, keys_help, ordered, pressed
-from tests.unit.lively import watched
+from tests.unit.lively import at_the_end
 
 NAMES = [f"vm{number}" for number in range(100)]
 STATE = State(choose(DEFAULT), "recent")
@@ -84,7 +84,7 @@ def test_sorting_goes_through_the_columns() -> None:
     assert after(STATE, ">").sort == "share"
     assert after(STATE, *"<<<<").sort == DEFAULT[-1]
     assert after(STATE, "r").descending is False
-    rows = [Row(vm, None, 1.0) for vm in watched().snapshot().vms]
+    rows = [Row(vm, None, 1.0) for vm in at_the_end().vms]
     by_pages = replace(STATE, sort="pages")
     assert [row.vm.name for row in ordered(rows, by_pages)] == ["web1", "db1", "idle3", "idle4"]
     assert [row.vm.name for row in ordered(rows, after(by_pages, "r"))] == ["idle3", "idle4", "db1", "web1"]
