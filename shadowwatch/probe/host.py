@@ -43,8 +43,8 @@ SYMBOLS = ("__x64_sys_sched_rr_get_interval",)
 #: CAP_BPF (include/uapi/linux/capability.h).
 CAPABILITIES = 1 << 34 | 1 << 38 | 1 << 39
 
-_KVM_SYMBOL = re.compile(rb"^([0-9a-f]+) ([a-zA-Z]) ([\w.]+)\t\[kvm\]$", re.MULTILINE)
-_ANY_SYMBOL = re.compile(rb"^([0-9a-f]+) ([a-zA-Z]) ([\w.]+)$", re.MULTILINE)
+_KVM_SYMBOL = re.compile(rb"^([0-9a-f]+) [a-zA-Z] ([\w.]+)\t\[kvm\]$", re.MULTILINE)
+_ANY_SYMBOL = re.compile(rb"^([0-9a-f]+) [a-zA-Z] ([\w.]+)$", re.MULTILINE)
 #: What GCC and clang add to a function's name, with link time optimization, too.
 _CLONE = re.compile(r"\.(?:isra|constprop|part|cold|llvm|lto_priv|__uniq|\d+)(?![a-z])")
 _PARAMETERS = (
@@ -107,20 +107,21 @@ def _symbols(root: Path) -> tuple[dict[str, int], tuple[Function, ...]]:
         text = (root / "proc/kallsyms").read_bytes()
     except OSError:
         return {}, ()
-    kvm = _KVM_SYMBOL.findall(text)
-    symbols = {name.decode(): int(address, 16) for address, _, name in kvm or _ANY_SYMBOL.findall(text)}
+    found = _KVM_SYMBOL if b"\t[kvm]\n" in text else _ANY_SYMBOL
+    symbols = {name.decode(): int(address, 16) for address, name in found.findall(text)}
     for wanted in SYMBOLS:
-        found = re.search(rf"^([0-9a-f]+) . {wanted}$".encode(), text, re.MULTILINE)
-        if found:
-            symbols[wanted] = int(found[1], 16)
+        own = re.search(rf"^([0-9a-f]+) . {wanted}$".encode(), text, re.MULTILINE)
+        if own:
+            symbols[wanted] = int(own[1], 16)
     # A function ends where the next symbol begins; addresses that are hidden are all 0.
     places = sorted({address for address in symbols.values() if address})
+    zapping = sorted(symbol for symbol in symbols if symbol.partition(".")[0] in CALLERS)
     functions = tuple(
-        (name, address & LOWER_HALF, behind & LOWER_HALF)
-        for symbol, address in sorted(symbols.items())
-        if address
-        and (name := function_of(symbol)) in CALLERS
-        and (behind := next(iter(places[bisect_right(places, address) :]), 0))
+        (name, address & LOWER_HALF, places[behind] & LOWER_HALF)
+        for symbol in zapping
+        if (name := function_of(symbol)) in CALLERS
+        and (address := symbols[symbol])
+        and (behind := bisect_right(places, address)) < len(places)
     )
     return symbols, functions
 
