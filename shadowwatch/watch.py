@@ -193,6 +193,12 @@ class Watch:
             self._freeze(vm)
             return vm.detail(self._last.now_ns, self._current)
 
+    def tables_in_reach(self, name: str) -> int:
+        """How many of a VM's tables of level 1 its roots lead to; 0 when there is none of that name."""
+        with self._lock:
+            vm = self._model.named(name)
+            return vm.tables_in_reach() if vm else 0
+
     def _freeze(self, vm: Vm) -> VmSnapshot:
         """With the lock held. What a VM without events came to is the same object as before."""
         return vm.freeze(self._estimates, self._current)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from shadowwatch.capture.format import Reader, reading
 from shadowwatch.event.abi import MOST_VMS, RECORD, UNCOUNTED, Batch, Event, Kind, decode
@@ -62,11 +63,12 @@ class SawTooth:
 class Series:
     """One VM over time, in bins of `width` seconds from its first event on.
 
-    `low` and `high` are the least and the most guest pages mapped in a bin (None before the kernel has told, or where
-    it does not count them), `pages` the shadow pages by level at the end of each bin, `orphans` those of them that lost
-    their last parent. All else is counted in the bin: `zaps` by cause, `directories` zapped by reclaim, the `recent`
-    ones of these that were recently parented, and `positions`, zaps that reclaim chose by tenth of the list, 0 the
-    newest.
+    `crests` are the tables of level 1 that a root leads to before the first reclaim of each bin, `troughs` those after
+    it, and `fall` is the mean difference; without one both are as at the bin's end. `low` and `high` are the least and
+    the most guest pages mapped in a bin (None before the kernel has told, or where it does not count them), `pages`
+    the shadow pages by level at the end of each bin, `orphans` those of them that lost their last parent. All else is
+    counted in the bin: `zaps` by cause, `directories` zapped by reclaim, the `recent` ones of these that were recently
+    parented, and `positions`, zaps that reclaim chose by tenth of the list, 0 the newest.
     `fault` says where the capture broke off.
     """
 
@@ -74,6 +76,8 @@ class Series:
     facts: Facts
     vm: VmSnapshot
     width: float
+    crests: tuple[int, ...]
+    troughs: tuple[int, ...]
     low: tuple[int | None, ...]
     high: tuple[int | None, ...]
     pages: Mapping[int, tuple[int, ...]]
@@ -82,6 +86,7 @@ class Series:
     directories: tuple[int, ...]
     recent: tuple[int, ...]
     positions: tuple[tuple[int, ...], ...]
+    fall: float
     amplitude: float
     turns: int
     fault: str | None
@@ -127,6 +132,15 @@ def _span(reader: Reader, name: str | None) -> _Span:
     return _Span(reader.facts, vm, *spans[vm.kvm], str(reader.fault) if reader.fault else None)
 
 
+class _Slice(NamedTuple):
+    """Records, the bins that have ended with them, and whether a reclaim that is looked at is over or begins then."""
+
+    records: bytes
+    ended: int
+    over: bool
+    begins: bool
+
+
 class _Sampler:
     """Fills the bins: extremes event by event, the model's counters when a bin ends."""
 
@@ -136,14 +150,19 @@ class _Sampler:
         self.high: list[int | None] = [None] * bins
         self.last: list[int | None] = [None] * bins
         self.samples: list[VmSnapshot | None] = []
+        #: By bin, the tables in reach before and after its first reclaim.
+        self.reached: list[list[int]] = [[] for _ in range(bins)]
+        #: The bins in which there is one, and that of the reclaim that is not over.
+        self.reclaimed: list[int] = []
+        self._reclaiming: int | None = None
         self.saw_tooth = SawTooth()
         self._kvm = span.vm.kvm
         self._first_ns = span.first_ns
         #: The last event belongs to the last bin.
         self.width_ns = (span.last_ns - span.first_ns) / bins or 1.0
 
-    def cut(self, records: bytes) -> Iterator[tuple[bytes, int]]:
-        """Slices of these records, each with the number of bins that ended before it."""
+    def cut(self, records: bytes) -> Iterator[_Slice]:
+        """Slices of these records; the tree is looked at before and after the first reclaim of a bin."""
         begin = 0
         ended = len(self.samples)
         for number, event in enumerate(decode(records)[0]):
@@ -151,12 +170,14 @@ class _Sampler:
                 continue
             # Processors' clocks may differ by a little: a bin that has ended stays so.
             bin_ = max(ended, min(self.bins - 1, int((event[_NS] - self._first_ns) / self.width_ns)))
-            if bin_ > ended:
-                yield records[begin * RECORD.size : number * RECORD.size], bin_
+            over = self._reclaiming is not None and event[_KIND] != Kind.ZAP
+            begins = event[_KIND] == Kind.RECLAIM and not self.reached[bin_]
+            if bin_ > ended or over or begins:
+                yield _Slice(records[begin * RECORD.size : number * RECORD.size], bin_, over, begins)
                 begin, ended = number, bin_
             if event[_KIND] in _COUNTING and event[_MAPPED] != UNCOUNTED:
                 self._mapped(bin_, event[_MAPPED])
-        yield records[begin * RECORD.size :], ended
+        yield _Slice(records[begin * RECORD.size :], ended, False, False)
 
     def _mapped(self, bin_: int, mapped: int) -> None:
         self.saw_tooth.take(mapped)
@@ -165,9 +186,27 @@ class _Sampler:
         self.high[bin_] = mapped if high is None else max(high, mapped)
         self.last[bin_] = mapped
 
-    def sample(self, vm: VmSnapshot | None, until: int) -> None:
+    def sample(self, vm: VmSnapshot | None, reached: int, until: int) -> None:
         """The VM is like this at the ends of the bins up to that one."""
-        self.samples += [vm] * (until - len(self.samples))
+        for bin_ in range(len(self.samples), until):
+            self.samples.append(vm)
+            if not self.reached[bin_]:
+                self.reached[bin_] += [reached] * 2
+
+    def look(self, slice_: _Slice, reached: int) -> None:
+        """So many tables are in reach when a reclaim is over or begins."""
+        if slice_.over and self._reclaiming is not None:
+            self.reached[self._reclaiming].append(reached)
+            self._reclaiming = None
+        if slice_.begins:
+            self._reclaiming = slice_.ended
+            self.reclaimed.append(slice_.ended)
+            self.reached[slice_.ended].append(reached)
+
+    def end(self, vm: VmSnapshot | None, reached: int) -> None:
+        """The capture is over."""
+        self.sample(vm, reached, self.bins)
+        self.look(_Slice(b"", self.bins, True, False), reached)
 
 
 def read(path: str, name: str | None = None, bins: int = BINS) -> Series:
@@ -178,20 +217,25 @@ def read(path: str, name: str | None = None, bins: int = BINS) -> Series:
     with reading(path) as reader:
         beginning = reader.place()
         span = _span(reader, name)
+        name = span.vm.name
         reader.go_to(beginning)
         sampler = _Sampler(span, bins)
         watch = Watch(reader.facts, reader.name_of)
         for batch in map(_lasting, reader.whole_batches()):
-            for records, ended in sampler.cut(batch.records):
+            for each in sampler.cut(batch.records):
                 # What was missed is known at the end of the batch.
-                watch.take(batch._replace(records=records, missed=watch.missed))
-                if ended > len(sampler.samples):
-                    sampler.sample(watch.vm(span.vm.name), ended)
+                watch.take(batch._replace(records=each.records, missed=watch.missed))
+                ends = each.ended > len(sampler.samples)
+                if ends or each.over or each.begins:
+                    reached = watch.tables_in_reach(name)
+                    sampler.look(each, reached)
+                    if ends:
+                        sampler.sample(watch.vm(name), reached, each.ended)
             if batch.missed != watch.missed:
                 watch.take(batch._replace(records=b""))
         if reader.fault and not span.fault:
             raise reader.fault
-        sampler.sample(watch.vm(span.vm.name), bins)
+        sampler.end(watch.vm(name), watch.tables_in_reach(name))
     return _series(path, span, sampler)
 
 
@@ -199,12 +243,16 @@ def _series(path: str, span: _Span, sampler: _Sampler) -> Series:
     samples = sampler.samples
     levels = sorted({level for vm in samples if vm for level in vm.pages})
     causes = sorted(span.vm.zaps_by_cause)
+    crests, troughs = zip(*sampler.reached, strict=True)
+    falls = [crests[bin_] - troughs[bin_] for bin_ in sampler.reclaimed]
     by_cause = [vm.zaps_by_cause if vm else {} for vm in samples]
     return Series(
         path=path,
         facts=span.facts,
         vm=span.vm,
         width=sampler.width_ns / 1e9,
+        crests=crests,
+        troughs=troughs,
         low=_carried(sampler.low, sampler.last),
         high=_carried(sampler.high, sampler.last),
         pages={level: tuple(vm.pages.get(level, 0) if vm else 0 for vm in samples) for level in levels},
@@ -213,6 +261,7 @@ def _series(path: str, span: _Span, sampler: _Sampler) -> Series:
         directories=_steps([vm.reclaimed_directories if vm else 0 for vm in samples]),
         recent=_steps([vm.recently_parented if vm else 0 for vm in samples]),
         positions=tuple(zip(*(_steps(column) for column in zip(*map(_tenths, samples), strict=True)), strict=True)),
+        fall=sum(falls) / len(falls) if falls else 0.0,
         amplitude=sampler.saw_tooth.amplitude,
         turns=sampler.saw_tooth.turns,
         fault=span.fault,

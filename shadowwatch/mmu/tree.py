@@ -126,3 +126,24 @@ class Tree:
             directory = self.directories[spt]
             for offset in self.roles.written(directory.role, address):
                 self._disconnect(directory, spt + offset)
+
+    def tables_in_reach(self) -> int:
+        """How many tables of level 1 the roots lead to: through these the guest reaches its memory."""
+        # A root is of the highest level, and nothing has ever pointed to it.
+        top = max((self.levels[directory.role] for directory in self.directories.values()), default=0)
+        waiting = [
+            directory
+            for directory in self.directories.values()
+            if directory.parent_pte is None and self.levels[directory.role] == top
+        ]
+        seen: set[int] = set()
+        tables = 0
+        while waiting:
+            for child in waiting.pop().children.values():
+                if child.spt not in seen:
+                    seen.add(child.spt)
+                    if child.children is _NO_CHILDREN:
+                        tables += 1
+                    else:
+                        waiting.append(child)
+        return tables

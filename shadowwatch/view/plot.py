@@ -43,7 +43,7 @@ _STYLE = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "legend.fontsize": 7.5,
-    # The same figure is the same file: text stays text, and names within the file do not change.
+    # Text stays text.
     "svg.fonttype": "none",
     "svg.hashsalt": "shadowwatch",
 }
@@ -80,6 +80,12 @@ def _legend(axes: Any) -> None:
     axes.legend(
         loc="lower right", bbox_to_anchor=(1.01, 0.97), ncol=5, handlelength=1, columnspacing=1.2, borderaxespad=0
     )
+
+
+def _reached(axes: Any, series: Series) -> None:
+    edges = _edges(series)
+    axes.stairs(series.crests, edges, baseline=series.troughs, fill=True, color=_INK, linewidth=0)
+    axes.stairs(series.crests, edges, baseline=None, color=_INK, linewidth=0.5)
 
 
 def _mapped(axes: Any, series: Series) -> None:
@@ -134,7 +140,8 @@ def _positions(axes: Any, series: Series) -> None:
 
 
 PANELS = (
-    _Panel("guest pages mapped\n(of 4 KiB)", _mapped, 1.5),
+    _Panel("page tables that\na root leads to", _reached, 1.3),
+    _Panel("guest pages mapped\n(of 4 KiB)", _mapped, 0.8),
     _Panel("shadow pages,\nby level", _levels, 1.0),
     _Panel("zaps by cause\n(per second)", _causes, 1.0),
     _Panel("directories zapped\nby reclaim (per s)", _recent, 1.0),
@@ -143,11 +150,12 @@ PANELS = (
 
 
 def saw_tooth(series: Series) -> str:
-    """One line: how the guest's mapped pages go up and down."""
+    """One line: what goes up and down, and how far."""
+    said = f"VM {series.vm.name}: a reclaim takes {series.fall:.1f} page tables out of a root's reach (mean)"
     if all(low is None for low in series.low):
-        return f"VM {series.vm.name}: this kernel does not count the guest pages that are mapped"
+        return f"{said}, this kernel does not count the guest pages that are mapped"
     return (
-        f"VM {series.vm.name}: saw-tooth of {series.amplitude:.1f} guest pages from crest to trough (mean),"
+        f"{said}, saw-tooth of {series.amplitude:.1f} guest pages from crest to trough (mean),"
         f" {series.turns:,} changes of direction in {series.seconds:.2f} s"
     )
 
@@ -160,7 +168,7 @@ def _title(series: Series) -> str:
 def _figure(columns: Sequence[Series]) -> Any:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 8.6), layout="constrained")
+    figure = Figure(figsize=(9, 9.6), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.05, w_pad=0.05)
     heights = [panel.height for panel in PANELS]
     grid = figure.subplots(len(PANELS), len(columns), sharex=True, sharey="row", squeeze=False, height_ratios=heights)
@@ -177,7 +185,7 @@ def _figure(columns: Sequence[Series]) -> Any:
     last.set_yticks([0, 1], ["newest", "oldest"])
     for number, series in enumerate(columns):
         grid[0][number].set_title(_title(series), loc="left", fontsize=9, fontweight="bold")
-        caption = saw_tooth(series).split(": ", 1)[1].replace(", ", ",\n", 1)
+        caption = saw_tooth(series).split(": ", 1)[1].replace(", ", ",\n")
         grid[-1][number].set_xlabel(f"seconds since the first event of the VM\n\n{caption}")
     figure.align_ylabels(grid[:, 0])
     return figure
@@ -199,6 +207,11 @@ def picture(columns: Sequence[Series], suffix: str) -> bytes:
     if suffix == ".svg":
         # Hundredths of a point are fine enough, and make half the file.
         content = re.sub(rb"(?<=\d\.)(\d\d)\d+(?= )", rb"\1", content)
+        # What names things within the file is made of places to the last bit, in which no two layouts are alike.
+        names: dict[bytes, bytes] = {}
+        content = re.sub(
+            rb'(?<=["#])[mp][0-9a-f]{10}\b', lambda found: names.setdefault(found[0], b"n%d" % len(names)), content
+        )
     return content
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def test_bytes_that_changed_on_a_disk_are_read_or_refused(
 
 
 @cache
-def some_batches() -> list[Batch]:
+def some_batches() -> Sequence[Batch]:
     """The first of a lively host."""
     return lively.batches()[:6]
 

@@ -11,11 +11,13 @@ import pytest
 from shadowwatch.capture.format import Writer, pack, reading
 from shadowwatch.capture.series import SawTooth, read
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.event.abi import UNCOUNTED, Batch, Event, Kind, encode
+from shadowwatch.event.abi import UNCOUNTED, Batch, Event, Kind, decode, encode
 from shadowwatch.event.facts import Facts
+from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.snapshot import RECLAIM, VmSnapshot
 from shadowwatch.watch import Watch
 from tests.captures import CAPTURES
+from tests.experiment.analysis import InReach
 from tests.unit import lively
 from tests.unit.story import FACTS, Story
 
@@ -66,6 +68,46 @@ def test_bins_add_up_to_what_the_whole_replay_counts(name: str, bins: int) -> No
     assert sum(map(sum, series.positions)) == sum(sum(each.counts) for each in vm.zap_position.values()) > 1000
     lengths = {len(series.low), len(series.high), len(series.directories), len(series.positions)}
     assert lengths == {bins} == {len(counts) for counts in series.pages.values()} | {bins}
+
+
+def reclaims(path: str, kvm: int) -> list[tuple[float, int, int]]:
+    """By a slow and obvious tree: when each reclaim was, and how many tables its root led to before and after it."""
+    found: list[tuple[float, int, int]] = []
+    tree, first_ns, before = InReach(), 0, None
+    with reading(path) as reader:
+        levels = RoleLayout(reader.facts.role).levels
+        events = (Event._make(each) for batch in reader.batches() for each in decode(batch.records)[0])
+        for event in (each for each in events if each.kvm == kvm):
+            first_ns = first_ns or event.ns
+            if before is not None and event.kind != Kind.ZAP:
+                found[-1] = (*found[-1][:2], tree.tables())
+                before = None
+            if event.kind == Kind.RECLAIM:
+                before = tree.tables()
+                found.append(((event.ns - first_ns) / 1e9, before, before))
+            tree.take(event, levels)
+    return found
+
+
+@pytest.mark.parametrize("name", ["stock", "parents"])
+@pytest.mark.parametrize("bins", [1, 300])
+def test_crests_and_troughs_are_those_of_the_first_reclaim_in_each_bin(name: str, bins: int) -> None:
+    """As a second tree has them, which is walked from the root down each time."""
+    path = str(CAPTURES[name])
+    series = read(path, bins=bins)
+    first: dict[int, tuple[int, int]] = {}
+    for seconds, before, after in reclaims(path, series.vm.kvm):
+        first.setdefault(min(bins - 1, int(seconds / series.width)), (before, after))
+    assert {bin_: (series.crests[bin_], series.troughs[bin_]) for bin_ in first} == first
+    assert series.fall == pytest.approx(sum(before - after for before, after in first.values()) / len(first))
+
+
+def test_moving_parents_up_keeps_tables_in_reach() -> None:
+    """In stock order a reclaim takes a root or its only directory along, and the guest has nothing left."""
+    stock, parents = (read(str(CAPTURES[name])) for name in ("stock", "parents"))
+    assert stock.fall > 1.2 * parents.fall
+    assert stock.troughs[20:200].count(0) > 10
+    assert min(parents.troughs[20:200]) > 20
 
 
 def test_extremes_are_those_of_the_events(tmp_path: Path) -> None:
