@@ -9,11 +9,25 @@ import os
 import subprocess
 import tarfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.lab.patched import FILES
 
 SOURCE = "linux-source-6.1"
+
+
+@cache
+def built(record: str, files: tuple[tuple[str, bytes], ...]) -> bytes:
+    """A package with this control file; many archives have the same ones."""
+    with TemporaryDirectory() as folder:
+        tree, package = Path(folder, "tree"), Path(folder, "deb")
+        for path, content in (("DEBIAN/control", record.encode()), *files):
+            (tree / path).parent.mkdir(parents=True, exist_ok=True)
+            (tree / path).write_bytes(content)
+        subprocess.run(["dpkg-deb", "--build", "-Znone", tree, package], check=True, capture_output=True)
+        return package.read_bytes()
 
 
 class Archive:
@@ -28,17 +42,12 @@ class Archive:
 
     def add(self, name: str, version: str, depends: str = "", files: Mapping[str, bytes] | None = None) -> None:
         """Add a package, in the place of one of the same name and version."""
-        tree = self.folder / "tree"
         fields = {"Package": name, "Version": version, "Architecture": "amd64", "Maintainer": "nobody"}
         fields |= {"Description": "tiny"} | ({"Depends": depends} if depends else {})
         record = "".join(f"{field}: {value}\n" for field, value in fields.items())
-        for path, content in {"DEBIAN/control": record.encode(), **(files or {})}.items():
-            (tree / path).parent.mkdir(parents=True, exist_ok=True)
-            (tree / path).write_bytes(content)
+        content = built(record, tuple((files or {}).items()))
         package = self.folder / f"{name}_{version}.deb"
-        subprocess.run(["dpkg-deb", "--build", "-Znone", tree, package], check=True, capture_output=True)
-        subprocess.run(["rm", "-r", tree], check=True)
-        content = package.read_bytes()
+        package.write_bytes(content)
         record += f"Filename: ./{package.name}\nSize: {len(content)}\nSHA256: {hashlib.sha256(content).hexdigest()}\n"
         self._records[package.name] = record
 
