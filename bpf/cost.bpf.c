@@ -10,6 +10,7 @@
  * -D by shadowwatch/probe/cost.py.
  */
 #include <uapi/linux/ptrace.h>
+#include "read.h"
 
 /* shadowwatch/cost.py has the kinds in this order, too. */
 enum { BUILDING, OTHER, RECLAIM, KINDS };
@@ -46,48 +47,6 @@ BPF_HASH(threads, u32, struct thread, MAX_THREADS);
 BPF_ARRAY(none, struct vm, 1); /* too large for the stack */
 BPF_ARRAY(measuring, u32, 1);
 BPF_ARRAY(unmeasured, u64, 1);
-
-static __always_inline u64 read64(u64 address)
-{
-	u64 value = 0;
-
-	bpf_probe_read_kernel(&value, sizeof(value), (void *)address);
-	return value;
-}
-
-static __always_inline u32 read32(u64 address)
-{
-	u32 value = 0;
-
-	bpf_probe_read_kernel(&value, sizeof(value), (void *)address);
-	return value;
-}
-
-static __always_inline u8 read8(u64 address)
-{
-	u8 value = 0;
-
-	bpf_probe_read_kernel(&value, sizeof(value), (void *)address);
-	return value;
-}
-
-/* The process whose VM this is, as process_of() in mmu.bpf.c has it: reclaim can be another's work, the shrinker's. */
-static __always_inline u32 process_of(u64 kvm)
-{
-	u32 process = 0;
-
-#if defined(KVM_MM) && defined(TASK_MM)
-	if (read64(bpf_get_current_task() + TASK_MM) == read64(kvm + KVM_MM))
-		return bpf_get_current_pid_tgid() >> 32;
-#endif
-#if defined(KVM_MM) && defined(MM_OWNER) && defined(TASK_TGID)
-	u64 owner = read64(read64(kvm + KVM_MM) + MM_OWNER);
-
-	if (owner)
-		process = read32(owner + TASK_TGID);
-#endif
-	return process ?: read32(kvm + KVM_USERSPACE_PID);
-}
 
 static __always_inline void missed(void)
 {

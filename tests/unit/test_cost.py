@@ -281,7 +281,7 @@ def test_a_kernel_on_which_faults_cannot_be_timed_is_refused(symbols: tuple[str,
 
 def test_the_program_and_the_plan_have_the_same_names() -> None:
     """Every function has a hook, every definition a place, and the kinds are in Python's order."""
-    source = (source_folder() / "cost.bpf.c").read_text()
+    source = "".join((source_folder() / name).read_text() for name in ("read.h", "cost.bpf.c"))
     code = re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)
     programs = {hook.program for point in COST_POINTS for hook in point.hooks}
     assert programs == set(re.findall(r"^int (\w+)\(", code, re.MULTILINE))

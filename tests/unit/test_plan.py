@@ -370,8 +370,8 @@ def test_all_callers_are_where_a_caller_is_looked_for(name: str) -> None:
 
 
 def test_every_definition_that_the_probes_use_is_known() -> None:
-    """The names in bpf/mmu.bpf.c and those of the plan are the same."""
-    source = (source_folder() / "mmu.bpf.c").read_text()
+    """The names in bpf/mmu.bpf.c, with what it includes, and those of the plan are the same."""
+    source = "".join((source_folder() / name).read_text() for name in ("read.h", "mmu.bpf.c"))
     code = re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)
     used = set(re.findall(r"(?<![A-Z_])(?:SP|DESC|KVM|VCPU|VM|MMU|MM|TASK)_[A-Z_]+\b", code)) - {"DESC_SLOTS"}
     assert used == {*DEFINES, "VM_LIST", *PLACES}
