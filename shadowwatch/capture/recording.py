@@ -3,16 +3,44 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import select
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from shadowwatch.capture.format import Packed, Writer
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import Batch
 from shadowwatch.event.facts import Facts, Name
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+#: A pipe that takes nothing for so long has nobody who reads it.
+ROOM_SECONDS = 5.0
+
+
+class _Waiting(io.FileIO):
+    """A descriptor that may be one that never blocks, such as a pipe's: whoever writes waits here until it takes some.
+
+    OSError when it takes nothing for ROOM_SECONDS, and at once when it did so before.
+    """
+
+    _full = False
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write some of it, and return how much."""
+        while (written := super().write(data)) is None:
+            room = select.poll()
+            room.register(self.fileno(), select.POLLOUT)
+            if self._full or not room.poll(ROOM_SECONDS * 1000):
+                self._full = True
+                raise OSError(errno.EAGAIN, f"nothing was read from it for {ROOM_SECONDS:g} s")
+        return written
 
 
 class RecordingProgress(NamedTuple):
@@ -67,7 +95,7 @@ class Recording:
             os.ftruncate(descriptor, 0)
             os.lseek(descriptor, 0, os.SEEK_SET)
         # The descriptor may be written to again.
-        file = os.fdopen(descriptor, "wb", buffering=1 << 20, closefd=False)
+        file = io.BufferedWriter(_Waiting(descriptor, "wb", closefd=False), 1 << 20)
         return Writer(file, path, self._facts)
 
     def write(self, packed: Packed, names: Iterable[Name]) -> None:

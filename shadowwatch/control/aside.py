@@ -32,7 +32,7 @@ class Aside(Recording):
         self._own: list[tuple[int, str]] = []
         try:
             for descriptor, path in files:
-                # A pipe that nobody reads ends the recording at once, unless the asker has it block again.
+                # A pipe that nobody reads ends the recording soon, unless the asker has it block again.
                 os.set_blocking(descriptor, False)
                 self._own.append((os.dup(descriptor), path))
         except OSError:

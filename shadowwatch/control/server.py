@@ -149,6 +149,10 @@ class Control:
                     connection.sendall(f"{dumps(recording.progress())}\n".encode())
             finally:
                 recording.stop()
+                # The rest may take its time in a pipe: the asker hears of that, too, unless it has gone.
+                with suppress(OSError):
+                    while not recording.ended.wait(PROGRESS_SECONDS):
+                        connection.sendall(f"{dumps(recording.progress())}\n".encode())
                 recording.ended.wait()
             connection.sendall(f"{dumps(recording.progress())}\nnull\n".encode())
         finally:

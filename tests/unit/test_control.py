@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import select
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from shadowwatch.capture.format import reading
+from shadowwatch.capture.format import Reader, reading
 from shadowwatch.capture.recording import RecordingProgress
 from shadowwatch.control import aside, server
 from shadowwatch.control.client import Live, connect
@@ -194,8 +195,45 @@ def test_an_asker_that_does_not_listen_any_more_ends_its_recording(daemon: Daemo
         assert sum(len(batch.records) for batch in reader.batches()) == 3 * RECORD.size
 
 
-def test_a_pipe_that_nobody_reads_ends_the_recording_and_not_the_daemon(daemon: Daemon, live: Live) -> None:
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_what_takes_little_at_a_time_gets_all_when_it_is_read(kind: str, daemon: Daemon, live: Live) -> None:
+    """However slowly, and though the recording is longer than what it holds by itself."""
+    if kind == "pipe":
+        reader, writer = os.pipe()
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    else:
+        ours, theirs = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        reader, writer = theirs.detach(), ours.detach()
+    content = bytearray()
+
+    def read() -> None:
+        while some := os.read(reader, 1000):
+            content.extend(some)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    lines = live.record([(writer, kind)], None)
+    next(lines)
+    for _ in range(20):
+        daemon.look(2000)
+    live.stop_recording()
+    while not daemon.recordings[0].ended.wait(0.01):
+        daemon.look(0)
+    assert list(lines)[-1].error == ""
+    os.close(writer)
+    thread.join(10)
+    os.close(reader)
+    assert len(content) > 1 << 17
+    recorded = Reader(io.BytesIO(content), kind)
+    assert sum(len(batch.records) for batch in recorded.batches()) == 40_000 * RECORD.size
+
+
+def test_a_pipe_that_nobody_reads_ends_the_recording_and_not_the_daemon(
+    daemon: Daemon, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The loop does not wait for room in it."""
+    monkeypatch.setattr("shadowwatch.capture.recording.ROOM_SECONDS", 0.3)
     reader, writer = os.pipe()
     try:
         # The smallest pipe there is, and it is full.
@@ -208,7 +246,7 @@ def test_a_pipe_that_nobody_reads_ends_the_recording_and_not_the_daemon(daemon: 
         last = list(lines)[-1]
         loop.join(10)
         assert not loop.is_alive()
-        assert last.error.startswith("cannot go on writing pipe: ")
+        assert last.error.startswith("cannot go on writing pipe: nothing was read from it for 0.3 s; ")
         assert live.status() == STATUS
     finally:
         os.close(reader)
