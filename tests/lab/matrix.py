@@ -2,6 +2,7 @@
 """Every kernel, stock and patched, in every way that the shadow MMU comes to be used, against the kernel itself."""
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,9 +29,11 @@ RECLAIM = ("quota", "resize", "shrinker")
 #: After the workload, so that the last audits are of a VM at rest.
 LAST_AUDITS = 2
 #: Of the whole matrix: what the workloads touch, and the audits of each VM once all are at rest.
-ACCESSES, RESTED_AUDITS = 50_000, 60
+ACCESSES, RESTED_AUDITS = 100_000, 90
 #: A VM at rest is audited ten times a second, by the clock of an emulated machine.
 AUDITS_SECONDS = 300.0
+
+DIFFERENCE = "/var/lib/shadowwatch/difference.capture"
 
 Maker = Literal["AMD", "Intel"]
 
@@ -121,7 +124,7 @@ def watch(lab: Lab, cell: Cell, accesses: int = 20_000, rested: int = LAST_AUDIT
     lab.load_kvm(cell.kvm, cell.mode)
     if cell.kvm == "patched":
         lab.policy("parents")
-    lab.start_daemon("--audit-interval 0.1 --difference /var/lib/shadowwatch/difference.capture")
+    lab.start_daemon(f"--audit-interval 0.1 --ring-mib 32 --difference {DIFFERENCE}")
     port = lab.forward(PORT)
     with ExitStack() as running:
         counters: dict[str, Mapping[str, int]] = {}
@@ -135,7 +138,9 @@ def watch(lab: Lab, cell: Cell, accesses: int = 20_000, rested: int = LAST_AUDIT
             vmm = running.enter_context(Vmm(lab, each))
             counters[each.name] = vmm.finished().counters
             if each.vcpus > 1 or each.unrest:
-                counters[each.name] = vmm.do("rest").counters
+                vmm.do("rest")
+                # The last slot took all pages with it: audits are to find some.
+                counters[each.name] = vmm.again().counters
         for vm, kernels in counters.items():
             metrics = settled(port, vm, kernels["mmu_cache_miss"])
         begun = metrics.by("vm", "vm_audits_total")
@@ -230,6 +235,17 @@ class Kept:
                 yield Row(cell=Cell(**row.pop("cell")), counters=counters, **row)
 
 
+def keep_difference(lab: Lab, target: Path) -> str:
+    """Return what the daemon said of the first difference that an audit found, and keep the capture of it."""
+    started = "_SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID shadowwatch)"
+    said = lab.run(f"journalctl -o cat {started} --grep 'an audit found'", check=False).stdout.strip()
+    if said:
+        lab.run(f"cp {DIFFERENCE} /srv/out/difference", check=False)
+        if (found := lab.out / "difference").exists():
+            said += f"; {shutil.copyfile(found, target)} has the events"
+    return said
+
+
 def main(hosts: Sequence[str]) -> int:
     """Go on with the matrix, write the page when it was the whole one, and return the exit status."""
     kept = Kept(default_root().parent / "matrix.jsonl")
@@ -254,6 +270,9 @@ def main(hosts: Sequence[str]) -> int:
                         found = list(watch(lab, cell, ACCESSES, RESTED_AUDITS))
                         if all(row.right for row in found):
                             kept.add(found)
+                        name = f"difference-{cell.host}-{cell.kvm}-{cell.mode}-{cell.processors}.capture"
+                        if said := keep_difference(lab, default_root().parent / name):
+                            print(f"matrix: {cell}: {said}", file=sys.stderr)
                 except LabError as error:
                     failed += 1
                     print(f"matrix: {cell}: {error}", file=sys.stderr)
