@@ -6,7 +6,8 @@ level 1, and what became of the pages in the kernel's own list. A policy that za
 other pages in place: some find all there and would not have been, others must build more. What no event tells is
 how often the guest used a page while it was there. So whenever the policy has a page out of reach that the recorded
 guest still had, that is counted as unseen, and how likely a fault was meanwhile is taken from how soon the guest
-came back to the pages that it did lose.
+came back to the pages that it did lose. Under a higher limit pages stay longer than they did: if the guest came back
+before a page that comes meanwhile would have gone again, that fault is instead of the recorded one, and not one more.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ LOADED = 4
 
 #: Pages that are in neither life are forgotten when there are so many for each that is, and some more.
 SLACK, FLOOR = 4, 4096
+
+#: How long a page stays in reach is the mean over about so many that did not.
+LIVES = 64
 
 _BY_RECLAIM, _BY_PARENT, _QUOTA = int(Unsettled.BY_RECLAIM), int(Unsettled.BY_PARENT), int(Cause.QUOTA)
 _NO_RECLAIM = -1
@@ -51,12 +55,14 @@ class SimulatedVm:
         "_fresh",
         "_leaders",
         "_levels",
+        "_life",
         "_likely",
         "_limit",
         "_list",
         "_loaded",
         "_losses",
         "_lowered",
+        "_missing",
         "_pages",
         "_parent",
         "_policy",
@@ -106,11 +112,14 @@ class SimulatedVm:
         #: Recorded zaps that the policy made, too, in the same reclaim and the same order.
         self.reproduced = 0
         #: Level-1 pages that went out of reach in the recorded life, after how long the guest came back to some of
-        #: them, and how much earlier some went in the simulated life.
+        #: them, how many went earlier in the simulated life, and for how long a fault for these would have been one more.
         self._losses = 0
         self._absences = Spans()
-        self._unseen = Spans()
+        self._unseen = 0
+        self._missing = Spans()
         self._likely = 0.0
+        #: How long a level-1 page stays in reach in the simulated life, under a higher limit.
+        self._life = 0.0
         self.forget()
 
     def forget(self) -> None:
@@ -233,18 +242,22 @@ class SimulatedVm:
                     broken = child.lost
                 if broken == self._swept == clock - 1 and not self._faulted:
                     # Gone by the reclaim that made room for this very fault: perhaps all of it was in place before.
-                    child.lost = 0
+                    self._back(child, clock)
                     self._rebuilt.append((parent, child))
                     return
                 if child.level == 1:
                     self._absences.add(clock - broken)
-        child.lost = 0
+        self._back(child, clock)
         kept = taken and child.resident and child.parents.get(parent, -1) >= parent.died
         if kept and (begins or self._rebuilt):
             kept = self._in_reach(parent)
         self._rebuilt = []
         if kept:
             return
+        if child.level == 1 and self.limit > self._recorded_limit:
+            if child.reached and (gone := self._gone(child)) < NEVER:
+                self._life += (gone - child.reached - self._life) / LIVES
+            child.reached = clock
         self._fault(parent)
         self._attach(parent, child)
 
@@ -424,7 +437,24 @@ class SimulatedVm:
     def _lose(self, page: SimulatedPage, lost: int) -> None:
         """A level-1 page went out of reach, or had been since one above it went: note what the policy did."""
         self._losses += 1
-        died = lost
+        died = min(lost, self._gone(page))
+        below: SimulatedPage | None = page
+        while below is not None:
+            up = below.up
+            if up is not None:
+                lost = min(lost, up.broke(below.links.get(up, 0)))
+            below = up
+        page.lost = lost
+        if 0 < died < lost:
+            self._unseen += 1
+            if self.limit > self._recorded_limit:
+                page.missed = died
+            else:
+                self._missing.add(lost - died)
+
+    def _gone(self, page: SimulatedPage) -> int:
+        """When a page went out of reach in the simulated life; NEVER if it has not."""
+        died = NEVER
         below: SimulatedPage | None = page
         while below is not None:
             up = below.up
@@ -432,12 +462,18 @@ class SimulatedVm:
                 died = min(died, below.died)
             elif up is not None and below.parents.get(up, -1) < up.died:
                 died = min(died, up.died)
-            if up is not None:
-                lost = min(lost, up.broke(below.links.get(up, 0)))
             below = up
-        page.lost = lost
-        if 0 < died < lost:
-            self._unseen.add(lost - died)
+        return died
+
+    def _back(self, page: SimulatedPage, now: int) -> None:
+        """A page is in reach again in the recorded life."""
+        if page.missed:
+            # What comes later than one life of a page ago is still there now.
+            missing = min(page.lost, now - round(self._life)) - page.missed
+            if missing > 0:
+                self._missing.add(missing)
+            page.missed = 0
+        page.lost = 0
 
     def _make_room(self) -> None:
         """As make_mmu_pages_available() does at the beginning of each fault."""
@@ -492,17 +528,19 @@ class SimulatedVm:
     def end(self) -> Estimate:
         """What came of it; no more is heard of the VM."""
         self._settle()
+        for page in self._pages.values():
+            self._back(page, NEVER)
         return self.estimate()
 
     def estimate(self) -> Estimate:
         """What came of it so far, but for a fault that is under way."""
         # It must not fall when pages that were lost are found not to be wanted.
-        self._likely = max(self._likely, self._unseen.likely(self._absences, self._losses))
+        self._likely = max(self._likely, self._missing.likely(self._absences, self._losses))
         return Estimate(
             faults=self.faults,
             zaps=self.zaps,
             refaults=self.refaults,
-            unseen=self._unseen.number,
+            unseen=self._unseen,
             likely=self._likely,
             recorded_faults=self.recorded_faults,
             recorded_zaps=self.recorded_zaps,
