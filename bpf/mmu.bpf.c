@@ -25,6 +25,41 @@
 #define DESC_SLOTS(desc) ((DESC_MORE - DESC_SPTES) / sizeof(u64)) /* those that are free are 0 */
 #endif
 
+/* A member of a union that has what was read from one place on: this one is so many bytes behind that. */
+#define AT(offset, name, member)                                                                                       \
+	struct {                                                                                                       \
+		u8 before_##name[offset];                                                                              \
+		member;                                                                                                \
+	} __attribute__((packed))
+
+/* Of struct kvm_mmu_page. One read of many bytes costs half of two that are of one word each. */
+union shadow_page {
+	AT(SP_LINK, link, u64 link[2]);
+	AT(SP_TDP_MMU_PAGE, tdp_mmu_page, u8 tdp_mmu_page);
+	AT(SP_ROLE, role, u32 role);
+	AT(SP_GFN, gfn, u64 gfn);
+	AT(SP_SPT, spt, u64 spt);
+#ifdef SP_UNSYNC
+	AT(SP_UNSYNC, unsync, u8 unsync);
+#endif
+} __attribute__((aligned(8)));
+
+/* Of struct kvm, where these lie close together: within 128 bytes in 5.10 to 7.3. */
+#define LEAST(a, b) ((a) < (b) ? (a) : (b))
+#ifdef KVM_PAGES
+#define SIZES LEAST(KVM_PAGES, LEAST(KVM_N_USED_MMU_PAGES, KVM_N_MAX_MMU_PAGES))
+#else
+#define SIZES LEAST(KVM_N_USED_MMU_PAGES, KVM_N_MAX_MMU_PAGES)
+#endif
+
+union sizes {
+	AT(KVM_N_USED_MMU_PAGES - SIZES, used, u32 used);
+	AT(KVM_N_MAX_MMU_PAGES - SIZES, limit, u32 limit);
+#ifdef KVM_PAGES
+	AT(KVM_PAGES - SIZES, pages, u64 pages[3]);
+#endif
+} __attribute__((aligned(8)));
+
 /* What KVM has counted of a VM in kvm->stat: pages allocated, zapped, and recycled. */
 struct counts {
 	u64 allocated;
@@ -417,32 +452,47 @@ static __always_inline void step_over(struct vm_state *vm, u64 sp)
 		vm->place.next = read64(sp + SP_LINK + sizeof(u64));
 }
 
+static __always_inline void read_sizes(union sizes *sizes, u64 kvm)
+{
+	bpf_probe_read_kernel(sizes, sizeof(*sizes), (void *)(kvm + SIZES));
+}
+
 /* What the VM's sptes map: kvm->stat.pages[], 4 KiB, 2 MiB and 1 GiB, since 71f51d2c3253 (v5.15). */
-static __always_inline u64 mapped_pages(u64 kvm)
+static __always_inline u64 mapped_pages(const union sizes *sizes)
 {
 #ifdef KVM_PAGES
-	u64 pages[3] = {};
-
-	bpf_probe_read_kernel(pages, sizeof(pages), (void *)(kvm + KVM_PAGES));
-	return pages[0] + (pages[1] << 9) + (pages[2] << 18);
+	return sizes->pages[0] + (sizes->pages[1] << 9) + (sizes->pages[2] << 18);
 #else
 	return SHADOWWATCH_UNCOUNTED;
 #endif
 }
 
-static __always_inline void alloc(struct vm_state *vm, u64 kvm, u64 sp, u64 parent_pte, u32 uncounted)
+static __always_inline void read_page(union shadow_page *page, u64 sp)
+{
+	bpf_probe_read_kernel(page, sizeof(*page), (void *)sp);
+}
+
+static __always_inline void tell_page(struct shadowwatch_event *event, const union shadow_page *page)
+{
+	event->spt = page->spt;
+	event->gfn = page->gfn;
+	event->role = page->role;
+}
+
+static __always_inline void alloc(struct vm_state *vm, u64 kvm, const union shadow_page *page, u64 parent_pte,
+				  u32 uncounted)
 {
 	struct shadowwatch_event *event = reserve_next(vm, kvm, SHADOWWATCH_ALLOC);
+	union sizes sizes;
 
 	if (!event)
 		return;
-	event->spt = read64(sp + SP_SPT);
+	read_sizes(&sizes, kvm);
+	tell_page(event, page);
 	event->parent_pte = parent_pte;
-	event->gfn = read64(sp + SP_GFN);
-	event->role = read32(sp + SP_ROLE);
-	event->limit = read32(kvm + KVM_N_MAX_MMU_PAGES);
-	event->used = read32(kvm + KVM_N_USED_MMU_PAGES) + uncounted;
-	event->mapped = mapped_pages(kvm);
+	event->limit = sizes.limit;
+	event->used = sizes.used + uncounted;
+	event->mapped = mapped_pages(&sizes);
 	submit(event);
 }
 
@@ -451,9 +501,11 @@ int probe_alloc_page(struct pt_regs *ctx)
 {
 	u64 kvm = PT_REGS_PARM1(ctx);
 	struct vm_state *vm = vm_of(kvm);
+	union shadow_page page;
 
 	step_locked(vm, kvm, 1);
-	alloc(vm, kvm, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 1);
+	read_page(&page, PT_REGS_PARM2(ctx));
+	alloc(vm, kvm, &page, PT_REGS_PARM3(ctx), 1);
 	keep_command(vm, kvm);
 	return 0;
 }
@@ -465,14 +517,18 @@ int probe_alloc_page(struct pt_regs *ctx)
  */
 int probe_get_page(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 kvm, sp = ctx->args[0];
+	union shadow_page page;
 	struct vm_state *vm;
+	u64 kvm;
 
-	if (!(u8)ctx->args[1] || read8(sp + SP_TDP_MMU_PAGE))
+	if (!(u8)ctx->args[1])
 		return 0;
-	kvm = read64(sp + SP_LINK + sizeof(u64)) - KVM_ACTIVE_MMU_PAGES;
+	read_page(&page, ctx->args[0]);
+	if (page.tdp_mmu_page)
+		return 0;
+	kvm = page.link[1] - KVM_ACTIVE_MMU_PAGES;
 	vm = vm_of(kvm);
-	alloc(vm, kvm, sp, 0, 0);
+	alloc(vm, kvm, &page, 0, 0);
 	step_locked(vm, kvm, 0);
 	keep_command(vm, kvm);
 	return 0;
@@ -579,6 +635,7 @@ static __always_inline u32 caller_of(struct pt_regs *ctx)
 static __always_inline int zap(struct vm_state *vm, u64 kvm, u64 sp, u32 caller)
 {
 	struct shadowwatch_event *event;
+	union shadow_page page;
 
 	step_over(vm, sp);
 	if (vm && vm->place.parents == sp + SP_LINK)
@@ -586,12 +643,11 @@ static __always_inline int zap(struct vm_state *vm, u64 kvm, u64 sp, u32 caller)
 	event = reserve_next(vm, kvm, SHADOWWATCH_ZAP);
 	if (!event)
 		return 0;
-	event->spt = read64(sp + SP_SPT);
-	event->gfn = read64(sp + SP_GFN);
-	event->role = read32(sp + SP_ROLE);
+	read_page(&page, sp);
+	tell_page(event, &page);
 	event->caller = caller;
 #ifdef SP_UNSYNC
-	if (!read8(sp + SP_UNSYNC))
+	if (!page.unsync)
 		event->flags = SHADOWWATCH_IN_SYNC;
 #endif
 	submit(event);
@@ -630,12 +686,14 @@ int probe_reclaim(struct pt_regs *ctx)
 	u64 kvm = PT_REGS_PARM1(ctx);
 	struct vm_state *vm = vm_of(kvm);
 	struct shadowwatch_event *event;
+	union sizes sizes;
 
 	step_locked(vm, kvm, 0);
 	event = reserve_next(vm, kvm, SHADOWWATCH_RECLAIM);
 	if (!event)
 		return 0;
-	event->mapped = mapped_pages(kvm);
+	read_sizes(&sizes, kvm);
+	event->mapped = mapped_pages(&sizes);
 	event->caller = caller_of(ctx);
 	submit(event);
 	return 0;
