@@ -452,6 +452,28 @@ static __always_inline void step_over(struct vm_state *vm, u64 sp)
 		vm->place.next = read64(sp + SP_LINK + sizeof(u64));
 }
 
+/* Whether somebody has mmu_lock for writing. */
+static __always_inline bool held_for_writing(u64 kvm)
+{
+#ifdef KVM_MMU_LOCK_READERS
+	return read32(kvm + KVM_MMU_LOCK) & 1U << 30; /* WRITER_BIAS, kernel/locking/rwbase_rt.c */
+#else
+	/* The lowest byte is that of a writer, in struct qrwlock and in struct qspinlock. */
+	return read8(kvm + KVM_MMU_LOCK);
+#endif
+}
+
+/* Whether somebody has it for writing, or on PREEMPT_RT waits for it. */
+static __always_inline bool write_locked(u64 kvm)
+{
+#ifdef KVM_MMU_LOCK_READERS
+	/* READER_BIAS is taken off by a writer, and comes back when that unlocks. */
+	return !(read32(kvm + KVM_MMU_LOCK) & 1U << 31);
+#else
+	return held_for_writing(kvm);
+#endif
+}
+
 static __always_inline void read_sizes(union sizes *sizes, u64 kvm)
 {
 	bpf_probe_read_kernel(sizes, sizeof(*sizes), (void *)(kvm + SIZES));
@@ -581,6 +603,32 @@ int probe_set_spte(struct pt_regs *ctx)
 	if (!event)
 		return 0;
 	event->parent_pte = sptep;
+	submit(event);
+	return 0;
+}
+
+/*
+ * Raw tracepoint kvm_mmu_set_spte(level, gfn, sptep), for the same: only huge pages take the place of tables. The VM
+ * is that of the vCPU which this thread runs: KVM has a preempt notifier for it. The TDP MMU fires it, too, but has
+ * mmu_lock only for reading (it is a spinlock before 531810caa9f4, v5.12: then it tells of sptes that nobody knows).
+ */
+int probe_set(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct shadowwatch_event *event;
+	struct vm_state *vm;
+	u64 notifier, kvm;
+
+	if ((u32)ctx->args[0] < 2)
+		return 0;
+	notifier = read64(bpf_get_current_task() + TASK_PREEMPT_NOTIFIERS);
+	kvm = read64(notifier - VCPU_PREEMPT_NOTIFIER + VCPU_KVM);
+	vm = vms.lookup(&kvm);
+	if (!vm || !held_for_writing(kvm))
+		return 0;
+	event = reserve_next(vm, kvm, SHADOWWATCH_UNLINK);
+	if (!event)
+		return 0;
+	event->parent_pte = ctx->args[2];
 	submit(event);
 	return 0;
 }
@@ -763,18 +811,6 @@ int probe_destroy(struct pt_regs *ctx)
 	}
 	vms.delete(&kvm);
 	return 0;
-}
-
-/* Whether somebody has mmu_lock for writing, or on PREEMPT_RT waits for it. */
-static __always_inline bool write_locked(u64 kvm)
-{
-#ifdef KVM_MMU_LOCK_READERS
-	/* READER_BIAS is taken off by a writer, and comes back when that unlocks (kernel/locking/rwbase_rt.c). */
-	return !(read32(kvm + KVM_MMU_LOCK) & 1U << 31);
-#else
-	/* The lowest byte is that of a writer, in struct qrwlock and in struct qspinlock. */
-	return read8(kvm + KVM_MMU_LOCK);
-#endif
 }
 
 #ifdef VM_LIST

@@ -45,7 +45,8 @@ def kvm_symbols(kernel: str) -> list[str]:
             of, suffixes = word.split(":")
             if of == kernel:
                 found += [name + suffix.removeprefix("Y") for suffix in suffixes.split(",")]
-    return [*found, "__tracepoint_kvm_mmu_get_page", "__tracepoint_kvm_mmu_zap_all_fast", "vm_list"]
+    tracepoints = ("kvm_mmu_get_page", "kvm_mmu_set_spte", "kvm_mmu_zap_all_fast")
+    return [*found, *(f"__tracepoint_{name}" for name in tracepoints), "vm_list"]
 
 
 def with_symbols(host: Host, names: Mapping[str, int]) -> Host:

@@ -111,6 +111,7 @@ def test_a_whole_host_is_read(root: Path) -> None:
         "kvm": {"vm_list": 64, "stat": 80, "arch": 96, "userspace_pid": 136},
         "kvm_arch": {"n_used_mmu_pages": 0, "n_max_mmu_pages": 16, "active_mmu_pages": 24},
         "kvm_vcpu": {"kvm": 8},
+        "preempt_notifier": {},
         "mm_struct": {},
         "kvm_vm_stat": {"generic": 0, "mmu_shadow_zapped": 8},
         "kvm.mmu_lock": {},

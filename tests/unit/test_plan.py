@@ -38,7 +38,6 @@ SERVES = {
     "__kvm_mmu_zap_all_fast_front_half": {"flusher"},
     "kvm_mmu_pte_write": {"write"},
     "kvm_mmu_track_write": {"write"},
-    "mmu_set_spte": {"set"},
     "kvm_mmu_uninit_vm": {"destroy"},
     # The walk over vm_list is asked for in the same way, and the counts come with its steps.
     "__x64_sys_sched_rr_get_interval": WALK,
@@ -55,7 +54,10 @@ SERVES_PATCHED: dict[str, set[str]] = {
 NEXT_BEST = {
     "kvm_mmu_alloc_page": ("alloc", "raw_tracepoint kvm_mmu_get_page probe_get_page"),
     "kvm_mmu_zap_page": ("zap", "kprobe __kvm_mmu_prepare_zap_page probe_prepare_zap_page"),
+    "__tracepoint_kvm_mmu_set_spte": ("set", "kprobe mmu_set_spte probe_set_spte"),
 }
+#: Of these kernels is not known where a thread has its vCPU, so that mapped pages are told by the next best hook.
+WITHOUT_NOTIFIERS = {"u5.15", "u6.8", "6.18"}
 
 #: Struct member -> the points that are lost with it; None: nothing works without.
 MEMBERS: dict[tuple[str, str], set[str] | None] = {
@@ -85,10 +87,13 @@ MEMBERS: dict[tuple[str, str], set[str] | None] = {
     ("kvm_arch", "active_mmu_pages"): None,
     ("kvm_arch", "tdp_mmu_enabled"): set(),
     ("kvm_vcpu", "kvm"): {"write", "set"},
+    ("kvm_vcpu", "preempt_notifier"): set(),
+    ("preempt_notifier", "link"): set(),
     ("mm_struct", "arg_start"): set(),
     ("mm_struct", "arg_end"): set(),
     ("mm_struct", "owner"): set(),
     ("task_struct", "mm"): set(),
+    ("task_struct", "preempt_notifiers"): set(),
     ("task_struct", "tgid"): set(),
     ("kvm_vm_stat", "generic"): set(),
     ("kvm_vm_stat", "mmu_cache_miss"): {"counts"},
@@ -107,6 +112,16 @@ MEMBERS_HERE: dict[tuple[str, str, str], set[str] | None] = {
     ("5.10", "kvm_vcpu", "kvm"): {"write", "set", "link"},
     ("u5.15", "kvm_vcpu", "kvm"): {"write", "set", "link"},
     ("7.3", "kvm", "stat"): None,
+}
+
+#: Those without which mapped pages are told by the next best hook.
+FOR_SET = {
+    ("kvm", "mmu_lock"),
+    ("kvm.mmu_lock", "raw_lock"),
+    ("kvm.mmu_lock", "rlock"),
+    ("kvm_vcpu", "preempt_notifier"),
+    ("preempt_notifier", "link"),
+    ("task_struct", "preempt_notifiers"),
 }
 
 #: What the probes know of the kernel's text.
@@ -195,8 +210,10 @@ def test_a_symbol_taken_away_takes_its_points_away_and_no_other(name: str, symbo
     lost = SERVES.get(symbol, set())
     if host.patched:
         lost = SERVES_PATCHED.get(symbol, lost)
+    if symbol == "mmu_set_spte" and name in WITHOUT_NOTIFIERS:
+        lost = {"set"}
     expected = {point: hook for point, hook in hooks(host).items() if point not in lost}
-    if host.patched and symbol in NEXT_BEST:
+    if symbol in NEXT_BEST:
         point, hook = NEXT_BEST[symbol]
         expected[point] = hook
     bare = without_symbol(host, symbol)
@@ -225,7 +242,10 @@ def test_a_member_taken_away_takes_its_points_away_and_no_other(name: str, struc
     if lost is None:
         assert refusal(bare).startswith("the layout of kvm's structs is unknown")
     else:
-        assert hooks(bare) == {point: hook for point, hook in hooks(host).items() if point not in lost}
+        expected = {point: hook for point, hook in hooks(host).items() if point not in lost}
+        if (struct, member) in FOR_SET:
+            expected["set"] = NEXT_BEST["__tracepoint_kvm_mmu_set_spte"][1]
+        assert hooks(bare) == expected
         assert {point.name for point in make_plan(bare).missing} == lost | LACKS.get(name, set())
         assert require(bare) == make_plan(bare)
 
