@@ -123,12 +123,14 @@ static __always_inline u32 read_words(struct shadowwatch_command *command, u64 s
 static __always_inline void keep_command(struct vm_state *vm, u64 kvm)
 {
 #if defined(KVM_MM) && defined(MM_ARG_START) && defined(MM_ARG_END)
-	u64 mm = read64(kvm + KVM_MM), start = read64(mm + MM_ARG_START);
 	struct shadowwatch_command *command;
 	u32 slot, length;
+	u64 mm, start;
 
 	if (!vm || vm->seq != 1 || !is_current(kvm))
 		return;
+	mm = read64(kvm + KVM_MM);
+	start = read64(mm + MM_ARG_START);
 	slot = vm->pid % SHADOWWATCH_COMMANDS;
 	command = commands.lookup(&slot);
 	if (!command)
@@ -265,7 +267,8 @@ static __always_inline struct shadowwatch_event *reserve_next(struct vm_state *v
 {
 	struct shadowwatch_event *event;
 
-	if (!listening())
+	/* Who listens goes on to do so, so it is asked only for a VM's first event. */
+	if (!(vm && vm->counted) && !listening())
 		return 0;
 	if (!vm) {
 		count(SHADOWWATCH_UNTRACKED);
