@@ -68,6 +68,7 @@ struct counts {
 };
 
 struct vm_state {
+	u64 kvm; /* whose it is, 0: nobody's */
 	u32 seq;
 	u32 pid;
 	u32 caller;  /* patched KVM: who called __kvm_mmu_prepare_zap_page() */
@@ -81,7 +82,16 @@ struct vm_state {
 	struct shadowwatch_share share; /* what it has in the ring; a WRITE changes it, too */
 };
 
-BPF_HASH(vms, u64, struct vm_state, MAX_VMS);
+/*
+ * A VM's state is where its address hashes to, unless another one's was there when it came: then it is at one of the
+ * next places, and `places` says at which. To look into that costs ten times as much. `taken` are those that have one.
+ */
+#define PLACES (2 * MAX_VMS)
+#define PLACES_TRIED 64
+
+BPF_ARRAY(vms, struct vm_state, PLACES);
+BPF_HASH(places, u64, u32, MAX_VMS);
+BPF_HASH(taken, u32, u64, MAX_VMS);
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 BPF_F_TABLE("array", u32, u64, counters, SHADOWWATCH_COUNTERS, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct shadowwatch_request, requests, 1, BPF_F_MMAPABLE);
@@ -144,16 +154,59 @@ static __always_inline void keep_command(struct vm_state *vm, u64 kvm)
 #endif
 }
 
+/* The multiplier is 2^64 divided by the golden ratio: addresses that are near each other get places that are not. */
+static __always_inline u32 place_of(u64 kvm)
+{
+	return (kvm * 0x9e3779b97f4a7c15ULL >> 32) % PLACES;
+}
+
+/* The state of a VM, if it has one. */
+static __always_inline struct vm_state *vm_known(u64 kvm)
+{
+	u32 place = place_of(kvm), *elsewhere;
+	struct vm_state *vm = vms.lookup(&place);
+
+	if (vm && vm->kvm == kvm)
+		return vm;
+	elsewhere = places.lookup(&kvm);
+	return elsewhere ? vms.lookup(elsewhere) : 0;
+}
+
+/* The state of a VM, made if it has none; nothing when there is no room. */
 static __always_inline struct vm_state *vm_of(u64 kvm)
 {
-	struct vm_state *vm = vms.lookup(&kvm);
-	struct vm_state new = {};
+	struct vm_state *vm = vm_known(kvm), new = {};
+	u32 place = place_of(kvm), i;
 
 	if (vm)
 		return vm;
+	for (i = 0; i < PLACES_TRIED && taken.insert(&place, &kvm); i++)
+		place = (place + 1) % PLACES;
+	if (i == PLACES_TRIED)
+		return 0;
 	new.pid = process_of(kvm);
-	vms.insert(&kvm, &new);
-	return vms.lookup(&kvm);
+	vms.update(&place, &new);
+	/* When there is no room, or another processor has been faster. */
+	if (places.insert(&kvm, &place)) {
+		taken.delete(&place);
+		return vm_known(kvm);
+	}
+	vm = vms.lookup(&place);
+	if (vm)
+		vm->kvm = kvm;
+	return vm;
+}
+
+static __always_inline void forget(struct vm_state *vm, u64 kvm)
+{
+	u32 *known = places.lookup(&kvm), place;
+
+	if (!known)
+		return;
+	place = *known;
+	vm->kvm = 0;
+	places.delete(&kvm);
+	taken.delete(&place);
 }
 
 /*
@@ -164,14 +217,14 @@ static __always_inline struct vm_state *vm_of(u64 kvm)
 static __always_inline struct vm_state *vm_alive(u64 kvm)
 {
 	u64 link = kvm + KVM_VM_LIST;
-	struct vm_state *vm = vms.lookup(&kvm);
+	struct vm_state *vm = vm_known(kvm);
 
 	if (vm)
 		return vm;
 	vm = vm_of(kvm);
-	if (read64(read64(link) + sizeof(u64)) == link)
+	if (!vm || read64(read64(link) + sizeof(u64)) == link)
 		return vm;
-	vms.delete(&kvm);
+	forget(vm, kvm);
 	return 0;
 }
 
@@ -625,7 +678,7 @@ int probe_set(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	notifier = read64(bpf_get_current_task() + TASK_PREEMPT_NOTIFIERS);
 	kvm = read64(notifier - VCPU_PREEMPT_NOTIFIER + VCPU_KVM);
-	vm = vms.lookup(&kvm);
+	vm = vm_known(kvm);
 	if (!vm || !held_for_writing(kvm))
 		return 0;
 	event = reserve_next(vm, kvm, SHADOWWATCH_UNLINK);
@@ -754,7 +807,7 @@ int probe_reclaim(struct pt_regs *ctx)
 int probe_flusher(struct pt_regs *ctx)
 {
 	u64 kvm = PT_REGS_PARM1(ctx);
-	struct vm_state *vm = vms.lookup(&kvm);
+	struct vm_state *vm = vm_known(kvm);
 
 	if (vm)
 		vm->flusher = caller_of(ctx);
@@ -765,7 +818,7 @@ int probe_flusher(struct pt_regs *ctx)
 int probe_flush(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 kvm = ctx->args[0];
-	struct vm_state *vm = vms.lookup(&kvm);
+	struct vm_state *vm = vm_known(kvm);
 	struct shadowwatch_event *event;
 
 	if (!vm)
@@ -783,7 +836,7 @@ int probe_flush(struct bpf_raw_tracepoint_args *ctx)
 int probe_write(struct pt_regs *ctx)
 {
 	u64 kvm = read64(PT_REGS_PARM1(ctx) + VCPU_KVM);
-	struct vm_state *vm = vms.lookup(&kvm);
+	struct vm_state *vm = vm_known(kvm);
 	struct shadowwatch_event *event;
 
 	if (!vm || !listening())
@@ -802,7 +855,7 @@ int probe_write(struct pt_regs *ctx)
 int probe_destroy(struct pt_regs *ctx)
 {
 	u64 kvm = PT_REGS_PARM1(ctx);
-	struct vm_state *vm = vms.lookup(&kvm);
+	struct vm_state *vm = vm_known(kvm);
 	struct shadowwatch_event *event;
 
 	if (!vm)
@@ -812,7 +865,7 @@ int probe_destroy(struct pt_regs *ctx)
 		tell_counts(vm, kvm, 0, event);
 		submit(event);
 	}
-	vms.delete(&kvm);
+	forget(vm, kvm);
 	return 0;
 }
 
@@ -838,7 +891,7 @@ static __always_inline void list_vms(struct shadowwatch_request *request)
 		step->flags |= SHADOWWATCH_FIRST;
 	for (i = 0; i < SHADOWWATCH_STEP_MOST; i++) {
 		u64 kvm = link - KVM_VM_LIST;
-		struct vm_state *vm = vms.lookup(&kvm);
+		struct vm_state *vm = vm_known(kvm);
 		u32 seq = vm ? vm->seq : 0;
 		bool busy = vm && write_locked(kvm); /* before, the event of this number may still be coming */
 
@@ -900,7 +953,7 @@ static __always_inline void step_unlocked(struct shadowwatch_request *request)
 		request->seq = seq;
 	}
 	walk(step, &request->place);
-	vm = vms.lookup(&kvm);
+	vm = vm_known(kvm);
 	if (vm)
 		tell_counts(vm, kvm, 0, step);
 	if (!vm || vm->seq != seq || vm->skip || write_locked(kvm))
