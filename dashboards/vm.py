@@ -188,10 +188,7 @@ CURE = Row(
             " estimated.",
             "series",
             "suffix:/s",
-            (
-                Query("as it is", f"sum({rate(of_vm('shadowwatch_refaults_total'))})"),
-                Query("× {{times}}", f"sum by (times) ({rate(of_vm('shadowwatch_limit_refaults_total'))})"),
-            ),
+            (Query("× {{times}}", f"sum by (times) ({rate(of_vm('shadowwatch_limit_refaults_total'))})"),),
         ),
         Panel(
             "Parents moved up",

@@ -131,7 +131,8 @@ class Limited(NamedTuple):
     """What there would have been under `times` a VM's limit, since KVM first reclaimed for want of room.
 
     `refaults` are pages that were allocated again and would have been so then: the least. `unseen` is how often a page
-    would have been gone that the VM still had, and may have used, which no event tells.
+    would have been gone that the VM still had, and may have used, which no event tells. Once the limit: what there was,
+    with refaults of pages that were zapped too long ago to count among the VM's own.
     """
 
     times: float
@@ -153,7 +154,7 @@ class VmSnapshot:
     `mapped` is the guest pages of 4 KiB that sptes map, None where the kernel does not count them.
     Maps are keyed by level in its order, UNKNOWN_LEVEL first, `zaps` by (level, Cause), `unknown_pages` by Kind; what
     is 0 is absent. `what_if` has what other reclaim policies would have made of it, by their names, of those that are
-    simulated, `limited` what higher limits would have, the lowest first.
+    simulated, `limited` what its limit and higher ones would have, the lowest first.
     """
 
     kvm: int

@@ -234,7 +234,8 @@ VM_METRICS = (
     VmMetric(
         "limit_refaults",
         "counter",
-        "Refaults that there would have been under so many times the VM's limit, estimated, since KVM first reclaimed.",
+        "Refaults that there would have been under so many times the VM's limit, estimated, since KVM first reclaimed."
+        " Once the limit: those that there were, also of pages that were zapped too long ago for refaults.",
         lambda vm: [((f"{limited.times:g}",), limited.likely) for limited in vm.limited],
         ("times",),
     ),

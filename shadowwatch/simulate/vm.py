@@ -112,7 +112,7 @@ class SimulatedVm:
         #: Recorded zaps that the policy made, too, in the same reclaim and the same order.
         self.reproduced = 0
         #: Level-1 pages that went out of reach in the recorded life, after how long the guest came back to some of
-        #: them, how many went earlier in the simulated life, and for how long a fault for these would have been one more.
+        #: them, how many went earlier in the simulated life, and for how long a fault for one would have been one more.
         self._losses = 0
         self._absences = Spans()
         self._unseen = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from shadowwatch.view.columns import REFAULTS, Row
+from shadowwatch.view.columns import Row
 
 #: The lowest limit is advised that spares this share of the refaults.
 ENOUGH = 0.9
@@ -36,21 +36,20 @@ class Advice(NamedTuple):
         return f"-machine kvm-shadow-mem={self.limit * 4096}"
 
 
-def spared(there_would_be: float, refaults: int) -> float:
+def spared(there_would_be: float, refaults: float) -> float:
     """The share of so many refaults that is spared where there would be as many; estimates may be out of its bounds."""
     return min(max(1 - there_would_be / refaults, 0.0), 1.0)
 
 
 def advice(row: Row) -> Advice | None:
     """What would have spared the VM most of its refaults since the look before; None when nothing says so."""
-    refaults = row.change(REFAULTS)
-    before = row.before.limited if row.before else ()
-    counted = {limited.times: limited.likely for limited in before}
+    refaults = row.limited()
+    there_were = refaults.get(1.0, 0.0)
     found = None
-    for limited in row.vm.limited if refaults > 0 else ():
-        limit = round(row.vm.limit * limited.times)
-        there_would_be = limited.likely - counted.get(limited.times, 0.0)
-        found = Advice(limit, spared(there_would_be, refaults), (limit - row.vm.limit) * PAGE_BYTES)
-        if found.enough:
-            break
+    for times, there_would_be in refaults.items() if there_were > 0 else ():
+        if times > 1:
+            limit = round(row.vm.limit * times)
+            found = Advice(limit, spared(there_would_be, there_were), (limit - row.vm.limit) * PAGE_BYTES)
+            if found.enough:
+                break
     return found

@@ -56,17 +56,34 @@ class Row:
         """How much a count grew since the look before; all of it came since when the VM was not there then."""
         return count(self.vm) - (count(self.before) if self.before else 0) if self.seconds else 0
 
+    def limited(self) -> Mapping[float, float]:
+        """The refaults since the look before under multiples of its limit, by these; nothing where none is followed."""
+        if not self.seconds:
+            return {}
+        before = {limited.times: limited.likely for limited in self.before.limited} if self.before else {}
+        # They were followed from a reclaim on, and those from before it are in all of them.
+        unfollowed = self.before.all_refaults if self.before else 0
+        return {
+            limited.times: max(0.0, limited.likely - before.get(limited.times, unfollowed))
+            for limited in self.vm.limited
+        }
+
     def loses(self) -> tuple[float, float]:
         """The part of a processor that reclaim takes under mmu_lock, and that building again what it took does.
 
-        At least and at most; without the second where `table_seconds` is not known.
+        At least and at most: of the refaults that even the highest limit would have, it is not known whether reclaim
+        is the reason. Without the second where `table_seconds` is not known.
         """
         if not self.seconds:
             return 0.0, 0.0
-        built = self.change(REFAULTS) * (self.table_seconds or 0.0)
+        refaults = self.limited()
+        again = refaults.get(1.0, 0.0)
+        built = (max(0.0, again - min(refaults.values(), default=0.0)), again)
         before = self.before.reclaim_ns if self.before else (0, 0)
-        least, most = (max(0, now - then) / 1e9 for now, then in zip(self.vm.reclaim_ns, before, strict=True))
-        return (built + least) / self.seconds, (built + most) / self.seconds
+        reclaim = (max(0, now - then) / 1e9 for now, then in zip(self.vm.reclaim_ns, before, strict=True))
+        table = self.table_seconds or 0.0
+        least, most = ((pages * table + ns) / self.seconds for pages, ns in zip(built, reclaim, strict=True))
+        return least, most
 
     def rate(self, count: Callable[[VmSnapshot], int]) -> float:
         """The same for each second."""

@@ -232,13 +232,13 @@ def drawn_pane(
 
 def _curve(vm: VmSnapshot, width: int) -> list[Text]:
     """Of the refaults so far, those that each of the limits that are followed would have spared."""
-    refaults = vm.all_refaults
-    if not vm.limited or not refaults:
+    if not vm.limited or not vm.limited[0].refaults:
         return [Text("  none so far", "dim")]
+    as_it_is, *higher = vm.limited
     room = max(8, min(60, width - 30))
     lines = []
-    for limited in vm.limited:
-        share = spared(limited.likely, refaults)
+    for limited in higher:
+        share = spared(limited.likely, as_it_is.likely)
         label = f"{vm.limit * limited.times:,.0f} (× {limited.times:g})"
         lines.append(Text(f"  {label:>14}  {share:>7.0%}  {'█' * round(share * room)}"))
     return lines

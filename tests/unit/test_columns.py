@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.snapshot import VmSnapshot
+from shadowwatch.snapshot import Limited, VmSnapshot
 from shadowwatch.view.columns import COLUMNS, DEFAULT, Row, Units, bar, choose, sparkline
 from tests.unit.lively import at_the_end
 from tests.unit.story import Story
@@ -21,15 +21,32 @@ def vm(name: str) -> VmSnapshot:
 
 
 def test_what_a_vm_loses_is_reclaim_and_what_is_built_again() -> None:
-    """Since the last look, at least and at most; without what was measured on this kernel, reclaim alone."""
-    vm = replace(at_the_end().vms[0], refaults={1: 1000, 2: 200}, reclaim_ns=(10**8, 2 * 10**8))
-    before = replace(vm, refaults={1: 200}, reclaim_ns=(0, 10**8))
-    assert Row(vm, before, 10.0).loses() == pytest.approx((0.01, 0.01))
-    assert Row(vm, None, 10.0).loses() == pytest.approx((0.01, 0.02))
-    assert Row(vm, before, 10.0, table_seconds=0.0002).loses() == pytest.approx((0.03, 0.03))
-    assert Row(vm, before, 0.0).loses() == (0.0, 0.0)
-    restarted = replace(before, reclaim_ns=(10**9, 10**9), refaults={})
-    assert Row(vm, restarted, 10.0).loses() == (0.0, 0.0)
+    """Since the last look, at least and at most; without what was measured on this kernel, reclaim alone.
+
+    What the highest limit would have again, too, may have another reason.
+    """
+    vm = at_the_end().vms[0]
+
+    def limited(*refaults: int) -> tuple[Limited, ...]:
+        return tuple(Limited(times, count, 0) for times, count in zip((1.0, 1.5, 8.0), refaults, strict=True))
+
+    now = replace(vm, reclaim_ns=(10**8, 2 * 10**8), limited=limited(1200, 600, 300))
+    before = replace(now, reclaim_ns=(0, 10**8), limited=limited(200, 200, 200))
+    assert Row(now, before, 10.0).loses() == pytest.approx((0.01, 0.01))
+    assert Row(now, None, 10.0).loses() == pytest.approx((0.01, 0.02))
+    assert Row(now, before, 10.0, table_seconds=0.0002).loses() == pytest.approx((0.028, 0.03))
+    assert Row(now, before, 0.0).loses() == (0.0, 0.0)
+    restarted = replace(before, reclaim_ns=(10**9, 10**9), limited=limited(9000, 9000, 9000))
+    assert Row(now, restarted, 10.0, table_seconds=0.0002).loses() == (0.0, 0.0)
+
+
+def test_refaults_from_before_the_first_reclaim_are_not_of_now() -> None:
+    """They are in the figures of every limit from the beginning."""
+    vm = replace(at_the_end().vms[0], refaults={1: 900}, limited=())
+    now = replace(vm, refaults={1: 1000}, limited=(Limited(1.0, 1000, 0), Limited(1.5, 920, 20)))
+    assert Row(now, vm, 10.0).limited() == {1.0: 100, 1.5: 30}
+    assert Row(now, None, 10.0).limited() == {1.0: 1000, 1.5: 930}
+    assert Row(vm, None, 10.0).limited() == Row(now, vm, 0.0).limited() == {}
 
 
 def test_a_counter_is_shown_in_each_unit() -> None:

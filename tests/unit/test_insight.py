@@ -95,14 +95,14 @@ def test_thrashing_without_recently_parented_directories_is_not_blamed_on_the_or
 
 def test_what_it_takes_is_said_with_bounds() -> None:
     """Of reclaim alone until a fault was measured on this kernel; nothing where it is next to nothing."""
-    (row, *_) = rows(reclaim_ns=(3 * 10**8, 5 * 10**8), refaults={1: 3000})
+    (row, *_) = rows(reclaim_ns=(3 * 10**8, 5 * 10**8), limited=(Limited(1.0, 3000, 0), Limited(8.0, 0, 0)))
     assert " limit of 64, and reclaim alone takes 4% of a processor (3% to 5%). " in insight([row], STOCK)
     measured = replace(row, table_seconds=0.0001)
     assert " limit of 64, which takes 7% of a processor (6% to 8%). " in insight([measured], STOCK)
     assert "of a processor" not in insight(rows(reclaim_ns=(10**6, 2 * 10**6)), STOCK)
 
 
-SPARING = (Limited(1.5, 600, 0), Limited(2.0, 300, 40), Limited(3.0, 40, 20), Limited(4.0, 0, 0))
+SPARING = (Limited(1.0, 1000, 0), Limited(1.5, 600, 0), Limited(2.0, 300, 40), Limited(3.0, 40, 20), Limited(4.0, 0, 0))
 
 
 def test_a_limit_that_would_end_it_is_named_with_its_memory() -> None:
@@ -121,7 +121,8 @@ def test_a_limit_that_would_end_it_is_named_with_its_memory() -> None:
 
 def test_a_limit_that_spares_little_is_not_praised() -> None:
     """A guest that goes round through more than that gains nothing."""
-    said = insight(rows(refaults={1: 1000}, limited=(Limited(1.5, 1000, 0), Limited(8.0, 970, 0))), STOCK)
+    limited = (Limited(1.0, 1000, 0), Limited(1.5, 1000, 0), Limited(8.0, 970, 0))
+    said = insight(rows(refaults={1: 1000}, limited=limited), STOCK)
     assert " limit of 64. Even a limit of 512 would spare only 3% of its refaults. 100% of the" in said
 
 
