@@ -100,7 +100,10 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What the daemon needs of the host's last measurement: means of `faults` that built `tables`, without reclaim."""
+    """What the daemon needs of the host's last measurement: means of `faults` that built `tables`, without reclaim.
+
+    `fill_seconds` is what faults took that built none, for each table that others did.
+    """
 
     kernel: str
     measured: float
@@ -109,6 +112,7 @@ class Figures:
     tables: int
     fault_seconds: float
     table_seconds: float
+    fill_seconds: float
 
 
 def figures(cost: Cost) -> Figures | None:
@@ -125,6 +129,7 @@ def figures(cost: Cost) -> Figures | None:
         tables=tables,
         fault_seconds=building.mean,
         table_seconds=building.seconds / tables,
+        fill_seconds=sum(vm.other.seconds for vm in cost.vms) / tables,
     )
 
 
@@ -161,7 +166,9 @@ def stored(path: str = STORED) -> Figures | None:
         made = Figures(**{field.name: _KINDS[field.type](found[field.name]) for field in fields(Figures)})
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         made = None
-    if made is None or not all(0 < number < float("inf") for number in astuple(made)[1:]):
+    if made is None or not (
+        all(0 < number < float("inf") for number in astuple(made)[1:-1]) and 0 <= made.fill_seconds < float("inf")
+    ):
         raise ShadowwatchError(f"{shown(path)} is not what `shadowwatch cost` writes; run that again")
     return made
 

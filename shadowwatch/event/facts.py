@@ -58,7 +58,8 @@ class Facts:
     in the kernel's text, as (name, first address, address behind), lower halves, and
     `recent_seconds` is the threshold asked for: None is one list-length of allocations. `midway` events
     begin in the middle of VMs' numbers, and those before are not missing. `table_seconds` is what a page fault takes
-    for each page table that it builds, as measured last by `shadowwatch cost`; None if it was not.
+    for each page table that it builds, as measured last by `shadowwatch cost`, None if it was not, and `fill_seconds`
+    what other faults took for each.
     """
 
     host: str
@@ -71,6 +72,7 @@ class Facts:
     recent_seconds: float | None = None
     midway: bool = False
     table_seconds: float | None = None
+    fill_seconds: float = 0.0
 
     def to_json(self) -> str:
         """Write the facts as one line of JSON."""
@@ -88,7 +90,8 @@ class Facts:
         if not {"level", "invalid"} <= role.keys() or values["paging"] not in PAGING:
             raise ValueError(text)
         table = None if values.get("table_seconds") is None else float(values["table_seconds"])
-        for seconds in (recent, table):
+        fill = float(values.get("fill_seconds", 0.0))
+        for seconds in (recent, table, fill or None):
             if seconds is not None and not 0 < seconds <= _MOST_SECONDS:
                 raise ValueError(seconds)
         return cls(
@@ -102,4 +105,5 @@ class Facts:
             midway=bool(values["midway"]),
             recent_seconds=recent,
             table_seconds=table,
+            fill_seconds=fill,
         )

@@ -338,6 +338,12 @@ DAEMON_METRICS = (
         lambda _, facts: () if facts.table_seconds is None else _one(facts.table_seconds),
     ),
     DaemonMetric(
+        "table_fill_seconds",
+        "gauge",
+        "What faults that build no page table took then, for each that others built: at most what filling it takes.",
+        lambda _, facts: () if facts.table_seconds is None else _one(facts.fill_seconds),
+    ),
+    DaemonMetric(
         "probe_attached",
         "gauge",
         "1 for each probe point that has a probe, with the kernel symbol or tracepoint that it is attached to.",

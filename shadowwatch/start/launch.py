@@ -9,7 +9,10 @@ import platform
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shadowwatch.cost import Figures
 
 #: They end a wait for the kvm module.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -83,6 +86,7 @@ def collect(
     metrics = create(metrics_path) if metrics_path else -1
     difference = create(arguments.difference) if arguments.difference else -1
     attached = attach(plan, int(arguments.ring_mib * (1 << 20)))
+    cost = _measured(host.release)
     facts = Facts(
         host=platform.node(),
         kernel=host.release,
@@ -92,7 +96,8 @@ def collect(
         functions=host.functions,
         paging=paging(host),
         recent_seconds=arguments.recent_seconds,
-        table_seconds=_table_seconds(host.release),
+        table_seconds=cost.table_seconds if cost else None,
+        fill_seconds=cost.fill_seconds if cost else 0.0,
     )
     handover = Handover(
         ring=attached.ring,
@@ -121,7 +126,7 @@ def collect(
     execute(handover, attached.links, user)
 
 
-def _table_seconds(kernel: str) -> float | None:
+def _measured(kernel: str) -> Figures | None:
     """What `shadowwatch cost` measured last on this kernel; a file that is not its own is said to be one."""
     from shadowwatch.cost import stored
     from shadowwatch.errors import ShadowwatchError
@@ -132,4 +137,4 @@ def _table_seconds(kernel: str) -> float | None:
     except ShadowwatchError as error:
         say(str(error), Level.WARNING)
         return None
-    return found.table_seconds if found and found.kernel == kernel else None
+    return found if found and found.kernel == kernel else None

@@ -39,7 +39,8 @@ class Tick(NamedTuple):
 class Row:
     """A VM now and at the look before, so many seconds apart; `tdp`: its host has the TDP MMU.
 
-    `table_seconds` is what it takes there to build a page table, None if that was not measured.
+    `table_seconds` is what it takes there to build a page table, None if that was not measured, and `fill_seconds` what
+    the faults take that then fill it.
 
     `before` is None when the VM was not there then; at the first look `seconds` is 0, and no change is known.
     `ticks` are the last looks at it, the newest last.
@@ -51,6 +52,7 @@ class Row:
     tdp: bool = False
     ticks: Sequence[Tick] = ()
     table_seconds: float | None = None
+    fill_seconds: float = 0.0
 
     def change(self, count: Callable[[VmSnapshot], int]) -> int:
         """How much a count grew since the look before; all of it came since when the VM was not there then."""
@@ -72,17 +74,19 @@ class Row:
         """The part of a processor that reclaim takes under mmu_lock, and that building again what it took does.
 
         At least and at most: of the refaults that even the highest limit would have, it is not known whether reclaim
-        is the reason. Without the second where `table_seconds` is not known.
+        is the reason, nor how much of a page table is filled again. Reclaim alone where `table_seconds` is not known.
         """
         if not self.seconds:
             return 0.0, 0.0
         refaults = self.limited()
         again = refaults.get(1.0, 0.0)
-        built = (max(0.0, again - min(refaults.values(), default=0.0)), again)
+        built = (
+            max(0.0, again - min(refaults.values(), default=0.0)) * (self.table_seconds or 0.0),
+            again * ((self.table_seconds or 0.0) + self.fill_seconds),
+        )
         before = self.before.reclaim_ns if self.before else (0, 0)
         reclaim = (max(0, now - then) / 1e9 for now, then in zip(self.vm.reclaim_ns, before, strict=True))
-        table = self.table_seconds or 0.0
-        least, most = ((pages * table + ns) / self.seconds for pages, ns in zip(built, reclaim, strict=True))
+        least, most = (sum(each) / self.seconds for each in zip(built, reclaim, strict=True))
         return least, most
 
     def rate(self, count: Callable[[VmSnapshot], int]) -> float:

@@ -41,7 +41,8 @@ class Frames:
             return last
         seconds = (now.now_ns - last.now.now_ns) / 1e9 if last else 0.0
         before = {(vm.kvm, vm.pid, vm.name): vm for vm in last.now.vms} if last else {}
-        tdp = status.facts.paging.startswith("tdp_mmu")
+        facts = status.facts
+        tdp = facts.paging.startswith("tdp_mmu")
         rows = []
         for vm in now.vms:
             then = before.get((vm.kvm, vm.pid, vm.name))
@@ -50,7 +51,7 @@ class Frames:
                 ticks.pop()
             if seconds:
                 ticks.append(Tick(now.now_ns, vm.all_pages, vm.all_zaps - (then.all_zaps if then else 0)))
-            rows.append(Row(vm, then, seconds, tdp, tuple(ticks), status.facts.table_seconds))
+            rows.append(Row(vm, then, seconds, tdp, tuple(ticks), facts.table_seconds, facts.fill_seconds))
         for name in self._ticks.keys() - {vm.name for vm in now.vms}:
             del self._ticks[name]
         cpu = None

@@ -23,7 +23,7 @@ def vm(name: str) -> VmSnapshot:
 def test_what_a_vm_loses_is_reclaim_and_what_is_built_again() -> None:
     """Since the last look, at least and at most; without what was measured on this kernel, reclaim alone.
 
-    What the highest limit would have again, too, may have another reason.
+    What the highest limit would have again, too, may have another reason, and what is built again may stay empty.
     """
     vm = at_the_end().vms[0]
 
@@ -35,6 +35,7 @@ def test_what_a_vm_loses_is_reclaim_and_what_is_built_again() -> None:
     assert Row(now, before, 10.0).loses() == pytest.approx((0.01, 0.01))
     assert Row(now, None, 10.0).loses() == pytest.approx((0.01, 0.02))
     assert Row(now, before, 10.0, table_seconds=0.0002).loses() == pytest.approx((0.028, 0.03))
+    assert Row(now, before, 10.0, table_seconds=0.0002, fill_seconds=0.0001).loses() == pytest.approx((0.028, 0.04))
     assert Row(now, before, 0.0).loses() == (0.0, 0.0)
     restarted = replace(before, reclaim_ns=(10**9, 10**9), limited=limited(9000, 9000, 9000))
     assert Row(now, restarted, 10.0, table_seconds=0.0002).loses() == (0.0, 0.0)

@@ -97,6 +97,7 @@ def test_the_figures_for_the_daemon_are_means_of_all_vms() -> None:
     assert (found.faults, found.tables) == (1731, 1915)
     assert found.fault_seconds == pytest.approx((900 * 61e-6 + 800 * 45e-6 + 30 * 260e-6 + 30e-6) / 1731)
     assert found.table_seconds == pytest.approx(found.fault_seconds * 1731 / 1915)
+    assert found.fill_seconds == pytest.approx((WEB.other.seconds + IDLE.other.seconds) / 1915)
     assert figures(measurement(replace(WEB, building=NONE, tables=0))) is None
 
 
@@ -134,7 +135,7 @@ def test_what_cannot_be_kept_is_one_line(tmp_path: Path) -> None:
         store(found, str(tmp_path / "file" / "state" / "cost.json"))
 
 
-GOOD = Figures("6.1.0-test", 1.8e9, 10.0, 1730, 1912, 5e-5, 4e-5)
+GOOD = Figures("6.1.0-test", 1.8e9, 10.0, 1730, 1912, 5e-5, 4e-5, 2e-5)
 
 
 @pytest.mark.parametrize(
