@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from threading import Lock
@@ -14,9 +13,10 @@ from shadowwatch.event.abi import RECORD, Batch, Event
 from shadowwatch.event.facts import Facts, Name, printable
 from shadowwatch.mmu.audit import Difference
 from shadowwatch.mmu.counts import Miscount
+from shadowwatch.mmu.figures import Figures
+from shadowwatch.mmu.fork import fork
 from shadowwatch.mmu.model import Model, VmProgress
 from shadowwatch.mmu.role import RoleLayout
-from shadowwatch.mmu.vm import Vm
 from shadowwatch.simulate.simulator import Simulator
 from shadowwatch.snapshot import Estimate, Snapshot, VmDetail, VmSnapshot
 
@@ -103,7 +103,7 @@ class Watch:
         """A copy that goes its own way from here, without the simulations."""
         with self._lock:
             copy = Watch(self.facts, self._name_of)
-            copy._model = deepcopy(self._model)
+            copy._model = fork(self._model)
             copy._last, copy._behind_ns, copy._late_ns = self._last, self._behind_ns, self._late_ns
         return copy
 
@@ -199,7 +199,7 @@ class Watch:
             vm = self._model.named(name)
             return vm.tables_in_reach() if vm else 0
 
-    def _freeze(self, vm: Vm) -> VmSnapshot:
+    def _freeze(self, vm: Figures) -> VmSnapshot:
         """With the lock held. What a VM without events came to is the same object as before."""
         return vm.freeze(self._estimates, self._current)
 
@@ -209,7 +209,7 @@ class Watch:
         unread_ns = self._clock() - self._last.now_ns if self._clock else 0
         return self._late_ns < CURRENT_NS and unread_ns < CURRENT_NS
 
-    def _estimates(self, vm: Vm) -> dict[str, Estimate]:
+    def _estimates(self, vm: Figures) -> dict[str, Estimate]:
         ended = vm.ended_ns is not None
         estimates = ((each.policy, each.estimate(vm.kvm, vm.pid, ended)) for each in self._simulators)
         return {policy: estimate for policy, estimate in estimates if estimate}

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from shadowwatch.event.abi import MOST_VMS, RECORD, SEQ_MASK, Flags, Kind, decode, of_a_walk_in_vain
 
@@ -21,46 +21,61 @@ UNHEARD = -2
 NO_KVM = -1
 
 
-class Taker(Protocol):
+class Taker(ABC):
     """What takes the numbered events of a VM."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def alloc(self, ns: int, spt: int, gfn: int, role: int, limit: int, used: int, mapped: int) -> None:
         """A page was allocated; it is the newest on the list."""
 
+    @abstractmethod
     def link(self, ns: int, spt: int, parent_pte: int) -> None:
         """An spte was made to point to a page."""
 
+    @abstractmethod
     def unlink(self, ns: int, parent_pte: int) -> None:
         """An spte was made to map memory."""
 
+    @abstractmethod
     def move(self, spt: int) -> None:
         """mmu_parent_walk() moved a page to the head of the list."""
 
+    @abstractmethod
     def zap(self, ns: int, spt: int, role: int, caller: int, flags: int) -> None:
         """A page is being zapped."""
 
+    @abstractmethod
     def reclaim(self, ns: int, caller: int, mapped: int) -> None:
         """The oldest pages are about to be zapped."""
 
+    @abstractmethod
     def flush(self, caller: int) -> None:
         """All pages became obsolete, and are about to be zapped."""
 
 
-class Life(Taker, Protocol):
+class Life(Taker):
     """A VM that is heard of: `seq` is its last number, `listed` the last walk over vm_list that told of it.
 
     `changed` is set when it has events.
     """
 
-    kvm: int
-    seq: int
-    listed: int
-    changed: bool
+    __slots__ = ("changed", "kvm", "listed", "pid", "seq")
+
+    def __init__(self, kvm: int, pid: int) -> None:
+        self.kvm = kvm
+        self.pid = pid
+        self.seq = 0
+        self.listed = 0
+        self.changed = True
 
     @property
+    @abstractmethod
     def blank(self) -> bool:
         """Whether nothing is known that lost events could have made wrong."""
 
+    @abstractmethod
     def lose(self, events: int) -> None:
         """So many events of this VM were lost."""
 
@@ -82,6 +97,8 @@ class Decoder(ABC, Generic[V]):
         #: What takes a VM's events: the VM itself, or something in its place until events are lost.
         self._takers: dict[int, Taker] = {}
         self._nobody = self._make(NO_KVM, 0)
+        #: The VMs that the last records were about.
+        self._heard: dict[int, V] = {}
         #: The walk over vm_list that is under way, the records of its step that are to come, and its end.
         self._listing = 0
         self._list_left = 0
@@ -105,6 +122,7 @@ class Decoder(ABC, Generic[V]):
         if left:
             self.undecodable += 1
         vms, takers = self._vms, self._takers
+        heard = self._heard = {}
         alloc, link, move, zap = ALLOC, LINK, MOVE, ZAP
         current, last = NO_KVM, 0
         vm = self._nobody
@@ -129,6 +147,7 @@ class Decoder(ABC, Generic[V]):
                 current = kvm
                 vm = known or self._new_vm(kvm, pid, seq if kind <= FLUSH else 0)
                 taker = takers[kvm]
+                heard[kvm] = vm
                 vm.changed = True
                 last = vm.seq
             if seq != last + 1 or kind > DESTROY:
@@ -144,7 +163,7 @@ class Decoder(ABC, Generic[V]):
                 if missing > SEQ_MASK >> 1:
                     # The count starts over: the VM that had this address has died, and that event was lost.
                     self._end_vm(vm, ns)
-                    vm = self._new_vm(kvm, pid)
+                    vm = heard[kvm] = self._new_vm(kvm, pid)
                     taker = vm
                     missing = max(0, seq - 1)
                 if missing:

@@ -17,7 +17,7 @@ class ActiveMmuPages:
     them belong to pages that are gone.
     """
 
-    __slots__ = ("_live", "_oldest", "_room", "size")
+    __slots__ = ("_live", "_oldest", "_room")
 
     #: Give out ages again when there are this many for each page on the list, and a few more.
     SLACK = 4
@@ -27,34 +27,33 @@ class ActiveMmuPages:
         self._live = bytearray()
         self._oldest = 0
         self._room = self.FLOOR
-        self.size = 0
 
     def add(self, others: Mapping[int, Page]) -> int:
-        """Put one page at the head and return its age; `others` are all pages on the list, by spt."""
-        if len(self._live) > self._room:
-            self._renumber(others)
+        """Put one page at the head and return its age; `others` are all pages on the list."""
         live = self._live
+        age = len(live)
+        if age > self._room:
+            self._renumber(others)
+            live = self._live
+            age = len(live)
         live.append(1)
-        self.size += 1
-        return len(live) - 1
+        return age
 
     def remove(self, age: int) -> None:
         """Take the page of this age off the list."""
         self._live[age] = 0
-        self.size -= 1
 
     def move(self, page: Page, all_pages: Mapping[int, Page]) -> None:
-        """Move a page to the head and give it its new age; `all_pages` are those on the list, by spt."""
+        """Move a page to the head and give it its new age; `all_pages` are those on the list."""
         if len(self._live) > self._room:
             self._renumber(all_pages)
-        live = self._live
-        live[page.age] = 0
-        page.age = len(live)
-        live.append(1)
+        self._live[page.age] = 0
+        page.age = len(self._live)
+        self._live.append(1)
 
-    def position(self, age: int) -> float:
-        """Where the page of this age stands: 0.0 is the newest, 1.0 the oldest."""
-        if self.size < 2:
+    def position(self, age: int, size: int) -> float:
+        """Where the page of this age stands on a list of this size: 0.0 is the newest, 1.0 the oldest."""
+        if size < 2:
             return 1.0
         live = self._live
         oldest = self._oldest
@@ -63,11 +62,11 @@ class ActiveMmuPages:
         if age == oldest:
             return 1.0
         older = live.count(1, oldest, age)
-        return 1.0 - older / (self.size - 1)
+        return 1.0 - older / (size - 1)
 
     def _renumber(self, pages: Mapping[int, Page]) -> None:
         for age, page in enumerate(sorted(pages.values(), key=lambda page: page.age)):
             page.age = age
-        self._live = bytearray(b"\1" * self.size)
+        self._live = bytearray(b"\1" * len(pages))
         self._oldest = 0
-        self._room = self.SLACK * self.size + self.FLOOR
+        self._room = self.SLACK * len(pages) + self.FLOOR

@@ -16,9 +16,10 @@ class Histogram:
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
-        self.total: float = 0
+        #: Of whole numbers a whole one.
+        self.total: int | float = 0
 
-    def observe(self, value: float) -> None:
+    def observe(self, value: int | float) -> None:
         """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value

@@ -11,8 +11,10 @@ from shadowwatch.event.decoder import Decoder
 from shadowwatch.mmu.audit import Audited, Difference
 from shadowwatch.mmu.cause import CauseTables, Function
 from shadowwatch.mmu.counts import Counts, Miscount
+from shadowwatch.mmu.figures import NEWEST_FIRST
 from shadowwatch.mmu.role import RoleLayout
-from shadowwatch.mmu.vm import NEWEST_FIRST, Vm
+from shadowwatch.mmu.tree import Tree
+from shadowwatch.mmu.vm import Vm
 from shadowwatch.snapshot import VmSnapshot
 
 #: A VM that ended is kept this long, so that a scraper sees its last figures: five minutes,
@@ -23,9 +25,9 @@ KEEP_NS = 300 * 10**9
 KEEP_MOST = 128
 
 
-#: So many pages of all VMs are kept, each for 400 bytes, and twice that while it is audited: the unit's MemoryMax
+#: So many pages of all VMs are kept, each for 330 bytes, and twice that while it is audited: the unit's MemoryMax
 #: leaves room for that. The largest VMs of a host that has more are only counted.
-MOST_PAGES = 1_000_000
+MOST_PAGES = 1_500_000
 
 
 class VmProgress(NamedTuple):
@@ -62,6 +64,9 @@ class Model(Decoder[Vm]):
         #: Of the living VMs.
         self._names: set[str] = set()
         super().__init__(midway)
+        #: How many pages of living VMs are kept, and of which VMs none are.
+        self._pages = 0
+        self._oversize: dict[int, Vm] = {}
         #: The first difference that an audit found.
         self.difference: Difference | Miscount | None = None
 
@@ -71,20 +76,41 @@ class Model(Decoder[Vm]):
     def feed(self, records: bytes) -> None:
         """As Decoder.feed; then no more pages are kept than there is room for."""
         super().feed(records)
-        vms = self._vms.values()
-        pages = sum(len(vm.pages) for vm in vms if not vm.oversize)
-        while pages > self._most_pages:
-            largest = max(vms, key=_pages_kept)
-            pages -= len(largest.pages)
+        for vm in self._heard.values():
+            self._count(vm)
+        while self._pages > self._most_pages:
+            largest = max(self._vms.values(), key=_pages_kept)
             self._takers[largest.kvm] = largest
             largest.give_up()
-        for vm in vms:
-            if vm.oversize:
-                pages += vm.limit
-                if pages > self._most_pages:
-                    vm.give_up()
-                else:
-                    vm.oversize = False
+            self._oversize[largest.kvm] = largest
+            self._count(largest)
+        if self._oversize:
+            self._keep_again()
+
+    def miss(self, missed: int) -> None:
+        """As Decoder.miss."""
+        before = self._missed
+        super().miss(missed)
+        if missed > before:
+            for vm in self._vms.values():
+                self._count(vm)
+
+    def _count(self, vm: Vm) -> None:
+        """What it has come to is in `_pages` from here on."""
+        pages = 0 if vm.oversize or vm.ended_ns is not None else len(vm.pages)
+        self._pages += pages - vm.counted
+        vm.counted = pages
+
+    def _keep_again(self) -> None:
+        """Keep the pages of VMs for which there is room now, those that were given up first before others."""
+        promised = self._pages
+        for kvm, vm in list(self._oversize.items()):
+            promised += vm.limit
+            if promised > self._most_pages:
+                vm.give_up()
+            else:
+                vm.oversize = False
+                del self._oversize[kvm]
 
     def _unnumbered(self, vm: Vm, event: tuple[int, ...]) -> None:
         kvm, _, spt, parent_pte, gfn, _, _, role, _, limit, used, caller, walk, kind, flags = event
@@ -140,6 +166,8 @@ class Model(Decoder[Vm]):
     def _end_vm(self, vm: Vm, ns: int) -> None:
         super()._end_vm(vm, ns)
         vm.end(ns)
+        self._count(vm)
+        self._oversize.pop(vm.kvm, None)
         self._ended.append(vm)
         self._names.discard(vm.name)
         del self._ended[:-KEEP_MOST]
@@ -204,6 +232,15 @@ class Model(Decoder[Vm]):
     def vms(self) -> tuple[Vm, ...]:
         """Every VM, ended ones first."""
         return (*self._ended, *self._vms.values())
+
+    def trees(self) -> tuple[Tree, ...]:
+        """The pages of every VM, and those that audits build."""
+        audits = (taker.kernel for taker in self._takers.values() if isinstance(taker, Audited))
+        return (*self.vms(), *audits)
+
+    def of_the_kernel(self) -> tuple[object, ...]:
+        """What is worked out once for the kernel that the events are of."""
+        return self._roles, self._roles.levels, self._causes, self._causes.zap, self._causes.reclaim, self._causes.flush
 
     def snapshot(self) -> tuple[VmSnapshot, ...]:
         """Freeze every VM, ended ones first."""

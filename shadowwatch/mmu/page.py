@@ -3,67 +3,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Final, TypeAlias
 
 #: A moment in a VM's life: its allocations so far, its parent moves so far, and the time in ns.
-#: A plain tuple, because one is made for every link.
-Parenting = tuple[int, int, int]
+#: A plain tuple, because one is made for every link; of no length that is told, so that compiled, too, it is an object.
+Parenting: TypeAlias = tuple[int, ...]
 
 #: A page table is one 4 KiB page, so an spte's address names the table that it is in.
 SPT_MASK = ~0xFFF
 
+#: The number of that page, `spt >> PAGE_SHIFT`, is what tables are known by: it is shorter, and spreads well in a map.
+PAGE_SHIFT: Final = 12
+
+#: Offset of an spte in its table -> the place there; the table of all, so that no page keeps a number of its own.
+_PLACES = list(range(512))
+SLOTS: Final = tuple(_PLACES[offset >> 3] for offset in range(4096))
+OFFSET: Final = 0xFFF
+
+#: `slot` of a page that nothing has pointed to yet.
+NEVER_LINKED: Final = -1
+
 
 class Page:
-    """A shadow page; above level 1 it is a directory.
+    """A shadow page of any level.
 
-    `age` is its place on active_mmu_pages (see ActiveMmuPages).
+    `table` is the number of the 4 KiB page that its table is; gfn and role are one number, `identity`. `age` is its
+    place on active_mmu_pages (see ActiveMmuPages).
 
-    `parent_pte` is the address of an spte that points here, 0 when the last one went, and
-    None while nothing has pointed here yet, as to a root. `more_parents` are the others,
-    which few pages have (the kernel keeps them likewise: struct kvm_rmap_head).
-
-    `children` maps the address of an spte in this page to the page that it points to. All
-    pages of level 1 share one map, which stays empty.
-
-    `parented` tells when a child was last linked beneath this page, at any depth: None
-    before the first time.
-
-    There is one class for both, since the hot path is faster when it meets only one.
+    `parent` is a directory of which the spte at the place `slot` points here, None when the last one went, and while
+    nothing has pointed here yet, as to a root: then `slot` is NEVER_LINKED. The others, which few pages have, are kept
+    by the tree.
     """
 
-    __slots__ = ("age", "children", "gfn", "more_parents", "parent_pte", "parented", "role", "spt")
+    __slots__ = ("age", "identity", "parent", "slot", "table")
 
-    def __init__(self, spt: int, gfn: int, role: int, age: int, children: dict[int, Page]) -> None:
-        self.spt = spt
-        self.gfn = gfn
-        self.role = role
+    def __init__(self, table: int, identity: int, age: int) -> None:
+        self.table = table
+        self.identity = identity
         self.age = age
-        self.children = children
-        self.parent_pte: int | None = None
-        self.more_parents: set[int] | None = None
+        self.parent: Directory | None = None
+        self.slot = NEVER_LINKED
+
+    @property
+    def spt(self) -> int:
+        """The address of its table."""
+        return self.table << PAGE_SHIFT
+
+    @property
+    def gfn(self) -> int:
+        """The guest's page that it shadows."""
+        return self.identity >> 32
+
+    @property
+    def role(self) -> int:
+        """The word of union kvm_mmu_page_role."""
+        return self.identity & 0xFFFF_FFFF
+
+
+class Directory:
+    """What there is to a page above level 1 besides.
+
+    `children` maps places in its table to the pages that their sptes point to. `parented` tells when a child was last
+    linked beneath it, at any depth: None before the first time.
+    """
+
+    __slots__ = ("children", "level", "page", "parented")
+
+    def __init__(self, page: Page, level: int) -> None:
+        self.page = page
+        self.level = level
+        self.children: dict[int, Page] = {}
         self.parented: Parenting | None = None
 
-    def parents(self) -> Iterator[int]:
-        """Iterate over the sptes that point to this page."""
-        if self.parent_pte:
-            yield self.parent_pte
-        if self.more_parents:
-            yield from self.more_parents
-
-    def add_parent(self, pte: int) -> None:
-        """Note that this spte points here, beside the one that does."""
-        if self.more_parents is None:
-            self.more_parents = set()
-        self.more_parents.add(pte)
-
-    def remove_parent(self, pte: int) -> bool:
-        """Note that this spte points here no more; true when it was the last one."""
-        more = self.more_parents
-        if not more:
-            self.parent_pte = 0
-            return True
-        if pte == self.parent_pte:
-            self.parent_pte = more.pop()
-        else:
-            more.discard(pte)
-        return False
+    def pte(self, slot: int) -> int:
+        """The address of an spte in its table."""
+        return self.page.table << PAGE_SHIFT | slot << 3

@@ -30,8 +30,6 @@ class RoleLayout:
         shift, width = fields["level"]
         self.levels: dict[int, int] = _Levels(shift, (1 << width) - 1)
         self.invalid = 1 << fields["invalid"][0]
-        #: One object for each of the few words that there are: decoded ones are all objects of their own.
-        self.words: dict[int, int] = {}
         self._fields = fields
 
     def field(self, role: int, name: str) -> int:

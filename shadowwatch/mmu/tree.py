@@ -3,147 +3,178 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from shadowwatch.event.decoder import Life
 from shadowwatch.mmu.active import ActiveMmuPages
-from shadowwatch.mmu.page import SPT_MASK, Page, Parenting
+from shadowwatch.mmu.page import NEVER_LINKED, PAGE_SHIFT, Directory, Page, Parenting
 from shadowwatch.mmu.role import RoleLayout
 
 #: Level 1 tables to level 5 roots, indexed by level; 0 and 6–15 only if an event is damaged.
 LEVELS = 16
 
-_NO_CHILDREN: dict[int, Page] = {}
 
-
-class Tree:
+class Tree(Life):
     """Pages, edges and places, kept whole: each edge is known at both of its ends."""
 
-    __slots__ = ("active", "directories", "gfns", "levels", "obsolete", "orphans", "pages", "roles")
+    __slots__ = ("active", "directories", "gfns", "levels", "more_parents", "obsolete", "orphans", "pages", "roles")
 
-    def __init__(self, roles: RoleLayout) -> None:
+    def __init__(self, kvm: int, pid: int, roles: RoleLayout) -> None:
+        super().__init__(kvm, pid)
         self.roles = roles
         self.levels = roles.levels
-        #: spt -> page: all of them, and those above level 1.
+        #: Page.table -> page, and what there is to those above level 1 besides.
         self.pages: dict[int, Page] = {}
-        self.directories: dict[int, Page] = {}
+        self.directories: dict[int, Directory] = {}
         self.active = ActiveMmuPages()
         self.orphans = 0
+        #: Page -> the (directory, slot) that point to it, beside the one that it knows: few pages have any (the kernel
+        #: keeps them likewise: struct kvm_rmap_head).
+        self.more_parents: dict[Page, dict[tuple[Directory, int], None]] = {}
         #: gfn -> directories that shadow it, made when a guest first writes to one.
-        self.gfns: dict[int, set[int]] | None = None
+        self.gfns: dict[int, set[Directory]] | None = None
         #: The directories of an older generation, which are about to be zapped: a guest's writes pass them over.
-        self.obsolete: set[int] = set()
+        self.obsolete: set[Directory] = set()
 
     def _forget_pages(self) -> None:
+        # Pages that know each other would wait for Python's collector.
+        for directory in self.directories.values():
+            directory.children = {}
+        self._begin_empty()
+
+    def _begin_empty(self) -> None:
         self.pages = {}
         self.directories = {}
         self.active = ActiveMmuPages()
         self.orphans = 0
+        self.more_parents = {}
         self.gfns = None
         self.obsolete = set()
 
-    def _add(self, spt: int, gfn: int, role: int, level: int) -> Page:
+    def parents(self, page: Page) -> Iterator[int]:
+        """Iterate over the sptes that point to a page."""
+        if page.parent is not None:
+            yield page.parent.pte(page.slot)
+        for parent, slot in self.more_parents.get(page, ()):
+            yield parent.pte(slot)
+
+    def _add(self, table: int, identity: int, level: int) -> Page:
         pages = self.pages
-        role = self.roles.words.setdefault(role, role)
-        age = self.active.add(pages)
+        page = pages[table] = Page(table, identity, self.active.add(pages))
         if level > 1:
-            page = pages[spt] = self.directories[spt] = Page(spt, gfn, role, age, {})
+            directory = self.directories[table] = Directory(page, level)
             if self.gfns is not None:
-                self.gfns.setdefault(gfn, set()).add(spt)
-        else:
-            page = pages[spt] = Page(spt, gfn, role, age, _NO_CHILDREN)
+                self.gfns.setdefault(identity >> 32, set()).add(directory)
         return page
 
-    def _connect(self, parent: Page, parent_pte: int, child: Page) -> None:
-        if self.levels[child.role] >= self.levels[parent.role]:
+    def _connect(self, parent: Directory, slot: int, child: Page) -> None:
+        directory = self.directories.get(child.table)
+        if directory is not None and directory.level >= parent.level:
             # No kernel does that; in a forged capture it would lead in circles, or as deep as there are pages.
-            self._disconnect(parent, parent_pte)
+            self._disconnect(parent, slot)
             return
-        before = parent.children.get(parent_pte)
-        if before is not None and before.remove_parent(parent_pte):
+        before = parent.children.get(slot)
+        if before is not None:
+            self._parent_gone(before, parent, slot)
+        parent.children[slot] = child
+        if child.parent is not None:
+            self.more_parents.setdefault(child, {})[parent, slot] = None
+            return
+        if child.slot != NEVER_LINKED:
+            self.orphans -= 1
+        child.parent = parent
+        child.slot = slot
+
+    def _disconnect(self, parent: Directory, slot: int) -> None:
+        child = parent.children.pop(slot, None)
+        if child is not None:
+            self._parent_gone(child, parent, slot)
+
+    def _parent_gone(self, child: Page, parent: Directory, slot: int) -> None:
+        """An spte that pointed to a page does so no more: it is an orphan when that was the last one."""
+        more = self.more_parents.get(child) if self.more_parents else None
+        if more is None:
+            child.parent = None
             self.orphans += 1
-        parent.children[parent_pte] = child
-        if child.parent_pte:
-            child.add_parent(parent_pte)
+            return
+        if child.parent is parent and child.slot == slot:
+            (child.parent, child.slot), _ = more.popitem()
         else:
-            if child.parent_pte == 0:
-                self.orphans -= 1
-            child.parent_pte = parent_pte
+            more.pop((parent, slot), None)
+        if not more:
+            del self.more_parents[child]
 
-    def _disconnect(self, parent: Page, parent_pte: int) -> None:
-        child = parent.children.pop(parent_pte, None)
-        if child is not None and child.remove_parent(parent_pte):
-            self.orphans += 1
-
-    def _parented(self, directory: Page, now: Parenting) -> None:
+    def _parented(self, directory: Directory, now: Parenting) -> None:
         # A page that has this very stamp was reached over another path: do not walk on from it.
-        directories = self.directories
-        while directory.parented is not now:
-            directory.parented = now
-            if directory.more_parents:
-                for pte in directory.more_parents:
-                    self._parented(directories[pte & SPT_MASK], now)
-            if not directory.parent_pte:
-                return
-            directory = directories[directory.parent_pte & SPT_MASK]
+        at: Directory | None = directory
+        while at is not None and at.parented is not now:
+            at.parented = now
+            page = at.page
+            if self.more_parents:
+                for parent, _ in self.more_parents.get(page, ()):
+                    self._parented(parent, now)
+            at = page.parent
 
     def _remove(self, page: Page) -> None:
-        directories = self.directories
-        del self.pages[page.spt]
+        table = page.table
+        del self.pages[table]
         self.active.remove(page.age)
-        pte = page.parent_pte
-        if pte:
-            del directories[pte & SPT_MASK].children[pte]
-            if page.more_parents:
-                for pte in page.more_parents:
-                    del directories[pte & SPT_MASK].children[pte]
-        elif pte == 0:
+        parent = page.parent
+        if parent is not None:
+            del parent.children[page.slot]
+            page.parent = None
+            if self.more_parents:
+                for parent, slot in self.more_parents.pop(page, ()):
+                    del parent.children[slot]
+        elif page.slot != NEVER_LINKED:
             self.orphans -= 1
-        if page.spt in directories:
-            del directories[page.spt]
+        directory = self.directories.pop(table, None)
+        if directory is not None:
             if self.obsolete:
-                self.obsolete.discard(page.spt)
+                self.obsolete.discard(directory)
             if self.gfns is not None:
-                self._unindex(self.gfns, page)
-            for pte, child in page.children.items():
-                if child.remove_parent(pte):
-                    self.orphans += 1
+                self._unindex(self.gfns, directory)
+            for slot, child in directory.children.items():
+                self._parent_gone(child, directory, slot)
 
     @staticmethod
-    def _unindex(gfns: dict[int, set[int]], page: Page) -> None:
-        directories = gfns[page.gfn]
-        directories.remove(page.spt)
+    def _unindex(gfns: dict[int, set[Directory]], directory: Directory) -> None:
+        gfn = directory.page.gfn
+        directories = gfns[gfn]
+        directories.remove(directory)
         if not directories:
-            del gfns[page.gfn]
+            del gfns[gfn]
 
     def _clear_written(self, address: int) -> None:
         """Take away the edges of the sptes that KVM clears when the guest writes there: of no obsolete directory."""
         gfns = self.gfns
         if gfns is None:
             gfns = self.gfns = {}
-            for spt, directory in self.directories.items():
-                gfns.setdefault(directory.gfn, set()).add(spt)
-        for spt in gfns.get(address >> 12, ()):
-            if spt in self.obsolete:
-                continue
-            directory = self.directories[spt]
-            for offset in self.roles.written(directory.role, address):
-                self._disconnect(directory, spt + offset)
+            for directory in self.directories.values():
+                gfns.setdefault(directory.page.gfn, set()).add(directory)
+        for directory in gfns.get(address >> PAGE_SHIFT, ()):
+            if directory not in self.obsolete:
+                for offset in self.roles.written(directory.page.role, address):
+                    self._disconnect(directory, offset >> 3)
 
     def tables_in_reach(self) -> int:
         """How many tables of level 1 the roots lead to: through these the guest reaches its memory."""
         # A root is of the highest level, and nothing has ever pointed to it.
-        top = max((self.levels[directory.role] for directory in self.directories.values()), default=0)
+        top = max((directory.level for directory in self.directories.values()), default=0)
         waiting = [
             directory
             for directory in self.directories.values()
-            if directory.parent_pte is None and self.levels[directory.role] == top
+            if directory.level == top and directory.page.slot == NEVER_LINKED
         ]
         seen: set[int] = set()
         tables = 0
         while waiting:
             for child in waiting.pop().children.values():
-                if child.spt not in seen:
-                    seen.add(child.spt)
-                    if child.children is _NO_CHILDREN:
+                if child.table not in seen:
+                    seen.add(child.table)
+                    directory = self.directories.get(child.table)
+                    if directory is None:
                         tables += 1
                     else:
-                        waiting.append(child)
+                        waiting.append(directory)
         return tables

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from shadowwatch.event.abi import Flags
-from shadowwatch.mmu.page import SPT_MASK, Page
+from shadowwatch.mmu.page import OFFSET, PAGE_SHIFT, SLOTS, Directory, Page
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.tree import Tree
 
@@ -38,8 +38,8 @@ class Walked(Tree):
         "written",
     )
 
-    def __init__(self, roles: RoleLayout) -> None:
-        super().__init__(roles)
+    def __init__(self, kvm: int, pid: int, roles: RoleLayout) -> None:
+        super().__init__(kvm, pid, roles)
         self.exact = False
         self.lost = 0
         #: How often events were lost, also where it is not known how many.
@@ -51,9 +51,8 @@ class Walked(Tree):
         self.step_left = 0
         self.step_last = False
         self.steps = 0
-        #: Writes of the guest so far; spt of a directory that the walk has not come to -> {parent_pte
-        #: in it: the page that it points to, and `writes` when that was told}; gfn -> [(`writes`, the
-        #: address written to)] since.
+        #: Writes of the guest so far; table of a directory that the walk has not come to -> {slot in it: the page that
+        #: it points to, and `writes` when that was told}; gfn -> [(`writes`, the address written to)] since.
         self.writes = 0
         #: How many there had been when all pages became obsolete.
         self.flushed = 0
@@ -69,16 +68,16 @@ class Walked(Tree):
         if self.losses:
             self.resyncs += 1
 
-    def _link_later(self, parent_pte: int, child: Page | None) -> None:
+    def _link_later(self, table: int, slot: int, child: Page | None) -> None:
         """The walk has yet to come to the parent, or to the child: then it tells of the link itself."""
-        waiting = self.waiting.setdefault(parent_pte & SPT_MASK, {})
+        waiting = self.waiting.setdefault(table, {})
         if child is None:
-            waiting.pop(parent_pte, None)
-            parent = self.directories.get(parent_pte & SPT_MASK)
+            waiting.pop(slot, None)
+            parent = self.directories.get(table)
             if parent:
-                self._disconnect(parent, parent_pte)
+                self._disconnect(parent, slot)
         else:
-            waiting[parent_pte] = (child, self.writes)
+            waiting[slot] = (child, self.writes)
 
     def step(self, walk: int, flags: int, records: int) -> None:
         """So many records of a walk over the kernel's list follow, if the step is good."""
@@ -101,48 +100,51 @@ class Walked(Tree):
         """The walk came to a page: it is newer than all that it came to before."""
         if walk != self.walk or not self.step_left:
             return
-        page = self.pages.get(spt)
+        table = spt >> PAGE_SHIFT
+        page = self.pages.get(table)
         if page is None:
             level = self.levels[role]
-            page = self._add(spt, gfn, role, level)
+            page = self._add(table, gfn << 32 | role, level)
             if level > 1:
+                directory = self.directories[table]
                 if flags & Flags.OBSOLETE:
-                    self.obsolete.add(spt)
-                self._connect_waiting(page)
+                    self.obsolete.add(directory)
+                self._connect_waiting(directory)
         else:
             self.active.move(page, self.pages)
         if parent_pte:
             self._told_parent(page, parent_pte)
         self._step_done(1)
 
-    def _connect_waiting(self, directory: Page) -> None:
+    def _connect_waiting(self, directory: Directory) -> None:
         """The walk came to a directory: connect the pages that it said to be beneath, and that still are."""
-        writes = self.written.get(directory.gfn, [])
-        if directory.spt in self.obsolete:
+        page = directory.page
+        writes = self.written.get(page.gfn, [])
+        if directory in self.obsolete:
             writes = [write for write in writes if write[0] <= self.flushed]
-        for pte, (child, told) in self.waiting.pop(directory.spt, {}).items():
+        for slot, (child, told) in self.waiting.pop(page.table, {}).items():
             cleared = any(
-                number > told and pte - directory.spt in self.roles.written(directory.role, address)
-                for number, address in writes
+                number > told and slot << 3 in self.roles.written(page.role, address) for number, address in writes
             )
-            if not cleared and self.pages.get(child.spt) is child:
-                self._connect(directory, pte, child)
+            if not cleared and self.pages.get(child.table) is child:
+                self._connect(directory, slot, child)
 
     def parent(self, walk: int, spt: int, parent_pte: int) -> None:
         """The walk tells a further parent of the page that it came to."""
         if walk != self.walk or not self.step_left:
             return
-        page = self.pages.get(spt)
+        page = self.pages.get(spt >> PAGE_SHIFT)
         if page is not None:
             self._told_parent(page, parent_pte)
         self._step_done(1)
 
     def _told_parent(self, page: Page, parent_pte: int) -> None:
-        parent = self.directories.get(parent_pte & SPT_MASK)
+        table, slot = parent_pte >> PAGE_SHIFT, SLOTS[parent_pte & OFFSET]
+        parent = self.directories.get(table)
         if parent is None:
-            self.waiting.setdefault(parent_pte & SPT_MASK, {})[parent_pte] = (page, self.writes)
-        elif parent.children.get(parent_pte) is not page:
-            self._connect(parent, parent_pte, page)
+            self.waiting.setdefault(table, {})[slot] = (page, self.writes)
+        elif parent.children.get(slot) is not page:
+            self._connect(parent, slot, page)
 
     def _step_done(self, records: int = 0) -> None:
         self.step_left -= records

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 
+from shadowwatch.event.decoder import Life
 from shadowwatch.mmu.cause import CauseTables, Unsettled
 from shadowwatch.mmu.curve import MIN_FREE, REFILL
 from shadowwatch.mmu.page import SPT_MASK
@@ -41,7 +42,7 @@ def _slot(page: SimulatedPage) -> int:
     return page.slot
 
 
-class SimulatedVm:
+class SimulatedVm(Life):
     """The list of one VM under a policy, fed with what was recorded under another."""
 
     __slots__ = (
@@ -75,33 +76,24 @@ class SimulatedVm:
         "_unlisted",
         "_unseen",
         "_victims",
-        "changed",
         "faults",
-        "kvm",
         "limit",
-        "listed",
-        "pid",
         "recorded_faults",
         "recorded_refaults",
         "recorded_zaps",
         "refaults",
         "reproduced",
-        "seq",
         "zaps",
     )
 
     def __init__(
         self, kvm: int, pid: int, roles: RoleLayout, causes: CauseTables, policy: Stock, limit: Limit = AS_RECORDED
     ) -> None:
-        self.kvm = kvm
-        self.pid = pid
-        self.listed = 0
-        self.changed = False
+        super().__init__(kvm, pid)
         self._levels = roles.levels
         self._roles = roles
         self._causes = causes
         self._policy = policy
-        self.seq = 0
         #: What limits the list, and what limited the recorded one.
         self._limit = limit
         self._recorded_limit = 0

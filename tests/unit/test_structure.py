@@ -187,6 +187,8 @@ def test_the_model_has_no_clock_and_no_file() -> None:
         "__future__",
         "bisect",
         "collections",
+        "copy",
+        "copyreg",
         "dataclasses",
         "difflib",
         "enum",
