@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 
 #: It changes with whatever crosses the socket: requests, and the fields of what answers them. 1 had no greeting.
-VERSION = 4
+VERSION = 5
 
 #: In /run: systemd makes the folder (RuntimeDirectory=), and root may.
 SOCKET = "/run/shadowwatch/control"
