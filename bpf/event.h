@@ -53,7 +53,7 @@ enum shadowwatch_flags {
 
 struct shadowwatch_event {
 	__u64 kvm;	  /* all but a step over vm_list: struct kvm *, which VM */
-	__u64 ns;	  /* all: bpf_ktime_get_ns(), CLOCK_MONOTONIC */
+	__u64 ns;	  /* all: bpf_ktime_get_ns(), CLOCK_MONOTONIC; link of the newest page: as its alloc */
 	__u64 spt;	  /* alloc, link, move, zap, page, parent: sp->spt, the table of sptes: its identity */
 	__u64 parent_pte; /* alloc (patched KVM), link, unlink, page, parent: an spte that points to the page */
 	__u64 gfn;	  /* alloc, zap, page: sp->gfn; write: the guest physical address */

@@ -80,6 +80,11 @@ struct vm_state {
 	u32 counted; /* whether `before` is known */
 	struct counts before; /* the first number */
 	struct shadowwatch_share share; /* what it has in the ring; a WRITE changes it, too */
+	struct {
+		u64 sp; /* the page that was allocated last, until it is linked: nearly all are, at once */
+		u64 spt;
+		u64 ns;
+	} newest;
 };
 
 /*
@@ -244,7 +249,8 @@ static __always_inline bool room_for_a_step(void)
 	return ring_state(BPF_RB_AVAIL_DATA) <= RING_SIZE / 2;
 }
 
-static __always_inline struct shadowwatch_event *reserve(u64 kvm, u32 pid, u8 kind)
+/* An event of this moment, or of `ns`. */
+static __always_inline struct shadowwatch_event *reserve_at(u64 ns, u64 kvm, u32 pid, u8 kind)
 {
 	struct shadowwatch_event *event = events.ringbuf_reserve(sizeof(*event));
 
@@ -254,10 +260,15 @@ static __always_inline struct shadowwatch_event *reserve(u64 kvm, u32 pid, u8 ki
 	}
 	__builtin_memset(event, 0, sizeof(*event));
 	event->kvm = kvm;
-	event->ns = bpf_ktime_get_ns();
+	event->ns = ns ?: bpf_ktime_get_ns();
 	event->pid = pid;
 	event->kind = kind;
 	return event;
+}
+
+static __always_inline struct shadowwatch_event *reserve(u64 kvm, u32 pid, u8 kind)
+{
+	return reserve_at(0, kvm, pid, kind);
 }
 
 /* `coming` allocations were counted, but have no number yet: KVM counts a page before it makes it. */
@@ -304,19 +315,19 @@ static __always_inline bool admit(struct vm_state *vm)
 }
 
 /* Reserve an event of this VM, within its share of the ring; its last one needs no share. */
-static __always_inline struct shadowwatch_event *reserve_of(struct vm_state *vm, u64 kvm, u8 kind)
+static __always_inline struct shadowwatch_event *reserve_of(u64 ns, struct vm_state *vm, u64 kvm, u8 kind)
 {
 	struct shadowwatch_event *event = 0;
 
 	if (kind == SHADOWWATCH_DESTROY || admit(vm))
-		event = reserve(kvm, vm->pid, kind);
+		event = reserve_at(ns, kvm, vm->pid, kind);
 	if (event)
 		__sync_fetch_and_add(&vm->share.made, 1);
 	return event;
 }
 
 /* Reserve the next event of this VM, or count why there is none. */
-static __always_inline struct shadowwatch_event *reserve_next(struct vm_state *vm, u64 kvm, u8 kind)
+static __always_inline struct shadowwatch_event *reserve_next_at(u64 ns, struct vm_state *vm, u64 kvm, u8 kind)
 {
 	struct shadowwatch_event *event;
 
@@ -336,10 +347,15 @@ static __always_inline struct shadowwatch_event *reserve_next(struct vm_state *v
 		vm->skip = 0;
 		vm->seq++;
 	}
-	event = reserve_of(vm, kvm, kind);
+	event = reserve_of(ns, vm, kvm, kind);
 	if (event)
 		event->seq = vm->seq;
 	return event;
+}
+
+static __always_inline struct shadowwatch_event *reserve_next(struct vm_state *vm, u64 kvm, u8 kind)
+{
+	return reserve_next_at(0, vm, kvm, kind);
 }
 
 static __always_inline void submit(struct shadowwatch_event *event)
@@ -499,6 +515,7 @@ static __always_inline void step_locked(struct vm_state *vm, u64 kvm, u32 coming
 	walk(step, &vm->place);
 	tell_counts(vm, kvm, coming, step);
 	submit(step);
+	vm->newest.sp = 0; /* no link that is told after this was before */
 }
 
 /* A page is about to leave its place: a walk that would go on there goes on behind it. */
@@ -557,12 +574,14 @@ static __always_inline void tell_page(struct shadowwatch_event *event, const uni
 	event->role = page->role;
 }
 
-static __always_inline void alloc(struct vm_state *vm, u64 kvm, const union shadow_page *page, u64 parent_pte,
+static __always_inline void alloc(struct vm_state *vm, u64 kvm, u64 sp, const union shadow_page *page, u64 parent_pte,
 				  u32 uncounted)
 {
 	struct shadowwatch_event *event = reserve_next(vm, kvm, SHADOWWATCH_ALLOC);
 	union sizes sizes;
 
+	if (vm)
+		vm->newest.sp = 0;
 	if (!event)
 		return;
 	read_sizes(&sizes, kvm);
@@ -571,6 +590,9 @@ static __always_inline void alloc(struct vm_state *vm, u64 kvm, const union shad
 	event->limit = sizes.limit;
 	event->used = sizes.used + uncounted;
 	event->mapped = mapped_pages(&sizes);
+	vm->newest.sp = sp;
+	vm->newest.spt = event->spt;
+	vm->newest.ns = event->ns;
 	submit(event);
 }
 
@@ -583,7 +605,7 @@ int probe_alloc_page(struct pt_regs *ctx)
 
 	step_locked(vm, kvm, 1);
 	read_page(&page, PT_REGS_PARM2(ctx));
-	alloc(vm, kvm, &page, PT_REGS_PARM3(ctx), 1);
+	alloc(vm, kvm, PT_REGS_PARM2(ctx), &page, PT_REGS_PARM3(ctx), 1);
 	keep_command(vm, kvm);
 	return 0;
 }
@@ -606,7 +628,7 @@ int probe_get_page(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	kvm = page.link[1] - KVM_ACTIVE_MMU_PAGES;
 	vm = vm_of(kvm);
-	alloc(vm, kvm, &page, 0, 0);
+	alloc(vm, kvm, ctx->args[0], &page, 0, 0);
 	step_locked(vm, kvm, 0);
 	keep_command(vm, kvm);
 	return 0;
@@ -616,12 +638,15 @@ static __always_inline int link(u64 kvm, u64 parent_pte, u64 sp)
 {
 	struct vm_state *vm = vm_of(kvm);
 	struct shadowwatch_event *event;
+	bool newest;
 
 	step_locked(vm, kvm, 0);
-	event = reserve_next(vm, kvm, SHADOWWATCH_LINK);
+	newest = vm && vm->newest.sp == sp;
+	event = reserve_next_at(newest ? vm->newest.ns : 0, vm, kvm, SHADOWWATCH_LINK);
 	if (!event)
 		return 0;
-	event->spt = read64(sp + SP_SPT);
+	event->spt = newest ? vm->newest.spt : read64(sp + SP_SPT);
+	vm->newest.sp = 0;
 	event->parent_pte = parent_pte;
 	submit(event);
 	return 0;
@@ -724,7 +749,7 @@ static __always_inline bool tells(u32 place)
  */
 static __always_inline u32 caller_of(struct pt_regs *ctx)
 {
-	u64 stack[CALLER_DEPTH] = {};
+	u64 stack[CALLER_DEPTH];
 	u32 caller = read64(PT_REGS_SP(ctx));
 	int i;
 
@@ -841,7 +866,7 @@ int probe_write(struct pt_regs *ctx)
 
 	if (!vm || !listening())
 		return 0;
-	event = reserve_of(vm, kvm, SHADOWWATCH_WRITE);
+	event = reserve_of(0, vm, kvm, SHADOWWATCH_WRITE);
 	if (!event) {
 		vm->skip = 1;
 		return 0;
