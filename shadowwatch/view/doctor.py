@@ -12,7 +12,7 @@ from rich.text import Text
 from shadowwatch.event.facts import PAGING
 from shadowwatch.probe.checks import CHECKS, cure_of, paging, to_do
 from shadowwatch.probe.host import Host
-from shadowwatch.probe.plan import Plan, unknown_clones
+from shadowwatch.probe.plan import HIT_INSTRUCTIONS, Plan, unknown_clones
 
 _GOOD, _BAD = Text("ok", "green"), Text("no", "bold red")
 
@@ -45,7 +45,7 @@ def _points(plan: Plan, host: Host) -> Table:
         table.add_row(
             _GOOD,
             attachment.point,
-            f"{attachment.kind} {attachment.symbol}",
+            f"{HIT_INSTRUCTIONS.get(attachment.kind, ''):>3}  {attachment.kind} {attachment.symbol}",
         )
     for point in plan.missing:
         mark = _BAD if point.needed else Text("–", "dim")
@@ -67,7 +67,7 @@ def show(host: Host, plan: Plan, runs: bool, out: TextIO) -> bool:
     facts.add_row("", "KVM", _kvm(host))
     console.print(facts)
     console.print()
-    console.print("Probe points", style="bold")
+    console.print("Probe points, with the instructions that KVM pays for a hit of the hook alone", style="bold")
     console.print(_points(plan, host))
     console.print()
     cures = to_do(host, plan)
