@@ -230,6 +230,21 @@ def test_a_table_moves_up_when_a_page_of_it_is_mapped_again(patched: Watched) ->
             before = after
 
 
+def test_a_walk_looks_at_64_parents(patched: Watched) -> None:
+    """Of two directories that point to a table 600 times, the one moves up by which its last 64 parents are."""
+    patched.lab.policy("stock")
+    with Vmm(patched.lab, Workload("many", "sequential", directories=2, tables=60, accesses=120, pages=256)) as vmm:
+        vmm.finished()
+        vmm.do("alias 600")
+        before = tree(patched, "many")
+        patched.lab.policy("mapped")
+        vmm.do("read 100")
+        after = tree(patched, "many")
+    path = after[:ROOT_LEVEL]
+    assert [level for _, level in path] == [4, 3, 2, 1]
+    assert after[ROOT_LEVEL:] == [page for page in before if page not in path]
+
+
 @pytest.mark.soak
 def test_no_policy_harms_the_kernel(patched: Watched) -> None:
     """All of them in turn, while slots and limits change, the shrinker runs and VMs are killed: all is well."""

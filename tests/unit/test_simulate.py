@@ -199,6 +199,25 @@ def test_a_recording_from_mid_run_begins_with_what_its_walk_tells() -> None:
     assert (estimate.faults, estimate.recorded_faults) == (1, 1)
 
 
+def test_a_walk_looks_at_64_parents() -> None:
+    """Of a directory that 100 pages lead to, 32 of them move and what they share: it is looked at once for each."""
+    story = Story()
+    story.alloc(1, level=4, limit=200)
+    for number in range(100):
+        story.alloc(10 + number, level=3, gfn=number, limit=200)
+        story.link(1, number, 10 + number)
+    story.alloc(2, level=2, gfn=1000, limit=200)
+    for number in range(100):
+        story.link(10 + number, 0, 2)
+    story.alloc(3, gfn=1001, limit=200)
+    story.link(2, 0, 3)
+    simulator = Simulator(FACTS, "parents")
+    simulator.feed(story.records())
+    (vm,) = simulator._vms.values()
+    pages = [(page.identity >> 32, page.level) for page in vm._list]
+    assert [level for _, level in pages[pages.index((1001, 1)) :]] == [1, 2, 3, 4] + [3] * 31
+
+
 def test_memory_is_bounded_by_the_list() -> None:
     """However many gfns are shadowed once and never again."""
     vm = Faulting("stock", 40)

@@ -8,9 +8,12 @@ from typing import ClassVar
 from shadowwatch.simulate.page import SimulatedList, SimulatedPage
 from shadowwatch.simulate.policies.stock import Stock
 
+#: A walk looks at so many parents in all (MMU_PARENT_WALK_SPTES; here those of one page count as one).
+LOOKS = 64
+
 
 class Parents(Stock):
-    """As patches/linux-6.1 has it: mmu_parent_walk() from the directory on, each page once, but for idle roots."""
+    """As patches/ has it: mmu_parent_walk() from the directory on, each page once, but for idle roots."""
 
     name: ClassVar[str] = "parents"
 
@@ -21,14 +24,19 @@ class Parents(Stock):
     def linked(self, pages: SimulatedList, directory: SimulatedPage) -> None:
         """Move the directory to the head, and then its ancestors: the root becomes the newest."""
         visited = {directory}
-        waiting = [directory]
-        while waiting:
-            page = waiting.pop()
-            pages.move_to_end(page)
-            for parent in page.directories():
-                if parent not in visited and (parent.up or (parent.loaded and not self._told)):
-                    visited.add(parent)
-                    waiting.append(parent)
+        looks = LOOKS
+        pages.move_to_end(directory)
+        walks = [directory.directories()]
+        while walks and looks:
+            parent = next(walks[-1], None)
+            if parent is None:
+                walks.pop()
+                continue
+            looks -= 1
+            if parent not in visited and (parent.up or (parent.loaded and not self._told)):
+                visited.add(parent)
+                pages.move_to_end(parent)
+                walks.append(parent.directories())
 
     def moved(self, pages: SimulatedList, page: SimulatedPage) -> None:
         """Move a root likewise."""
