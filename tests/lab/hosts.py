@@ -41,7 +41,8 @@ class Host:
     @property
     def patches(self) -> list[Path]:
         """The project's patches for its KVM, in their order."""
-        return sorted((PATCHES / f"linux-{self.name}").glob("000[1-9]-*.patch"))
+        series = sorted((PATCHES / f"linux-{self.name}").glob("*.patch"))
+        return [patch for patch in series if not patch.name.startswith("0000-")]
 
 
 _BULLSEYE = ("bullseye", "bullseye-security")
@@ -57,7 +58,7 @@ HOSTS: Mapping[str, Host] = {
         # PREEMPT_RT, whose locks are others.
         Host("6.1-rt", _BOOKWORM, _BOOKWORM, flavour="rt-amd64"),
         Host("6.12", _TRIXIE, _TRIXIE, Sources("linux-source-6.12", "gcc-14")),
-        Host("7.x", ("trixie-backports",), _TRIXIE),
+        Host("7.x", ("trixie-backports",), _TRIXIE, Sources("linux-source-7.3", "gcc-14")),
     )
 }
 DEFAULT = "6.1"

@@ -6,7 +6,7 @@ import lzma
 import shutil
 import struct
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tests.lab import debian
@@ -59,7 +59,8 @@ def prepare(cache: Cache, apt: debian.Apt, host: Host, packages: KernelSet) -> K
         (folder / DESCRIPTION).write_text(json.dumps(asdict(packages), indent=2))
 
     inputs: list[Input] = [*packages.binaries, Path(__file__), Path(debian.__file__)]
-    return unpacked(host, cache.artifact(kind(host), inputs, unpack))
+    # What was unpacked for a lab of the stock KVM does not know the source.
+    return replace(unpacked(host, cache.artifact(kind(host), inputs, unpack)), packages=packages)
 
 
 def unpacked(host: Host, folder: Path) -> Kernel:

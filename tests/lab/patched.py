@@ -27,8 +27,8 @@ MODULES = ("kvm.ko", "kvm-amd.ko", "kvm-intel.ko")
 # What modules_prepare, KVM and the patches read of the kernel's source: less than a tenth of it.
 FILES = """
     Documentation/admin-guide/kernel-parameters.txt Documentation/virt/kvm Kbuild Makefile */Kconfig* arch/x86 certs
-    kernel/bounds.c kernel/time/timeconst.bc rust scripts security tools/Makefile tools/arch tools/bpf
-    tools/build tools/include tools/lib tools/objtool tools/scripts usr virt
+    kernel/*.h kernel/bounds.c kernel/sched kernel/time/timeconst.bc rust scripts security tools/Makefile tools/arch
+    tools/bpf tools/build tools/include tools/lib tools/objtool tools/scripts usr virt
 """
 
 # Debian's package for each tool and header that a kernel build asks for, besides the compiler.
@@ -155,9 +155,11 @@ def _build_elsewhere(cache: Cache, host: Host, sources: Sources, folder: Path) -
     """Build in the tree of the folder with the tools of the host's Debian release."""
     tools = sorted({sources.compiler, "libc6-dev", *TOOLS.values(), *HEADERS.values()})
     quoted = shlex.quote(str(folder))
+    # objtool of 7.x reads /proc/self/maps; what is mounted in a namespace goes with it.
+    build = 'mount --rbind /proc "$0/proc" && TMPDIR=/tmp exec chroot "$0" sh /tree/build.sh'
     hooks = [
         f"copy-in {quoted}/tree /",
-        'env TMPDIR=/tmp chroot "$1" sh /tree/build.sh',
+        f"""unshare --mount sh -c '{build}' "$1\"""",
         f"copy-out {' '.join(f'/tree/arch/x86/kvm/{name}' for name in MODULES)} {quoted}",
     ]
     debian.bootstrap(cache, f"{sources.compiler} of {host.userland[0]}", host.userland, tools, hooks)

@@ -86,7 +86,7 @@ def _host(kernel: str, patched: bool = False) -> Host:
 
 
 HOSTS = {kernel: _host(kernel) for kernel in RELEASES}
-HOSTS |= {f"{kernel} patched": _host(kernel, patched=True) for kernel in ("6.1", "6.12")}
+HOSTS |= {f"{kernel} patched": _host(kernel, patched=True) for kernel in ("6.1", "6.12", "7.3")}
 
 #: Those that shadowwatch runs on.
 WHOLE = {name: host for name, host in HOSTS.items() if name not in ("u4.4", "u4.15", "u5.4")}

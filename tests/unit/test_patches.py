@@ -13,18 +13,18 @@ from tests.lab.cache import Cache, default_root
 from tests.lab.debian import Apt, sources
 from tests.lab.hosts import HOSTS
 from tests.lab.machine import say
-from tests.lab.patched import apply, unpack_source
+from tests.lab.patched import apply, check, unpack_source
 
 #: What the patches change.
 FILES = "Documentation/admin-guide/kernel-parameters.txt Documentation/virt/kvm arch/x86/kvm"
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(("series", "release"), [("6.1", "6.1"), ("6.12", "6.12"), ("6.12", "6.1")])
+@pytest.mark.parametrize(("series", "release"), [("6.1", "6.1"), ("6.12", "6.12"), ("6.12", "6.1"), ("7.x", "7.x")])
 def test_patches_apply_to_every_source(series: str, release: str, tmp_path: Path) -> None:
     """To each version of this series that the suites of this host have, by patch and by git am, without any fuzz."""
-    apt = Apt(Cache(default_root(), say), release, sources(HOSTS[release].userland))
-    name = f"linux-source-{series}"
+    apt = Apt(Cache(default_root(), say), release, sources(HOSTS[release].kernel))
+    name = check(HOSTS[series]).package
     patches = HOSTS[series].patches
     versions = list(apt.kernels()[name])
     assert versions
