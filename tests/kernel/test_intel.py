@@ -16,12 +16,15 @@ import pytest
 
 from tests.lab.bochs import machine
 from tests.lab.bochs.host import Host, loading
+from tests.lab.bochs.watched import watched
 from tests.lab.errors import LabError
 from tests.lab.machine import CHECKOUT, Lab, Mode, say
 from tests.lab.workload import Reading, Vmm, Workload
 
 #: For what a killed run had started to end.
 GONE_SECONDS = 60.0
+#: Of a VM at rest.
+AUDITS = 5
 
 #: (mmu_cache_miss, mmu_recycled, mmu_shadow_zapped)
 Counts = tuple[int, int, int]
@@ -99,6 +102,23 @@ def test_intel_counts_what_amd_counts() -> None:
         say(f"intel: {host.machine.processor_seconds():.0f} s of processor time")
     for course in COURSES:
         compared(course, [reading for reading in said if reading.name == course.workload.name])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("course", COURSES, ids=lambda course: course.mode)
+def test_the_daemon_on_intel(course: Course) -> None:
+    """The kernel comes to the same beside it, and so does the daemon, with nothing lost and no difference in audits."""
+    readings, metrics = watched(course.mode, [(course.workload, tuple(course.steps))], AUDITS, progress=say)
+    compared(course, readings)
+    allocations, _, zapped = counts(readings[-1])
+    zaps = metrics.sum("zaps_total") + metrics.sum("root_zaps_total")
+    assert (metrics.sum("allocations_total"), zaps) == (allocations, zapped)
+    assert metrics.sum("events_lost_total") == 0
+    assert metrics.sum("vm_audits_total") >= AUDITS
+    entries = metrics.by("result", "vm_audit_entries_total")
+    assert entries["same"] > 0
+    assert entries["differing"] == 0
+    say(f"intel: {course.mode}: {allocations:,} allocations, {zapped:,} zaps, {entries['same']:,.0f} entries audited")
 
 
 def test_a_host_that_is_silent_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
