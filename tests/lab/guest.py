@@ -112,13 +112,21 @@ class Guest(Ending):
 
 
 class RealGuest(Guest):
-    """A Linux that runs one process after another."""
+    """A Linux that runs one process after another, beside those that are idle."""
 
     def __init__(
-        self, lab: Lab, *, name: str = "real-linux", pages: int = 64, processes: int = 40, endless: bool = False
+        self,
+        lab: Lab,
+        *,
+        name: str = "real-linux",
+        pages: int = 64,
+        processes: int = 40,
+        idle: int = 0,
+        endless: bool = False,
+        memory: int = 96,
     ) -> None:
-        append = f"forks={processes} endless={'yes' if endless else 'no'}"
-        super().__init__(lab, name, pages, 96, "guest.cpio", append)
+        append = f"idle={idle} forks={processes} endless={'yes' if endless else 'no'}"
+        super().__init__(lab, name, pages, memory, "guest.cpio", append)
 
     def wait(self) -> None:
         """Wait until the guest has run its processes."""

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real size: a VM with tens of thousands of pages, a guest with a thousand processes, a host with a thousand VMs.
+
+How long audits take is said in seconds of the emulated machine, which has other things to do meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from tests.kernel.watched import AUDITS, Watched
+from tests.lab.emulator import Hardware
+from tests.lab.guest import RealGuest
+from tests.lab.machine import say
+from tests.lab.scrape import Metrics, scrape_until
+from tests.lab.snapshot import ready
+from tests.lab.workload import Vmm, Workload
+
+#: Whole audits of each VM while it runs, and of one at rest.
+LOADED, RESTED = 3, 2
+LIMIT_SECONDS = 400.0
+
+LARGE = Workload("large", "uniform", directories=60, tables=500, accesses=60_000, pages=24_000, vcpus=2, yields=True)
+PROCESSES, PROCESSES_PAGES = 1_000, 24_000
+VMS = 1_000
+#: Each has its 64 pages after its first round, and goes on with a few of them from time to time.
+SMALL = Workload("small", "uniform", accesses=100, pages=64, yields=True)
+SMALL_PAUSE_MS = 60_000
+
+
+@pytest.fixture
+def large() -> Iterator[Watched]:
+    """A lab with the memory for it."""
+    daemon = f"{AUDITS} --ring-mib 32"
+    with ready("large", kvm="stock", daemon=daemon, hardware=Hardware(memory="6G"), progress=say) as lab:
+        yield Watched(lab)
+
+
+def uptime(watched: Watched) -> float:
+    """The emulated machine's clock, in seconds."""
+    return float(watched.lab.run("cat /proc/uptime").stdout.split()[0])
+
+
+def audits(watched: Watched, vms: Sequence[str], number: int, what: str) -> Metrics:
+    """Wait for so many more audits of each VM, from whose list none differs, and say how long they took."""
+    begun, since = watched.metrics().by("vm", "vm_audits_total"), uptime(watched)
+
+    def enough(metrics: Metrics) -> bool:
+        done = metrics.by("vm", "vm_audits_total")
+        return all(done.get(vm, 0) >= begun.get(vm, 0) + number for vm in vms)
+
+    metrics = scrape_until(watched.port, enough, LIMIT_SECONDS)
+    took = uptime(watched) - since
+    pages = metrics.by("vm", "pages")
+    results = metrics.by("result", "vm_audit_entries_total")
+    done = metrics.by("vm", "vm_audits_total")
+    many = sum(done[vm] - begun.get(vm, 0) for vm in vms)
+    say(
+        f"real size: {what}: {many:,.0f} audits of {len(vms):,} VMs in {took:.1f} s of the emulated machine;"
+        f" {sum(pages[vm] for vm in vms):,.0f} pages, {results['same']:,.0f} entries the same so far,"
+        f" {results['differing']:,.0f} differing, {metrics.sum('events_received_total'):,.0f} events"
+    )
+    assert results["differing"] == 0
+    assert metrics.sum("events_lost_total") == 0
+    return metrics
+
+
+@pytest.mark.soak
+def test_a_vm_with_tens_of_thousands_of_pages(large: Watched) -> None:
+    """Reclaim is at work at its limit, and audits of it come to their end all the same; then its counts are right."""
+    with Vmm(large.lab, LARGE) as vmm:
+        vmm.finished()
+        metrics = audits(large, [LARGE.name], LOADED, "one VM, whose second vCPU runs")
+        assert metrics.sum("pages", vm=LARGE.name) > 0.99 * LARGE.pages
+        counters = vmm.do("rest").counters
+        assert counters["mmu_recycled"] > 0
+        large.settled(LARGE.name, counters["mmu_cache_miss"])
+        metrics = audits(large, [LARGE.name], RESTED, "the same at rest")
+    zaps = metrics.sum("zaps_total") + metrics.sum("root_zaps_total")
+    assert (metrics.sum("allocations_total"), zaps) == (counters["mmu_cache_miss"], counters["mmu_shadow_zapped"])
+
+
+@pytest.mark.soak
+def test_a_guest_with_a_thousand_processes(large: Watched) -> None:
+    """Each has page tables of its own, and others come and go beside them."""
+    guest = RealGuest(
+        large.lab, name="busy", pages=PROCESSES_PAGES, idle=PROCESSES, processes=10, memory=768, endless=True
+    )
+    with guest:
+        guest.wait()
+        metrics = audits(large, [guest.name], LOADED, f"{PROCESSES:,} processes, and more that come and go")
+        assert metrics.sum("pages", vm=guest.name) > 5 * PROCESSES
+        guest.stop()
+        counters = guest.counters()
+        large.settled(guest.name, counters["mmu_cache_miss"])
+        metrics = audits(large, [guest.name], RESTED, "the same at rest")
+    zaps = metrics.sum("zaps_total") + metrics.sum("root_zaps_total")
+    assert (metrics.sum("allocations_total"), zaps) == (counters["mmu_cache_miss"], counters["mmu_shadow_zapped"])
+
+
+@pytest.mark.soak
+def test_a_thousand_vms(large: Watched) -> None:
+    """All of them at their limit, one after another at work."""
+    names = [f"{SMALL.name}-{number}" for number in range(VMS)]
+    command = " ".join(SMALL.argv(rounds=0, pause_ms=SMALL_PAUSE_MS)).replace(f"--name {SMALL.name}", '--name "$1"')
+    # What they read their commands from has an end of itself to write to, so it never ends.
+    script = (
+        "mkfifo /tmp/commands && exec 3<>/tmp/commands && "
+        f"run() {{ {command} <&3 >/dev/null 2>&1 & }} && "
+        f'for number in $(seq 0 {VMS - 1}); do run "{SMALL.name}-$number"; done'
+    )
+    large.lab.run(script)
+    scrape_until(large.port, lambda metrics: metrics.sum("vms", state="running") == VMS, LIMIT_SECONDS)
+    metrics = audits(large, names, RESTED, f"{VMS:,} VMs")
+    assert sum(metrics.by("vm", "pages").values()) > 0.5 * VMS * SMALL.pages
