@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,8 +14,11 @@ import pytest
 from shadowwatch.event.facts import PAGING
 from shadowwatch.snapshot import Cause, Estimate, Limited
 from shadowwatch.source import Status
+from shadowwatch.view import insight as insight_module
 from shadowwatch.view.columns import Row
 from shadowwatch.view.insight import insight
+from tests.golden import matches
+from tests.unit import sentences
 from tests.unit.lively import at_the_end
 from tests.unit.story import FACTS
 
@@ -212,3 +217,25 @@ def test_no_vm_is_said_in_words() -> None:
     """Ended ones are none."""
     assert insight([], STOCK) == "No VM is running."
     assert insight([Row(replace(row.vm, ended=True), None, 1.0) for row in rows()], STOCK) == "No VM is running."
+
+
+def test_each_sentence_is_in_the_golden_file() -> None:
+    """By a name, with which a test in the lab looks for it."""
+    matches(sentences.GOLDEN, sentences.text())
+    assert sentences.golden() == sentences.made()
+    assert len(set(sentences.made().values())) == len(sentences.made())
+
+
+def test_no_sentence_is_forgotten() -> None:
+    """Each text in the code, between what is put in, is in the golden file."""
+    tree = ast.parse(inspect.getsource(insight_module))
+    documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    golden = " ".join(sentences.golden().values())
+    texts = [
+        node.value.strip()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation
+    ]
+    said = [text for text in texts if " " in text]
+    assert len(said) > 40
+    assert [text for text in said if text not in golden] == []
