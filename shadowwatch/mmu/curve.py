@@ -33,14 +33,12 @@ class Curve:
     A page is (gfn, role) in one number.
     """
 
-    __slots__ = ("_again", "_first", "_last", "_listed", "_lists", "_part", "_refaults", "_unseen", "limit")
+    __slots__ = ("_again", "_first", "_last", "_lists", "_part", "_refaults", "_unseen", "limit")
 
     def __init__(self, refaults: int) -> None:
         """KVM reclaims, after so many refaults: until then a higher limit would have changed nothing."""
         self.limit = 0
         self._part = 1
-        #: The pages that KVM itself has.
-        self._listed: set[int] = set()
         #: Under each limit: its number, the pages, the oldest first, how many there may be and how many go at a time.
         self._lists: list[tuple[int, dict[int, None], int, int]] = []
         #: The pages under the lowest of them, and under the highest.
@@ -55,7 +53,6 @@ class Curve:
         self.limit = limit
         part = self._part = next((part for part in PARTS if limit <= FOLLOWED * part), PARTS[-1])
         followed = dict.fromkeys(page for page in pages if not page % part)
-        self._listed = set(followed)
         batch = max(1, (REFILL - MIN_FREE) // part)
         self._lists = [
             (number, dict(followed), int((times * limit - MIN_FREE) / part), batch)
@@ -68,15 +65,12 @@ class Curve:
         self.limit = 0
         self._lists = []
         self._first = self._last = {}
-        self._listed = set()
 
     def alloc(self, page: int, again: bool) -> None:
         """A page was allocated; `again` when it is known to have been zapped before."""
         part = self._part
         if part != 1 and page % part:
             return
-        listed = self._listed
-        listed.add(page)
         if again or page in self._last:
             self._again += part
             again = True
@@ -92,19 +86,23 @@ class Curve:
             if len(pages) > room:
                 for oldest in tuple(islice(pages, batch)):
                     del pages[oldest]
-                    if oldest in listed:
-                        self._unseen[number] += part
 
     def reclaimed(self, page: int) -> None:
-        """KVM reclaimed a page, which it might still have under a higher limit."""
-        self._listed.discard(page)
+        """KVM reclaimed a page, which it would still have under higher limits, but for those where it had gone."""
+        part = self._part
+        if (part != 1 and page % part) or page in self._first:
+            return
+        for number, pages, _, _ in self._lists:
+            if page in pages:
+                return
+            self._unseen[number] += part
 
     def zapped(self, page: int) -> None:
         """A page was zapped for another cause: so it would have been under any limit."""
-        if page in self._listed:
-            self._listed.remove(page)
-            for _, pages, _, _ in self._lists:
-                pages.pop(page, None)
+        if self._part != 1 and page % self._part:
+            return
+        for _, pages, _, _ in self._lists:
+            pages.pop(page, None)
 
     def freeze(self) -> tuple[Limited, ...]:
         """Copy the figures: of the limit itself, then of its multiples."""

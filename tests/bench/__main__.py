@@ -13,11 +13,13 @@ from statistics import median
 
 from shadowwatch.capture.format import Reader
 from shadowwatch.event.abi import RECORD, Batch, decode
+from shadowwatch.event.facts import Facts
 from shadowwatch.metrics.text import exposition
 from shadowwatch.mmu.model import Model
 from shadowwatch.simulate.simulator import Simulator
 from shadowwatch.watch import Watch
 from tests.bench.figure import Figure, show
+from tests.bench.following_cost import following_cost
 from tests.bench.scrape_cost import scrape_cost
 from tests.bench.top_cost import top_cost
 from tests.captures import CAPTURES
@@ -91,6 +93,11 @@ def simulation(name: str) -> Figure:
     return Figure.of(f"decode and simulation of parents, {name}", _rates(simulating), "events/s")
 
 
+def _followed() -> tuple[Facts, bytes]:
+    reader, records = _recorded("stock")
+    return reader.facts, records
+
+
 def memory() -> list[Figure]:
     """Bytes for a page, of the model and of a simulation, with the zapped pages remembered."""
     story = big(PAGES)
@@ -145,6 +152,7 @@ def main() -> None:
         simulation("debian"),
         simulation("parents"),
         *memory(),
+        *following_cost(*_followed()),
         *top_cost(),
         *scrape_cost(),
     ]

@@ -13,7 +13,7 @@ from shadowwatch.source import Status
 from shadowwatch.view.columns import Row
 from shadowwatch.view.insight import insight
 from tests.golden import HERE
-from tests.unit.lively import watched
+from tests.unit.lively import at_the_end
 from tests.unit.story import FACTS
 
 GOLDEN = "sentences.txt"
@@ -25,7 +25,7 @@ SECONDS = 10.0
 
 def rows(**changed: object) -> Sequence[Row]:
     """One VM for ten seconds, with these fields otherwise; of higher limits nothing is known."""
-    vm = replace(watched().snapshot().vms[0], limited=(), reclaim_ns=(0, 0))
+    vm = replace(at_the_end().vms[0], limited=(), reclaim_ns=(0, 0))
     return [Row(replace(vm, **changed), None, SECONDS)]  # type: ignore[arg-type]
 
 

@@ -203,6 +203,7 @@ def test_a_page_that_would_have_gone_earlier_is_unseen() -> None:
         curve.reclaimed(page)
         if page == 150:
             curve.alloc(7, True)
+    curve.reclaimed(7)
     assert curve.freeze()[1] == Limited(1.5, 0, 1)
     assert curve.freeze()[2] == Limited(2.0, 0, 0)
     assert curve.freeze()[1].likely == 0.5
