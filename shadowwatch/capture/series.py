@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from operator import sub
+from typing import NamedTuple, TypeVar
 
 from shadowwatch.capture.format import Reader, reading
 from shadowwatch.event.abi import MOST_VMS, RECORD, UNCOUNTED, Batch, Event, Kind, decode
@@ -20,6 +21,8 @@ BINS = 300
 _KVM, _NS, _MAPPED, _KIND = (Event._fields.index(name) for name in ("kvm", "ns", "mapped", "kind"))
 _MOST_SPANS = 4 * MOST_VMS
 _COUNTING = frozenset({Kind.ALLOC, Kind.RECLAIM})
+
+N = TypeVar("N", int, float)
 
 
 class SawTooth:
@@ -68,7 +71,8 @@ class Series:
     the most guest pages mapped in a bin (None before the kernel has told, or where it does not count them), `pages`
     the shadow pages by level at the end of each bin, `orphans` those of them that lost their last parent. All else is
     counted in the bin: `zaps` by cause, `directories` zapped by reclaim, the `recent` ones of these that were recently
-    parented, and `positions`, zaps that reclaim chose by tenth of the list, 0 the newest.
+    parented, `positions`, zaps that reclaim chose by tenth of the list, 0 the newest, and `limited` the refaults under
+    the VM's limit and multiples of it, by these.
     `fault` says where the capture broke off.
     """
 
@@ -87,6 +91,7 @@ class Series:
     recent: tuple[int, ...]
     positions: tuple[tuple[int, ...], ...]
     fall: float
+    limited: Mapping[float, tuple[float, ...]]
     amplitude: float
     turns: int
     fault: str | None
@@ -262,6 +267,10 @@ def _series(path: str, span: _Span, sampler: _Sampler) -> Series:
         recent=_steps([vm.recently_parented if vm else 0 for vm in samples]),
         positions=tuple(zip(*(_steps(column) for column in zip(*map(_tenths, samples), strict=True)), strict=True)),
         fall=sum(falls) / len(falls) if falls else 0.0,
+        limited={
+            limited.times: _steps([_refaults(vm, limited.times) if vm else 0 for vm in samples])
+            for limited in span.vm.limited
+        },
         amplitude=sampler.saw_tooth.amplitude,
         turns=sampler.saw_tooth.turns,
         fault=span.fault,
@@ -278,8 +287,13 @@ def _carried(values: list[int | None], last: list[int | None]) -> tuple[int | No
     return tuple(carried)
 
 
-def _steps(totals: list[int] | tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(total - before for before, total in zip((0, *totals), totals, strict=False))
+def _refaults(vm: VmSnapshot, times: float) -> float:
+    """Under so many times its limit: before KVM reclaims, as many as there were."""
+    return next((limited.likely for limited in vm.limited if limited.times == times), vm.all_refaults)
+
+
+def _steps(totals: Sequence[N]) -> tuple[N, ...]:
+    return (*totals[:1], *map(sub, totals[1:], totals))
 
 
 def _tenths(vm: VmSnapshot | None) -> tuple[int, ...]:

@@ -60,7 +60,7 @@ def _edges(series: Series, every: int = 1) -> list[float]:
     return [series.width * min(bins, number) for number in range(0, bins + every, every)]
 
 
-def _rates(series: Series, counts: Sequence[int]) -> list[float]:
+def _rates(series: Series, counts: Sequence[float]) -> list[float]:
     """Counts of bins as so many per second, over some bins each."""
     chunks = (counts[number : number + _PER_RATE] for number in range(0, len(counts), _PER_RATE))
     return [sum(chunk) / (len(chunk) * series.width) for chunk in chunks]
@@ -139,12 +139,23 @@ def _positions(axes: Any, series: Series) -> None:
     )
 
 
+def _limits(axes: Any, series: Series) -> None:
+    edges = _edges(series, _PER_RATE)
+    # Each limit before the next one, which leaves less.
+    for (times, counts), colour in zip(series.limited.items(), _LEVELS, strict=False):
+        label = f"{series.vm.limit * times:,.0f}"
+        axes.stairs(_rates(series, counts), edges, fill=True, color=colour, linewidth=0, label=label)
+    if series.limited:
+        _legend(axes)
+
+
 PANELS = (
     _Panel("page tables that\na root leads to", _reached, 1.3),
     _Panel("guest pages mapped\n(of 4 KiB)", _mapped, 0.8),
     _Panel("shadow pages,\nby level", _levels, 1.0),
     _Panel("zaps by cause\n(per second)", _causes, 1.0),
     _Panel("directories zapped\nby reclaim (per s)", _recent, 1.0),
+    _Panel("refaults under such\nlimits (per second)", _limits, 1.0),
     _Panel("list position\nat zap by reclaim", _positions, 0.7),
 )
 
@@ -168,7 +179,7 @@ def _title(series: Series) -> str:
 def _figure(columns: Sequence[Series]) -> Any:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 9.6), layout="constrained")
+    figure = Figure(figsize=(9, 11), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.05, w_pad=0.05)
     heights = [panel.height for panel in PANELS]
     grid = figure.subplots(len(PANELS), len(columns), sharex=True, sharey="row", squeeze=False, height_ratios=heights)

@@ -56,11 +56,13 @@ def test_two_captures_make_one_picture_of_both(tmp_path: Path) -> None:
         "shadow pages,",
         "zaps by cause",
         "by reclaim (per s)",
+        "refaults under such",
         "at zap by reclaim",
         "level 4",
         "orphans",
         "quota",
         "recently parented",
+        "96",
         "newest",
         "oldest",
         *(turns for _, _, turns in said),
@@ -103,7 +105,7 @@ def test_a_png_is_a_png_of_a_readable_size() -> None:
     """Its header tells: 1,350 pixels across, for 900 on a page."""
     content = picture([read(STOCK, bins=60)], suffix_of("a.PNG"))
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
-    assert struct.unpack(">II", content[16:24]) == (1350, 1440)
+    assert struct.unpack(">II", content[16:24]) == (1350, 1650)
 
 
 def test_what_the_kernel_does_not_count_is_said_in_the_panel(tmp_path: Path) -> None:

@@ -66,6 +66,9 @@ def test_bins_add_up_to_what_the_whole_replay_counts(name: str, bins: int) -> No
     assert sum(series.directories) == directories > 100
     assert sum(series.recent) == sum(vm.recently_parented_zaps.values())
     assert sum(map(sum, series.positions)) == sum(sum(each.counts) for each in vm.zap_position.values()) > 1000
+    for limited in vm.limited:
+        assert sum(series.limited[limited.times]) == limited.likely
+    assert sum(series.limited[1.0]) > 1000 > sum(series.limited[3.0])
     lengths = {len(series.low), len(series.high), len(series.directories), len(series.positions)}
     assert lengths == {bins} == {len(counts) for counts in series.pages.values()} | {bins}
 
