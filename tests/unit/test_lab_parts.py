@@ -171,6 +171,7 @@ def test_parts_of_one_package_each(tmp_path: Path, labs: Labs) -> None:
     archive.add(f"linux-modules-{release}", version, f"linux-base-{release} (= {version})", modules)
     archive.headers(release, version, f"linux-base-{release} (= {version}), linux-kbuild-7.3.4+deb13")
     archive.add("linux-kbuild-7.3.4+deb13", version)
+    archive.add("linux-source-7.3", version)
     lab = labs.make(archive.publish().lines, "7.x", with_patches=False)
     assert sorted(lab.kernel.packages.image) == [
         f"linux-{part}-{release}" for part in ("base", "binary", "image", "modules")
