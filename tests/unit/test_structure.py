@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,12 @@ def is_ours(name: str) -> bool:
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))
-IMPORTS = [(path, name) for path in FILES for name in modules_in(path.read_text(), module_of(path))]
+
+
+@cache
+def imports() -> tuple[tuple[Path, str], ...]:
+    """Each file of the package with each module that it imports."""
+    return tuple((path, name) for path in FILES for name in modules_in(path.read_text(), module_of(path)))
 
 
 @pytest.mark.parametrize(
@@ -126,13 +132,13 @@ def test_an_import_by_a_name_that_is_made_up_is_seen() -> None:
         "from .. import *",
     ):
         assert set(modules_in(source, "shadowwatch.mmu.model")) <= UNCLEAR, source
-    assert [(path.name, name) for path, name in IMPORTS if name in UNCLEAR] == []
+    assert [(path.name, name) for path, name in imports() if name in UNCLEAR] == []
 
 
 def test_imports_are_those_that_are_drawn() -> None:
     """No room imports from another but by an arrow, and no arrow is there that none needs."""
     arrows: dict[str, set[str]] = {room: set() for room in ARROWS}
-    for path, name in IMPORTS:
+    for path, name in imports():
         if is_ours(name) and (room := room_of(name)):
             own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
             if room != own and own != "__init__":
@@ -149,7 +155,7 @@ def test_arrows_point_one_way() -> None:
 
 def test_each_library_lives_in_one_room() -> None:
     """And each is used there."""
-    files = [(str(path.relative_to(PACKAGE)), name.split(".")[0]) for path, name in IMPORTS]
+    files = [(str(path.relative_to(PACKAGE)), name.split(".")[0]) for path, name in imports()]
     users = {library: {file for file, name in files if name == library} for library in LIBRARIES}
     for library, room in LIBRARIES.items():
         assert users[library], library
@@ -158,7 +164,7 @@ def test_each_library_lives_in_one_room() -> None:
 
 def test_views_draw_and_nothing_else() -> None:
     """They connect to nothing, start nothing, and open no file: who calls them does."""
-    for path, name in IMPORTS:
+    for path, name in imports():
         if path.parent.name == "view":
             assert name.split(".")[0] not in NOT_FOR_VIEWS, (path.name, name)
     for path in (PACKAGE / "view").glob("*.py"):
@@ -181,7 +187,7 @@ def test_a_command_that_needs_little_starts_fast(words: tuple[str, ...]) -> None
 def test_the_model_has_no_clock_and_no_file() -> None:
     """mmu/ and simulate/ can be fed from anywhere."""
     outside = {
-        name.split(".")[0] for path, name in IMPORTS if path.relative_to(PACKAGE).parts[0] in ("mmu", "simulate")
+        name.split(".")[0] for path, name in imports() if path.relative_to(PACKAGE).parts[0] in ("mmu", "simulate")
     }
     assert outside <= {
         "__future__",
