@@ -76,6 +76,7 @@ class SimulatedVm(Life):
         "_unlisted",
         "_unseen",
         "_victims",
+        "_whole",
         "faults",
         "limit",
         "recorded_faults",
@@ -87,13 +88,22 @@ class SimulatedVm(Life):
     )
 
     def __init__(
-        self, kvm: int, pid: int, roles: RoleLayout, causes: CauseTables, policy: Stock, limit: Limit = AS_RECORDED
+        self,
+        kvm: int,
+        pid: int,
+        roles: RoleLayout,
+        causes: CauseTables,
+        policy: Stock,
+        limit: Limit = AS_RECORDED,
+        whole: bool = False,
     ) -> None:
         super().__init__(kvm, pid)
         self._levels = roles.levels
         self._roles = roles
         self._causes = causes
         self._policy = policy
+        #: Whether KVM counts all nested pages that go with a parent, as the patched one does, or one for each child.
+        self._whole = whole
         #: What limits the list, and what limited the recorded one.
         self._limit = limit
         self._recorded_limit = 0
@@ -508,8 +518,8 @@ class SimulatedVm(Life):
             children, page.children = page.children, {}
             for child in sorted(children, key=_slot):
                 if child.resident and not any(child.directories()):
-                    self._zap(child)
-                    counted += 1
+                    went = self._zap(child)
+                    counted += went if self._whole else 1
         return counted
 
     def _remove(self, page: SimulatedPage) -> None:

@@ -6,7 +6,8 @@
  * paging each of these costs KVM a shadow page, of which it may keep --pages. The same arguments give the same list
  * on every machine, and so the same counts. With --spread 1 the guest-physical addresses lie as far apart, so that
  * with nested paging it is the tables of that which number D x T. With --nested 1 the guest is a hypervisor that runs
- * the code in a guest of its own, and the D x T tables are those of its nested paging, which KVM shadows.
+ * the code in a guest of its own, and the D x T tables are those of its nested paging, which KVM shadows. With --inner N
+ * it has so many guests, each with tables of its own, which take turns.
  *
  * With --vcpus N further vCPUs touch the list all the time, each from a place of its own, through the same page tables.
  * With --rewrites 1 each vCPU that has touched it writes to the directories what is there.
@@ -62,6 +63,7 @@
 
 /* Places in AMD's virtual machine control block. */
 #define VMCB_EXIT_CODE	0x070
+#define VMCB_NESTED_CR3	0x0b0
 #define VMCB_RIP	0x578
 #define VMCB_RAX	0x5f8
 #define EXIT_CODE_HLT	0x78
@@ -71,6 +73,8 @@
 #define UNREST_US	100000	/* between two changes of the VM while its guest runs */
 #define HOT_STAY	1000	/* accesses before the hot directory moves on */
 #define HOT_SHARE	8	/* one access in so many goes anywhere */
+#define INNER		64	/* guests of the guest, at most */
+#define TURN		500	/* accesses of an inner guest before it is the next one's turn */
 
 /*
  * The guest: rsi is the list, rcx its length. The other parts are for commands: read (rbx), then write rax to (rdi)
@@ -108,11 +112,12 @@ extern const char guest_code[], guest_write[], guest_stos[], guest_reload[], gue
 
 static const char *name, *pattern = "zipf";
 static uint64_t directories = 16, tables = 8, accesses = 30000, seed = 1, mmu_pages = 64, rounds = 1, pause_ms;
-static uint64_t spread, nested, touched = 1, unrest, thread, vcpus = 1, rewrites;
+static uint64_t spread, nested, inner = 1, touched = 1, unrest, thread, vcpus = 1, rewrites;
 
 static unsigned char *memory;			/* guest-physical, from 0 to home_size; the directories' data follow it */
 static uint64_t memory_size, home_size, home_used;
 static uint64_t list, cr3, first_directory, first_table;	/* guest-physical addresses */
+static uint64_t roots[INNER];			/* likewise, of each inner guest; cr3 is that of the first */
 /* Likewise, for the guest that has a guest: on Intel a VMCS and the VMXON region are where the other two are on AMD. */
 static uint64_t flat, vmcb, host_save, vmx_page;
 static int intel;
@@ -287,13 +292,16 @@ static void lay_out_nested(void)
 	entry[PTRS] = (inner_flat + 2 * PAGE_SIZE) | PAGING_FLAGS;
 	for (uint64_t i = 0; i < PTRS; i++)
 		entry[2 * PTRS + i] = i * DIRECTORY_SPAN | PAGING_FLAGS | PTE_HUGE;
-	map(inner_flat + PAGE_SIZE, flat + PAGE_SIZE);
-	map(inner_flat + 2 * PAGE_SIZE, flat + 2 * PAGE_SIZE);
+	for (uint64_t i = inner; i--;) {
+		cr3 = roots[i];
+		map(inner_flat + PAGE_SIZE, flat + PAGE_SIZE);
+		map(inner_flat + 2 * PAGE_SIZE, flat + 2 * PAGE_SIZE);
+	}
 	if (intel)
 		return;
 	for (size_t i = 0; i < ARRAY_SIZE(fields); i++)
 		set_vmcb(fields[i].offset, fields[i].value);
-	set_vmcb(0x0b0, cr3);
+	set_vmcb(VMCB_NESTED_CR3, cr3);
 	set_vmcb(0x4d0, EFER_FLAGS);
 	set_vmcb(0x550, inner_flat + PAGE_SIZE);
 }
@@ -304,6 +312,21 @@ static uint64_t spread_out(uint64_t directory)
 	return (home_size / DIRECTORY_SPAN + 1 + directory) * DIRECTORY_SPAN;
 }
 
+/* The tables that lead to the list and to the data. */
+static void lay_out_tables(uint64_t list_pages, uint64_t data)
+{
+	cr3 = take_pages(1);
+	for (uint64_t page = 0; page < 1 + list_pages; page++)
+		map(HOME * DIRECTORY_SPAN + page * PAGE_SIZE, page * PAGE_SIZE);
+	for (uint64_t table = 0; table < directories * tables; table++) {
+		uint64_t directory = table / tables, offset = table % tables * TABLE_SPAN;
+		uint64_t first = spread ? spread_out(directory) + offset : data;
+
+		for (uint64_t page = 0; page < PTRS; page++)
+			map(directory * DIRECTORY_SPAN + offset + page * PAGE_SIZE, first + page * PAGE_SIZE);
+	}
+}
+
 static void lay_out_memory(void)
 {
 	uint64_t list_pages = (accesses * sizeof(uint64_t) + PAGE_SIZE - 1) / PAGE_SIZE;
@@ -311,9 +334,9 @@ static void lay_out_memory(void)
 	uint64_t data = 0;
 
 	/* Code, list, data that all tables share; two upper levels, the home directory, the others, and the window. */
-	home_size = 1 + list_pages + (spread ? 0 : PTRS) + 2 + 1 + home_tables + directories * (1 + tables) + 1;
+	home_size = 1 + list_pages + (spread ? 0 : PTRS) + inner * (2 + 1 + home_tables + directories * (1 + tables)) + 1;
 	/* For an inner guest three tables, perhaps one more to map them with, and two pages for the processor, or three. */
-	home_size += nested ? 6 + intel : 0;
+	home_size += nested ? 5 + inner + intel : 0;
 	home_size *= PAGE_SIZE;
 	memory_size = home_size + (spread ? directories * tables * TABLE_SPAN : 0);
 	/* Of what is spread out, the host need give only the pages that the guest touches. */
@@ -334,16 +357,8 @@ static void lay_out_memory(void)
 	}
 	if (!spread)
 		data = take_pages(PTRS);
-	cr3 = take_pages(1);
-	for (uint64_t page = 0; page < 1 + list_pages; page++)
-		map(HOME * DIRECTORY_SPAN + page * PAGE_SIZE, page * PAGE_SIZE);
-	for (uint64_t table = 0; table < directories * tables; table++) {
-		uint64_t directory = table / tables, offset = table % tables * TABLE_SPAN;
-		uint64_t first = spread ? spread_out(directory) + offset : data;
-
-		for (uint64_t page = 0; page < PTRS; page++)
-			map(directory * DIRECTORY_SPAN + offset + page * PAGE_SIZE, first + page * PAGE_SIZE);
-	}
+	for (uint64_t i = inner; i--; roots[i] = cr3)
+		lay_out_tables(list_pages, data);
 	first_directory = descend(descend(cr3, 0), 0);
 	first_table = descend(first_directory, 0);
 	map(WINDOW, first_directory);
@@ -453,12 +468,24 @@ static void run_guest(struct kvm_regs regs)
 		errx(1, "the inner guest did not come to its end: is this kvm_amd with npt=1 nested=1?");
 }
 
-static void touch_from(uint64_t first)
+static void touch(uint64_t first, uint64_t count)
 {
 	run_guest((struct kvm_regs){
 		.rip = address_of(guest_code), .rsi = HOME * DIRECTORY_SPAN + list + first * sizeof(uint64_t),
-		.rcx = accesses - first,
+		.rcx = count,
 	});
+}
+
+/* Touch the list; several inner guests take turns. */
+static void touch_from(uint64_t first)
+{
+	uint64_t turn = inner > 1 ? TURN : accesses;
+
+	for (uint64_t i = 0; first < accesses; i++, first += turn) {
+		if (inner > 1)
+			set_vmcb(VMCB_NESTED_CR3, roots[i % inner]);
+		touch(first, accesses - first < turn ? accesses - first : turn);
+	}
 }
 
 static void rewrite_directories(void)
@@ -769,6 +796,7 @@ static void parse(char **argument)
 		{ "--pause-ms", NULL, &pause_ms, 0, INT_MAX },		/* after each round */
 		{ "--spread", NULL, &spread, 0, 1 },
 		{ "--nested", NULL, &nested, 0, 1 },
+		{ "--inner", NULL, &inner, 1, INNER },			/* guests that the guest has */
 		{ "--touched", NULL, &touched, 1, PTRS / PREFETCHED },	/* pages of each table */
 		{ "--vcpus", NULL, &vcpus, 1, VCPUS },
 		{ "--rewrites", NULL, &rewrites, 0, 1 },
@@ -796,6 +824,8 @@ static void parse(char **argument)
 		name = pattern;
 	if (nested && vcpus > 1)
 		errx(2, "a guest with a guest has one vCPU");
+	if (inner > 1 && !nested)
+		errx(2, "--inner takes --nested 1");
 }
 
 int main(int argc, char **argv)
@@ -805,6 +835,8 @@ int main(int argc, char **argv)
 	parse(argc ? argv + 1 : argv);
 	__get_cpuid(0, &ignored, &vendor, &ignored, &ignored);
 	intel = vendor == signature_INTEL_ebx;
+	if (intel && inner > 1)
+		errx(2, "on Intel the guest has one guest");
 	setvbuf(stdin, NULL, _IONBF, 0);	/* poll() does not see what is in a buffer */
 	lay_out_memory();
 	if (thread && (errno = pthread_join(begin(make, 0), NULL)))

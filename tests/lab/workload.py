@@ -30,6 +30,7 @@ class Workload:
     pages: int = 64
     spread: bool = False  # guest-physical memory as well, for when KVM uses nested paging
     nested: bool = False  # in a guest's guest, for when KVM has them
+    inner: int = 1  # so many of those, which take turns
     touched: int = 1  # pages of each table
     vcpus: int = 1
     rewrites: bool = False  # of directories
@@ -47,7 +48,7 @@ class Workload:
             *("--directories", str(self.directories), "--tables", str(self.tables)),
             *("--accesses", str(self.accesses), "--pages", str(self.pages)),
             *("--rounds", str(rounds), "--pause-ms", str(pause_ms)),
-            *("--spread", str(int(self.spread)), "--nested", str(int(self.nested))),
+            *("--spread", str(int(self.spread)), "--nested", str(int(self.nested)), "--inner", str(self.inner)),
             *("--touched", str(self.touched), "--unrest", str(int(self.unrest))),
             *("--thread", str(int(self.thread))),
             *("--vcpus", str(self.vcpus), "--rewrites", str(int(self.rewrites))),

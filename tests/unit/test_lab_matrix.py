@@ -62,3 +62,13 @@ def test_a_row_with_a_difference_is_wrong() -> None:
         {"exact": False},
     ):
         assert not replace(ROW, **wrong).right
+
+
+def test_only_debians_kvm_may_count_too_few_reclaimed_pages() -> None:
+    """With nested guests, whose pages go with their parents; a patched KVM counts these."""
+    counters = ((4, 4), (3, 3), (3, 2))
+    nested = replace(ROW, cell=replace(CELL, mode="nested"), counters=counters)
+    assert nested.right
+    assert not replace(nested, counters=((4, 4), (3, 3), (2, 3))).right
+    assert not replace(nested, cell=replace(nested.cell, kvm="patched")).right
+    assert not replace(ROW, counters=counters).right
