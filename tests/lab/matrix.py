@@ -213,9 +213,9 @@ def page(rows: Sequence[Row]) -> str:
         " tables are shadowed while the TDP MMU serves the rest. On a patched KVM the policy is `parents`. An audit"
         " compares the model with the kernel's own list, position by position, and the parents of each page. Slots"
         " come and go and the limit changes beneath `restless`, whose four vCPUs use one tree, and `rewriting`, whose"
-        " guest writes to its page tables all the time. Several processors are emulated by one thread, in turn. With"
-        " nested guests Debian's KVM counts too few reclaimed pages, since it does not count what goes with its parent;"
-        " the patched one does.\n\n"
+        " guest writes to its page tables all the time. QEMU emulates AMD's processors, several of them by one thread,"
+        " in turn, and Bochs Intel's. With nested guests Debian's KVM counts too few reclaimed pages, since it does not"
+        " count what goes with its parent; the patched one does.\n\n"
         f"{sums}\n\n{HEAD}\n{lines}\n"
     )
 
