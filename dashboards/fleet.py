@@ -9,9 +9,9 @@ from dashboards import alerts
 from dashboards.declarations import GREEN, NONE_IS_GOOD, RED, YELLOW, Dashboard, Panel, Query, Row, of_host, of_vm
 
 ROWS = 20
-#: What hosts and VMs are ranked by: page faults that moving parents up the list would save of all FAULTS, where that
-#: is estimated, and everywhere the zaps that it would save.
-SPARED, FAULTS = "faults_spared_by_parents:rate5m", "faults:rate5m"
+#: What hosts and VMs are ranked by: page faults that the best policy would save of all FAULTS, where that is estimated,
+#: and everywhere the zaps that it would save.
+SPARED, FAULTS = "faults_spared:rate5m", "faults:rate5m"
 RECENT = "recently_parented_zaps:rate5m"
 
 OF_VM = "sum by (instance, vm)"
@@ -95,8 +95,8 @@ WRONG = Row(
         ),
         Panel(
             "Page faults saved",
-            "Of the page faults that build page tables, how many fewer they would be if parents were moved up, on hosts"
-            " that estimate it (`run --what-if parents`). No value: none does. Below 0: they would be more.",
+            "Of the page faults that build page tables, how many fewer they would be with the best reclaim policy, on"
+            " hosts that estimate it (`run --what-if accessed`). No value: none does. Below 0: they would be more.",
             "stat",
             "percentunit",
             (Query("share", f"sum({_instance(SPARED)}) / (sum({_instance(FAULTS)} and {_instance(SPARED)}) > 0)"),),
@@ -106,12 +106,12 @@ WRONG = Row(
 )
 
 WHICH = Row(
-    "Where would moving parents up help most?",
+    "Where would another policy help most?",
     (
         Panel(
             "Hosts that would gain most",
-            f"The {ROWS} hosts on which moving parents up would save most page faults, all their VMs together, of"
-            " those that estimate it (`run --what-if parents`). A host without an estimate is only in the table below."
+            f"The {ROWS} hosts on which another reclaim policy would save most page faults, all their VMs together, of"
+            " those that estimate it (`run --what-if accessed`). A host without an estimate is only in the table below."
             " A name leads to the host.",
             "table",
             "suffix:/s",
@@ -124,8 +124,8 @@ WHICH = Row(
         ),
         Panel(
             "VMs that would gain most",
-            f"The {ROWS} VMs of which moving parents up would save most page faults, on hosts that estimate it"
-            " (`run --what-if parents`). VMs of other hosts are only in the table below. A name leads to the VM.",
+            f"The {ROWS} VMs of which another policy would save most page faults, on hosts that estimate it"
+            " (`run --what-if accessed`). VMs of other hosts are only in the table below. A name leads to the VM.",
             "table",
             "suffix:/s",
             _ranking(
@@ -173,7 +173,7 @@ WHY = Row(
     (
         Panel(
             "Page faults saved by host",
-            "The ten hosts on which moving parents up would save most, of those that estimate it.",
+            "The ten hosts on which another policy would save most, of those that estimate it.",
             "series",
             "suffix:/s",
             (Query("{{instance}}", _most(_hosts(SPARED), 10)),),

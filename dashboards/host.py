@@ -88,7 +88,7 @@ WHICH = Row(
         Panel(
             "VMs",
             "The worst first: directories zapped by reclaim although a child had just been linked beneath them, and how"
-            " many page faults moving parents up would save, if the daemon estimates it. A name leads to the VM.",
+            " many page faults another reclaim policy would save, if the daemon estimates it. A name leads to the VM.",
             "table",
             "short",
             (
@@ -180,9 +180,9 @@ CURE = Row(
             ),
         ),
         Panel(
-            "Parents moved up",
-            "Pages per second moved to the head of a list because a child came: 0 says that KVM is not patched, or"
-            " that its reclaim_policy is not parents.",
+            "Pages moved up",
+            "Pages per second moved to the head of a list because they were used: 0 says that KVM is not patched, or"
+            " that its reclaim_policy moves none.",
             "series",
             "suffix:/s",
             (Query("{{vm}}", f"sum by (instance, vm) ({rate(of_vm('shadowwatch_parent_moves_total'))})"),),

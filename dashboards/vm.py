@@ -191,9 +191,9 @@ CURE = Row(
             (Query("× {{times}}", f"sum by (times) ({rate(of_vm('shadowwatch_limit_refaults_total'))})"),),
         ),
         Panel(
-            "Parents moved up",
-            "Pages per second moved to the head of the list because a child came, beside the links that could be the"
-            " reason: 0 moves say that KVM is not patched, or that its reclaim_policy is not parents.",
+            "Pages moved up",
+            "Pages per second moved to the head of the list because they were used, beside the links that could be the"
+            " reason: 0 moves say that KVM is not patched, or that its reclaim_policy moves none.",
             "series",
             "suffix:/s",
             (

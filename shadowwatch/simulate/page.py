@@ -23,13 +23,15 @@ class SimulatedPage:
     ends last went still points here:
     `links` and `parents` map a parent to the time when its spte was written in either life. `up` is the parent whose
     spte was recorded last, at the offset `slot`, None for a root; `loaded` roots are those that faults came through
-    last. `lost` is when no root led here any more in the recorded life, `missed` when in the simulated one, if that was
-    earlier, and `reached` when it came there. A `nested` page stands for a page table of a
-    guest's guest: it goes with its last parent, so that one knows its `children`. `followers` are the pages that were
-    recorded to go along with this one.
+    last. `accessed` ones were gone through by a fault since that was asked last. `lost` is when no root led here any
+    more in the recorded life, `missed` when in the simulated one, if that was earlier, and `reached` when it came
+    there. `children` are the pages that this one leads to in the simulated life; a `nested` one, which stands for a
+    page table of a guest's guest, goes with its last parent. `followers` are the pages that were recorded to go along
+    with this one.
     """
 
     __slots__ = (
+        "accessed",
         "before",
         "children",
         "died",
@@ -64,6 +66,7 @@ class SimulatedPage:
         self.up: SimulatedPage | None = None
         self.slot = 0
         self.loaded = False
+        self.accessed = False
         self.lost = self.missed = 0
         self.reached = 0
         self.followers: list[SimulatedPage] | None = None

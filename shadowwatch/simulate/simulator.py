@@ -9,6 +9,7 @@ from shadowwatch.event.facts import Facts
 from shadowwatch.mmu.cause import CauseTables
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.simulate.policies import parsed
+from shadowwatch.simulate.policies.accessed import Accessed
 from shadowwatch.simulate.policies.stock import Stock
 from shadowwatch.simulate.vm import SimulatedVm
 from shadowwatch.snapshot import Estimate
@@ -26,15 +27,15 @@ class Simulator(Decoder[SimulatedVm]):
     def __init__(self, facts: Facts, policy: str) -> None:
         self.policy = policy
         self._policy, self._limit = parsed(policy)
-        #: Only the patched KVM has other policies, and it counts right.
-        self._whole = bool(facts.policy) or self._policy is not Stock
+        #: Only the patched KVM has other policies, and counts right; what moves say where it recorded.
+        self._recorded = bool(facts.policy) or self._policy is not Stock, facts.policy == Accessed.name
         self._roles = RoleLayout(facts.role)
         self._causes = CauseTables(facts.functions)
         self._ended: dict[Key, Estimate] = {}
         super().__init__(facts.midway)
 
     def _make(self, kvm: int, pid: int) -> SimulatedVm:
-        return SimulatedVm(kvm, pid, self._roles, self._causes, self._policy(), self._limit, self._whole)
+        return SimulatedVm(kvm, pid, self._roles, self._causes, self._policy(), self._limit, *self._recorded)
 
     def _unnumbered(self, vm: SimulatedVm, event: tuple[int, ...]) -> None:
         _, _, spt, parent_pte, gfn, _, _, role, _, _, _, _, _, kind, _ = event

@@ -73,6 +73,7 @@ class SimulatedVm(Life):
         "_roles",
         "_swept",
         "_tables",
+        "_told",
         "_unlisted",
         "_unseen",
         "_victims",
@@ -96,6 +97,7 @@ class SimulatedVm(Life):
         policy: Stock,
         limit: Limit = AS_RECORDED,
         whole: bool = False,
+        second_chances: bool = False,
     ) -> None:
         super().__init__(kvm, pid)
         self._levels = roles.levels
@@ -104,6 +106,8 @@ class SimulatedVm(Life):
         self._policy = policy
         #: Whether KVM counts all nested pages that go with a parent, as the patched one does, or one for each child.
         self._whole = whole
+        #: Whether a move is one that the policy is told by: an accessed bit's, or that of a new child or mapping.
+        self._told = second_chances == policy.by_access
         #: What limits the list, and what limited the recorded one.
         self._limit = limit
         self._recorded_limit = 0
@@ -191,6 +195,7 @@ class SimulatedVm(Life):
             page.up = parent
             page.slot = parent_pte & ~SPT_MASK
             page.links[parent] = page.parents[parent] = self._clock
+            parent.children[page] = None
 
     def _page(self, identity: int, role: int) -> SimulatedPage:
         page = self._pages.get(identity)
@@ -218,6 +223,15 @@ class SimulatedVm(Life):
             self._end_fault()
             self._parent = None
             return
+        if self._policy.by_access:
+            # The processor got as far as it could before KVM made room, and all the way after that.
+            self._go_through(parent)
+            self._linked(child, parent, parent_pte)
+            self._go_through(child)
+        else:
+            self._linked(child, parent, parent_pte)
+
+    def _linked(self, child: SimulatedPage, parent: SimulatedPage, parent_pte: int) -> None:
         begins = parent is not self._parent
         if begins:
             # Another fault: the path down to the parent was in place.
@@ -301,6 +315,16 @@ class SimulatedVm(Life):
             self._load(page)
         return page.resident
 
+    def _go_through(self, page: SimulatedPage) -> bool:
+        """Set the accessed bits on the way to a page, as far as it is there; return whether that is all the way."""
+        up = page.up
+        if up is None:
+            return page.resident
+        if not self._go_through(up) or not page.resident or page.parents.get(up, -1) < up.died:
+            return False
+        page.accessed = True
+        return True
+
     def _reach(self, page: SimulatedPage) -> None:
         """Build the path to a page, as far as it is not there."""
         up = page.up
@@ -318,8 +342,7 @@ class SimulatedVm(Life):
         if not child.resident:
             self._place(child)
         child.parents[parent] = self._clock
-        if child.nested:
-            parent.children[child] = None
+        parent.children[child] = None
         self._policy.linked(self._list, parent)
 
     def move(self, spt: int) -> None:
@@ -334,7 +357,7 @@ class SimulatedVm(Life):
             self._settle()
             if self._due and self._parent is None:
                 self._make_room()
-        if page.resident:
+        if page.resident and self._told:
             self._policy.moved(self._list, page)
 
     def _place(self, page: SimulatedPage) -> None:
@@ -505,6 +528,7 @@ class SimulatedVm(Life):
 
     def _zap(self, page: SimulatedPage) -> int:
         """Zap a page and what goes with it; return how many pages that is to KVM."""
+        children = page.children
         self._remove(page)
         page.died = self._clock
         self.zaps += 1
@@ -514,17 +538,18 @@ class SimulatedVm(Life):
             if follower.resident:
                 self._zap(follower)
                 counted += 1
-        if page.children:
-            children, page.children = page.children, {}
-            for child in sorted(children, key=_slot):
-                if child.resident and not any(child.directories()):
-                    went = self._zap(child)
-                    counted += went if self._whole else 1
+        for child in sorted((child for child in children if child.nested), key=_slot):
+            if child.resident and not any(child.directories()):
+                went = self._zap(child)
+                counted += went if self._whole else 1
         return counted
 
     def _remove(self, page: SimulatedPage) -> None:
-        page.resident = False
+        page.resident = page.accessed = False
+        for parent in page.parents:
+            parent.children.pop(page, None)
         page.parents = {}
+        page.children = {}
         del self._list[page]
 
     def end(self) -> Estimate:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from shadowwatch.event.facts import PAGING
+from shadowwatch.simulate.policies import SPARING
 from shadowwatch.snapshot import Cause, VmSnapshot
 from shadowwatch.source import Status
 from shadowwatch.view.advice import advice
@@ -16,8 +17,6 @@ from shadowwatch.view.columns import DIRECTORIES, RECENT, RECLAIMED, Row
 THRASHING_SECONDS = 10.0
 #: From this share of the reclaimed directories on, the order is to blame.
 LARGE_SHARE = 0.25
-#: The policy that keeps such directories.
-PARENTS = "parents"
 #: What a directory is, for those who have not met one.
 _DIRECTORIES = "reclaimed directories (tables that point to tables)"
 _NOT_TO_BLAME = "so the order of reclaim is not to blame"
@@ -145,24 +144,39 @@ def _badness(row: Row) -> tuple[bool, float, float, float]:
 
 def _cure(row: Row, status: Status) -> str:
     limit = advice(row)
-    if status.policy == PARENTS:
-        return f"Parents are moved up already{'' if limit else '; a higher limit would help'}."
-    cure = f"reclaim_policy {PARENTS}" if status.policy else "A KVM that moves parents up"
-    faults = row.change(_recorded_faults)
-    if faults <= 0:  # below 0 when the daemon was restarted meanwhile
+    if status.policy in SPARING:
+        what = f"reclaim_policy {status.policy} keeps those it can already"
+        return f"{what}{'' if limit else '; a higher limit would help'}."
+    policy, spared = _best(row)
+    cure = f"reclaim_policy {policy}" if status.policy else f"A KVM with reclaim_policy {policy}"
+    if spared is None:
         return f"{cure} would keep them{'' if status.policy or limit else '; a higher limit may help, too'}."
-    spared = round(1 - row.change(_faults_by_parents) / faults, 2)
     if spared <= 0:
         return f"{cure} would keep them, but save no page faults{'' if limit else ': the VM needs a higher limit'}."
     return f"{cure} would save about {spared:.0%} of its page faults."
 
 
-def _recorded_faults(vm: VmSnapshot) -> int:
-    """Page faults that build page tables, 0 without an estimate to compare them with."""
-    return vm.what_if[PARENTS].recorded_faults if PARENTS in vm.what_if else 0
+def _best(row: Row) -> tuple[str, float | None]:
+    """The policy that would keep them with the fewest page faults, and the share that it saves; None: no estimate."""
+    shares = {policy: _spared(row, policy) for policy in SPARING if policy in row.vm.what_if}
+    known = {policy: share for policy, share in shares.items() if share is not None}
+    return max(known.items(), key=lambda one: one[1], default=(SPARING[0], None))
 
 
-def _faults_by_parents(vm: VmSnapshot) -> int:
-    """The same as estimated."""
-    estimate = vm.what_if.get(PARENTS)
+def _spared(row: Row, policy: str) -> float | None:
+    """The share of the page faults that a policy is estimated to save; None when none are known."""
+    faults = row.change(partial(_recorded, policy=policy))
+    if faults <= 0:  # below 0 when the daemon was restarted meanwhile
+        return None
+    return round(1 - row.change(partial(_likely, policy=policy)) / faults, 2)
+
+
+def _likely(vm: VmSnapshot, *, policy: str) -> int:
+    """Page faults that build page tables, as estimated for a policy."""
+    estimate = vm.what_if.get(policy)
     return round(estimate.likely_faults) if estimate else 0
+
+
+def _recorded(vm: VmSnapshot, *, policy: str) -> int:
+    """The same as they were, 0 without an estimate to compare them with."""
+    return vm.what_if[policy].recorded_faults if policy in vm.what_if else 0

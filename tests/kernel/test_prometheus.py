@@ -24,7 +24,7 @@ STATUS = "systemctl status shadowwatch"
 #: As docs/fleet.md has it, and its test counts it.
 SERIES_OF_A_VM = 166
 #: Of the VM's page faults, as the fleet's dashboard has it.
-SPARED = "vm:shadowwatch_faults_spared_by_parents:rate5m / vm:shadowwatch_faults:rate5m"
+SPARED = "vm:shadowwatch_faults_spared:rate5m / vm:shadowwatch_faults:rate5m"
 #: Between its rounds, so that the emulated machine has time for the daemon.
 PAUSE_MS = 300
 

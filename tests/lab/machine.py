@@ -24,7 +24,7 @@ from tests.lab.run_folder import RunFolder
 
 Kvm = Literal["patched", "stock"]
 #: The patched KVM's, as its enum mmu_reclaim_policy has them.
-Policy = Literal["stock", "parents", "mapped", "leaf-first", "newest"]
+Policy = Literal["stock", "parents", "mapped", "leaf-first", "childless", "accessed", "newest"]
 Mode = Literal["shadow", "tdp", "nested"]
 
 #: Which pages are on KVM's list, and the parameters of its modules that make it so: those of a guest without nested

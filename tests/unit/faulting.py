@@ -43,12 +43,37 @@ def _leaves_first(vm: Faulting, wanted: int) -> list[int]:
     return leaves + [spt for spt in oldest if spt not in leaves]
 
 
+def _on_a_path(vm: Faulting, spt: int, zapped: list[int]) -> bool:
+    children = [child for pte, child in vm.edges.items() if pte & ~0xFFF == spt and child not in zapped]
+    parents = [pte for pte, child in vm.edges.items() if child == spt]
+    return bool(children and parents)
+
+
+def _childless(vm: Faulting, wanted: int) -> list[int]:
+    chosen: list[int] = []
+    waiting: list[int] = []
+    while len(chosen) < wanted:
+        if not waiting:
+            waiting = [spt for spt in vm.order[::-1] if spt != vm.root and spt not in chosen]
+            if all(_on_a_path(vm, spt, chosen) for spt in waiting) and not (vm.policy == "accessed" and vm.accessed):
+                break
+        spt = waiting.pop(0)
+        if vm.policy == "accessed" and spt in vm.accessed:
+            vm.accessed.remove(spt)
+            vm.move(spt)
+        elif not _on_a_path(vm, spt, chosen):
+            chosen.append(spt)
+    return chosen + [spt for spt in vm.order[::-1] if spt not in chosen]
+
+
 #: Policy -> what moves when a directory gets a child, and in which order reclaim looks at pages.
 POLICIES: dict[str, tuple[Callable[[Faulting, int], None], Callable[[Faulting, int], list[int]]]] = {
     "stock": (_as_they_are, _oldest),
     "parents": (_parents_up, _oldest),
     "mapped": (_parents_up, _oldest),
     "leaf-first": (_as_they_are, _leaves_first),
+    "childless": (_as_they_are, _childless),
+    "accessed": (_as_they_are, _childless),
     "newest": (_as_they_are, _newest),
 }
 
@@ -58,9 +83,12 @@ class Faulting(KernelVm):
 
     def __init__(self, policy: str, limit: int) -> None:
         super().__init__(Ring(), Story().kvm, 1, patched=True, limit=limit)
+        self.policy = policy
         self.moves, self.looks_at = POLICIES[policy]
         self.faults = 0
         self.zapped: list[int] = []
+        #: Whose spte, in the one parent that each has, has its accessed bit set.
+        self.accessed: set[int] = set()
         self._made = 0
         self._by_gfn: dict[int, int] = {}
         self.root = self._new(0, ROOT_LEVEL)
@@ -89,8 +117,18 @@ class Faulting(KernelVm):
             spt = child
         return True
 
+    def _go_through(self, address: Address) -> None:
+        """The processor sets accessed bits as far as it gets."""
+        spt = self.root
+        for index, _, _ in self.path(address):
+            if spt + 8 * index not in self.edges:
+                return
+            spt = self.edges[spt + 8 * index]
+            self.accessed.add(spt)
+
     def access(self, address: Address) -> None:
         """The guest touches memory: a fault, if what maps it is not all there."""
+        self._go_through(address)
         if self.in_reach(address):
             return
         self.faults += 1
@@ -105,6 +143,7 @@ class Faulting(KernelVm):
                 self.link(pte, child)
                 self.moves(self, spt)
             spt = self.edges[pte]
+        self._go_through(address)
 
     def _make_room(self, wanted: int) -> None:
         self._numbered(Kind.RECLAIM, caller=within(PAGE_FAULT))
@@ -113,6 +152,8 @@ class Faulting(KernelVm):
             gfn = self.pages[spt].gfn
             self.zapped.append(gfn)
             del self._by_gfn[gfn]
+            # What led to it, and what it led to, is not linked any more.
+            self.accessed -= {spt, *(child for pte, child in self.edges.items() if pte & ~0xFFF == spt)}
             self.zap(spt, RECLAIM)
 
     def list_of_gfns(self) -> list[int]:

@@ -144,7 +144,7 @@ def test_every_setting_is_a_flag_of_its_command() -> None:
 
 def test_what_if_alone_is_all_that_can_be_estimated(written: Written) -> None:
     """Named with commas between on the command line, as a list in the file, and none of it by default."""
-    assert parsed("run", "--what-if").what_if == ["stock", "parents", "mapped", "leaf-first"]
+    assert parsed("run", "--what-if").what_if == ["stock", "parents", "mapped", "leaf-first", "childless", "accessed"]
     assert parsed("run", "--what-if", "parents,leaf-first").what_if == ["parents", "leaf-first"]
     assert parsed("run", "--config", written('[run]\nwhat-if = ["mapped"]')).what_if == ["mapped"]
     assert parsed("run", "--config", written("")).what_if is None

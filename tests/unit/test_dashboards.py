@@ -105,7 +105,7 @@ def test_they_ask_for_what_there_is() -> None:
 
 def test_a_host_without_an_estimate_is_ranked_all_the_same(tmp_path: Path) -> None:
     """By recently parented zaps, as all others, but not with those that would gain by their estimates."""
-    spared = "instance:shadowwatch_faults_spared_by_parents:rate5m"
+    spared = "instance:shadowwatch_faults_spared:rate5m"
     recent = "instance:shadowwatch_recently_parented_zaps:rate5m"
     values = {(spared, "gains"): 20, (spared, "loses"): -10}
     values |= {(recent, instance): zaps for zaps, instance in enumerate(("unestimated", "gains", "loses"), start=1)}

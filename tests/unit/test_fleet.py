@@ -20,7 +20,7 @@ from tests.unit.test_rules import ROOT, RULES, rules
 FLEET = (ROOT / "docs" / "fleet.md").read_text()
 EXAMPLES = ROOT / "examples"
 GOLDEN = ROOT / "tests" / "golden" / "metrics-debian.txt"
-#: A scrape with `--what-if parents`.
+#: A scrape with `--what-if accessed`.
 ESTIMATED = GOLDEN.with_name("metrics.txt")
 HOSTS, VMS_OF_A_HOST = 1_000, 50
 #: up, scrape_duration_seconds, scrape_samples_scraped, …_post_metric_relabeling, scrape_series_added.
@@ -96,7 +96,7 @@ def test_the_figures_are_those_of_a_real_scrape() -> None:
 
     rows = [
         ("scraped", unestimated, host),
-        ("scraped, with `--what-if parents`", vm, host),
+        ("scraped, with `--what-if accessed`", vm, host),
         ("scraped, with it, without histograms", vm - histograms, host),
         ("recorded, with it", vm_recorded, host_recorded),
         ("sent on, with it", vm_recorded, host_kept),

@@ -35,7 +35,7 @@ def run(policy: str, addresses: list[Address], limit: int, only_faults: bool = F
 
 def simulate(vm: Faulting, policy: str) -> tuple[Simulator, Estimate]:
     """What the policy would have made of what this VM recorded."""
-    simulator = Simulator(FACTS, policy)
+    simulator = Simulator(replace(FACTS, policy=vm.policy), policy)
     simulator.feed(vm.ring.take())
     (estimate,) = simulator.estimates().values()
     return simulator, estimate
@@ -91,7 +91,7 @@ def test_no_room_is_made_for_a_fault_that_the_policy_does_not_have() -> None:
     nothing_is_estimated("newest", "stock", addresses, 51)
 
 
-@pytest.mark.parametrize("policy", ["parents", "mapped", "leaf-first"])
+@pytest.mark.parametrize("policy", ["parents", "mapped", "leaf-first", "childless", "accessed"])
 def test_an_estimate_is_near_what_the_policy_really_does(policy: str) -> None:
     """Of a guest whose accesses are mostly not recorded: within five points, and within its bounds."""
     seed = 12345

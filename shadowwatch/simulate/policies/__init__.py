@@ -12,16 +12,23 @@ from difflib import get_close_matches
 from typing import NamedTuple
 
 from shadowwatch.errors import ShadowwatchError, clipped
+from shadowwatch.simulate.policies.accessed import Accessed
+from shadowwatch.simulate.policies.childless import Childless
 from shadowwatch.simulate.policies.leaf_first import LeafFirst
 from shadowwatch.simulate.policies.mapped import Mapped
 from shadowwatch.simulate.policies.newest import Newest
 from shadowwatch.simulate.policies.parents import Parents
 from shadowwatch.simulate.policies.stock import Stock
 
-POLICIES: Mapping[str, type[Stock]] = {policy.name: policy for policy in (Stock, Parents, Mapped, LeafFirst, Newest)}
+POLICIES: Mapping[str, type[Stock]] = {
+    policy.name: policy for policy in (Stock, Parents, Mapped, LeafFirst, Childless, Accessed, Newest)
+}
 
 #: Those that can be estimated from what another one did.
 SENSIBLE = tuple(name for name, policy in POLICIES.items() if policy.bounded)
+
+#: Those that keep directories that are in use, the best first: what is recommended to who loses such.
+SPARING = (Accessed.name, Childless.name, Parents.name, Mapped.name)
 
 
 #: KVM_MIN_ALLOC_MMU_PAGES: KVM takes no lower limit from a VMM (arch/x86/include/asm/kvm_host.h).

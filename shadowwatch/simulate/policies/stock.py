@@ -15,6 +15,8 @@ class Stock:
     name: ClassVar[str] = "stock"
     #: Whether a page that comes back stays for a while, so that one more fault for each that went is the most.
     bounded: ClassVar[bool] = True
+    #: Whether it asks which pages were accessed.
+    by_access: ClassVar[bool] = False
 
     def linked(self, pages: SimulatedList, directory: SimulatedPage) -> None:
         """An spte of this directory was made to point to a child."""
