@@ -145,6 +145,11 @@ COMMAND = struct.Struct("<" + "".join(code for _, code in COMMAND_FIELDS))
 HEADER = struct.Struct("<II")
 RECORD = struct.Struct(f"<{HEADER.size}x" + EVENT.format[1:])
 
+#: The same with the addresses of tables and sptes as signed numbers: kernel addresses are short ones then.
+SIGNED = struct.Struct(
+    f"<{HEADER.size}x" + "".join("q" if name in ("spt", "parent_pte") else code for name, code in FIELDS)
+)
+
 #: A step of a walk has about so many records (SHADOWWATCH_STEP_RECORDS in bpf/event.h).
 STEP_RECORDS = 64
 
@@ -158,15 +163,15 @@ MOST_VMS = 16_384
 SEQ_MASK = 0xFFFF_FFFF
 
 
-def decode(records: bytes) -> tuple[Iterator[tuple[int, ...]], int]:
-    """Read whole records as tuples in the order of Event, without building Events.
+def decode(records: bytes, layout: struct.Struct = RECORD) -> tuple[Iterator[tuple[int, ...]], int]:
+    """Read whole records as tuples in the order of Event, without building Events; `layout` is RECORD or SIGNED.
 
     Returns the iterator and the number of bytes left over at the end: 0 unless the
     input was cut inside a record.
     """
-    left = len(records) % RECORD.size
+    left = len(records) % layout.size
     whole = memoryview(records)[: len(records) - left]
-    return RECORD.iter_unpack(whole), left
+    return layout.iter_unpack(whole), left
 
 
 def encode(event: Event) -> bytes:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
-from shadowwatch.event.abi import MOST_VMS, RECORD, SEQ_MASK, Flags, Kind, decode, of_a_walk_in_vain
+from shadowwatch.event.abi import MOST_VMS, RECORD, SEQ_MASK, SIGNED, Flags, Kind, decode, of_a_walk_in_vain
 
 #: The numbered kinds, as plain ints for the hot path.
 ALLOC, LINK, MOVE, ZAP = map(int, (Kind.ALLOC, Kind.LINK, Kind.MOVE, Kind.ZAP))
@@ -117,7 +117,7 @@ class Decoder(ABC, Generic[V]):
 
     def feed(self, records: bytes) -> None:
         """Apply ring records in their order; what cannot be read is counted and passed over."""
-        events, left = decode(records)
+        events, left = decode(records, SIGNED)
         self.received += len(records) // RECORD.size
         if left:
             self.undecodable += 1

@@ -208,8 +208,9 @@ class Figures(Walked):
             allocations=_by_level(self.allocations),
             zaps={
                 (level, cause): zaps
-                for cause in compress(CAUSES, map(any, self.zaps))
-                for level, zaps in _by_level(self.zaps[cause]).items()
+                for cause, of_levels in enumerate(self.zaps)
+                if of_levels != _NONE
+                for level, zaps in _by_level(of_levels).items()
             },
             root_zaps=self.root_zaps,
             recursive_zaps=_by_level(self.recursive_zaps),
@@ -271,6 +272,10 @@ class Figures(Walked):
             parented=None if parented is None else self.allocated - parented[0],
             parented_ns=None if parented is None else parented[2],
         )
+
+
+#: As a list of counts begins.
+_NONE = [0] * LEVELS
 
 
 def _by_level(counts: list[int]) -> dict[int, int]:

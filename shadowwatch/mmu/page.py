@@ -15,6 +15,9 @@ SPT_MASK = ~0xFFF
 #: The number of that page, `spt >> PAGE_SHIFT`, is what tables are known by: it is shorter, and spreads well in a map.
 PAGE_SHIFT: Final = 12
 
+#: Events are fed with signed addresses (event/abi.py, SIGNED).
+ADDRESS: Final = 0xFFFF_FFFF_FFFF_FFFF
+
 #: Offset of an spte in its table -> the place there; the table of all, so that no page keeps a number of its own.
 _PLACES = list(range(512))
 SLOTS: Final = tuple(_PLACES[offset >> 3] for offset in range(4096))
@@ -47,7 +50,7 @@ class Page:
     @property
     def spt(self) -> int:
         """The address of its table."""
-        return self.table << PAGE_SHIFT
+        return self.table << PAGE_SHIFT & ADDRESS
 
     @property
     def gfn(self) -> int:
@@ -77,4 +80,4 @@ class Directory:
 
     def pte(self, slot: int) -> int:
         """The address of an spte in its table."""
-        return self.page.table << PAGE_SHIFT | slot << 3
+        return (self.page.table << PAGE_SHIFT | slot << 3) & ADDRESS

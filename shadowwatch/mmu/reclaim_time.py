@@ -11,12 +11,13 @@ class ReclaimTime:
     when the fault that it made room for does something else.
     """
 
-    __slots__ = ("_last_ns", "began_ns", "least_ns", "most_ns")
+    __slots__ = ("began_ns", "last_ns", "least_ns", "most_ns")
 
     def __init__(self) -> None:
         #: When the one that is under way began, 0 if none is.
         self.began_ns = 0
-        self._last_ns = 0
+        #: Its last zap so far.
+        self.last_ns = 0
         self.least_ns = 0
         self.most_ns = 0
 
@@ -24,15 +25,11 @@ class ReclaimTime:
         """The oldest pages are about to be zapped."""
         if self.began_ns:
             self.over(ns)
-        self.began_ns = self._last_ns = ns
-
-    def zapped(self, ns: int) -> None:
-        """It zaps a page now."""
-        self._last_ns = ns
+        self.began_ns = self.last_ns = ns
 
     def over(self, ns: int) -> None:
         """Something else has happened."""
-        self.least_ns += max(0, self._last_ns - self.began_ns)
+        self.least_ns += max(0, self.last_ns - self.began_ns)
         self.most_ns += max(0, ns - self.began_ns)
         self.began_ns = 0
 

@@ -60,7 +60,12 @@ class Tree(Life):
 
     def _add(self, table: int, identity: int, level: int) -> Page:
         pages = self.pages
-        page = pages[table] = Page(table, identity, self.active.add(pages))
+        active = self.active
+        if len(active.live) > active.room:
+            active.renumber(pages)
+        live = active.live
+        page = pages[table] = Page(table, identity, len(live))
+        live.append(1)
         if level > 1:
             directory = self.directories[table] = Directory(page, level)
             if self.gfns is not None:
@@ -118,7 +123,7 @@ class Tree(Life):
     def _remove(self, page: Page) -> None:
         table = page.table
         del self.pages[table]
-        self.active.remove(page.age)
+        self.active.live[page.age] = 0
         parent = page.parent
         if parent is not None:
             del parent.children[page.slot]

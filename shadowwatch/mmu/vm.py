@@ -8,7 +8,7 @@ from shadowwatch.mmu.cause import Unsettled
 from shadowwatch.mmu.curve import Curve
 from shadowwatch.mmu.figures import AGE_BOUNDS, IS_RECLAIM, POSITION_BOUNDS, SECONDS_BOUNDS, Figures
 from shadowwatch.mmu.histogram import Histogram
-from shadowwatch.mmu.page import OFFSET, PAGE_SHIFT, SLOTS, Page, Parenting
+from shadowwatch.mmu.page import OFFSET, PAGE_SHIFT, SLOTS, Directory, Page, Parenting
 from shadowwatch.snapshot import Cause
 
 _BY_RECLAIM, _BY_FLUSH, _BY_PARENT, _BY_SYNC = map(int, Unsettled)
@@ -108,7 +108,15 @@ class Vm(Figures):
             return
         if parent.children.get(slot) is not child:
             self._connect(parent, slot, child)
-        self._parented(parent, (self.allocated, self.moves, ns))
+        now = (self.allocated, self.moves, ns)
+        if self.more_parents:
+            self._parented(parent, now)
+            return
+        # Each page has one parent at most: so it is nearly always.
+        above: Directory | None = parent
+        while above is not None:
+            above.parented = now
+            above = above.page.parent
 
     def unlink(self, ns: int, parent_pte: int) -> None:
         """An spte was made to map memory: if it pointed to a page before, it does so no more."""
@@ -168,7 +176,7 @@ class Vm(Figures):
             directory = self.directories.get(table)
             if directory is not None and directory.parented is not None:
                 recent = self._reclaimed(directory.parented, level, ns)
-            self.reclaim_time.zapped(ns)
+            self.reclaim_time.last_ns = ns
             if curve is not None:
                 curve.reclaimed(identity)
         elif curve is not None:

@@ -17,7 +17,7 @@ from collections import OrderedDict, deque
 from shadowwatch.event.decoder import Life
 from shadowwatch.mmu.cause import CauseTables, Unsettled
 from shadowwatch.mmu.curve import MIN_FREE, REFILL
-from shadowwatch.mmu.page import SPT_MASK
+from shadowwatch.mmu.page import OFFSET, PAGE_SHIFT
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.simulate.page import NEVER, SimulatedList, SimulatedPage
 from shadowwatch.simulate.policies import AS_RECORDED, Limit
@@ -173,7 +173,7 @@ class SimulatedVm(Life):
         if page.reclaimed:
             self.recorded_refaults += 1
         page.recorded = True
-        self._tables[spt] = page
+        self._tables[spt >> PAGE_SHIFT] = page
         if limit != self._recorded_limit:
             self._recorded_limit = limit
             self.limit = self._limit.instead_of(limit)
@@ -183,17 +183,17 @@ class SimulatedVm(Life):
 
     def known(self, spt: int, gfn: int, role: int, parent_pte: int) -> None:
         """A walk over the kernel's list told of a page: of those so far the newest."""
-        if spt in self._tables:
+        if spt >> PAGE_SHIFT in self._tables:
             return
         page = self._page(gfn << 32 | role, role)
         page.recorded = True
-        self._tables[spt] = page
+        self._tables[spt >> PAGE_SHIFT] = page
         if not page.resident:
             self._place(page)
-        parent = self._tables.get(parent_pte & SPT_MASK)
+        parent = self._tables.get(parent_pte >> PAGE_SHIFT)
         if parent is not None and parent.level > page.level:
             page.up = parent
-            page.slot = parent_pte & ~SPT_MASK
+            page.slot = parent_pte & OFFSET
             page.links[parent] = page.parents[parent] = self._clock
             parent.children[page] = None
 
@@ -213,7 +213,7 @@ class SimulatedVm(Life):
         """A fault makes an spte point to a page."""
         if self._reclaiming >= 0:
             self._end_reclaim()
-        child, parent = self._tables.get(spt), self._tables.get(parent_pte & SPT_MASK)
+        child, parent = self._tables.get(spt >> PAGE_SHIFT), self._tables.get(parent_pte >> PAGE_SHIFT)
         fresh = self._fresh
         if fresh is not None:
             self._fresh = None
@@ -245,7 +245,7 @@ class SimulatedVm(Life):
         written = child.links.get(parent)
         child.links[parent] = clock
         child.up = parent
-        child.slot = parent_pte & ~SPT_MASK
+        child.slot = parent_pte & OFFSET
         # Did reclaim take away what was here? If not, the guest did, or it is new: then it is a fault to every policy.
         taken = False
         if written is not None:
@@ -347,7 +347,7 @@ class SimulatedVm(Life):
 
     def move(self, spt: int) -> None:
         """mmu_parent_walk() moved a page to the head."""
-        page = self._tables.get(spt)
+        page = self._tables.get(spt >> PAGE_SHIFT)
         if page is None:
             return
         if self._due:
@@ -410,7 +410,7 @@ class SimulatedVm(Life):
             self._end_fault()
         if role & self._roles.invalid:
             return
-        page = self._tables.pop(spt, None)
+        page = self._tables.pop(spt >> PAGE_SHIFT, None)
         if page is None:
             return
         page.recorded = False

@@ -157,7 +157,7 @@ def test_moves_alone_cannot_fill_the_memory() -> None:
         story.move(number % 8 + 1)
     model.feed(story.records())
     vm = model.vm(story.kvm)
-    assert len(vm.active._live) < 1000
+    assert len(vm.active.live) < 1000
     assert [page.spt for page in vm.tree()] == [Story.spt(page) for page in (8, 7, 6, 5, 4, 3, 2, 1)]
 
 
