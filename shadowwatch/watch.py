@@ -191,7 +191,8 @@ class Watch:
             if vm is None:
                 return None
             self._freeze(vm)
-            return vm.detail(self._last.now_ns, self._current)
+            copied = vm.detail(self._last.now_ns, self._current)
+        return copied()
 
     def tables_in_reach(self, name: str) -> int:
         """How many of a VM's tables of level 1 its roots lead to; 0 when there is none of that name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from itertools import compress
+from itertools import compress, starmap
 from typing import TypeAlias
 
 from shadowwatch.event.abi import UNCOUNTED, Kind
@@ -13,7 +13,7 @@ from shadowwatch.mmu.cause import CauseTables
 from shadowwatch.mmu.counts import Counts
 from shadowwatch.mmu.curve import Curve
 from shadowwatch.mmu.histogram import Histogram
-from shadowwatch.mmu.page import Page
+from shadowwatch.mmu.noted import Noted
 from shadowwatch.mmu.reclaim_time import ReclaimTime
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.tree import LEVELS
@@ -243,35 +243,30 @@ class Figures(Walked):
             counts[directory.level] += 1
         return _by_level(counts)
 
-    def detail(self, now_ns: int, current: bool = True) -> VmDetail:
-        """Copy everything, page by page, as it is now."""
-        last_zaps = tuple(
-            ZapSnapshot(ns, identity >> 32, identity & 0xFFFF_FFFF, level, cause, not chosen, recent)
-            for ns, identity, level, cause, chosen, recent in self.last_zaps
-        )
-        return VmDetail(now_ns=now_ns, vm=self.freeze(current=current), pages=self.tree(), last_zaps=last_zaps)
+    def detail(self, now_ns: int, current: bool = True) -> Callable[[], VmDetail]:
+        """Note what there is of each page now; what is returned makes a copy of that, and takes longer."""
+        vm, pages, zaps = self.freeze(current=current), self._noted(), tuple(self.last_zaps)
+        return lambda: VmDetail(now_ns=now_ns, vm=vm, pages=pages.copied(), last_zaps=tuple(starmap(_zap, zaps)))
 
     def tree(self) -> tuple[PageSnapshot, ...]:
         """Copy every page, the newest on active_mmu_pages first."""
-        newest_first = sorted(self.pages.values(), key=lambda page: -page.age)
-        return tuple(self._copied(page, position) for position, page in enumerate(newest_first))
+        return self._noted().copied()
 
-    def _copied(self, page: Page, position: int) -> PageSnapshot:
-        directory = self.directories.get(page.table)
-        parented = directory.parented if directory else None
-        return PageSnapshot(
-            spt=page.spt,
-            gfn=page.gfn,
-            role=page.role,
-            level=self.levels[page.role],
-            position=position,
-            parents=frozenset(self.parents(page)),
-            children={directory.pte(slot): child.spt for slot, child in directory.children.items()}
-            if directory
-            else {},
-            parented=None if parented is None else self.allocated - parented[0],
-            parented_ns=None if parented is None else parented[2],
-        )
+    def _noted(self) -> Noted:
+        pages = [
+            (page.age, page.table, page.identity, None if page.parent is None else page.parent.pte(page.slot))
+            for page in self.pages.values()
+        ]
+        more = {page.table: [parent.pte(slot) for parent, slot in others] for page, others in self.more_parents.items()}
+        directories = {
+            table: ({slot: child.table for slot, child in directory.children.items()}, directory.parented)
+            for table, directory in self.directories.items()
+        }
+        return Noted(pages, more, directories, self.allocated, self.levels)
+
+
+def _zap(ns: int, identity: int, level: int, cause: int, chosen: bool, recent: bool) -> ZapSnapshot:
+    return ZapSnapshot(ns, identity >> 32, identity & 0xFFFF_FFFF, level, cause, not chosen, recent)
 
 
 #: As a list of counts begins.

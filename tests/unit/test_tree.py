@@ -47,7 +47,7 @@ def small() -> VmDetail:
     story.alloc(5, level=4 | GUEST_MODE)
     vm = fed(story)
     vm.name = "web"
-    return vm.detail(NOW_NS)
+    return vm.detail(NOW_NS)()
 
 
 def test_the_text_is_as_people_see_it() -> None:
@@ -159,7 +159,7 @@ def big(directories: int) -> VmDetail:
             page = 1000 + 400 * number + table
             story.alloc(page)
             story.link(2 + number, table, page)
-    return fed(story).detail(NOW_NS)
+    return fed(story).detail(NOW_NS)()
 
 
 @pytest.mark.soak
