@@ -12,21 +12,16 @@ before a page that comes meanwhile would have gone again, that fault is instead 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-
-from shadowwatch.event.decoder import Life
 from shadowwatch.mmu.cause import CauseTables, Unsettled
 from shadowwatch.mmu.curve import MIN_FREE, REFILL
 from shadowwatch.mmu.page import OFFSET, PAGE_SHIFT
 from shadowwatch.mmu.role import RoleLayout
-from shadowwatch.simulate.page import NEVER, SimulatedList, SimulatedPage
+from shadowwatch.simulate.kept import KeptList
+from shadowwatch.simulate.page import NEVER, SimulatedPage
 from shadowwatch.simulate.policies import AS_RECORDED, Limit
 from shadowwatch.simulate.policies.stock import Stock
 from shadowwatch.simulate.spans import Spans
 from shadowwatch.snapshot import Cause, Estimate
-
-#: A vCPU has its root loaded, and KVM_MMU_NUM_PREV_ROOTS before it (arch/x86/include/asm/kvm_host.h).
-LOADED = 4
 
 #: Pages that are in neither life are forgotten when there are so many for each that is, and some more.
 SLACK, FLOOR = 4, 4096
@@ -38,11 +33,7 @@ _BY_RECLAIM, _BY_PARENT, _QUOTA = int(Unsettled.BY_RECLAIM), int(Unsettled.BY_PA
 _NO_RECLAIM = -1
 
 
-def _slot(page: SimulatedPage) -> int:
-    return page.slot
-
-
-class SimulatedVm(Life):
+class SimulatedVm(KeptList):
     """The list of one VM under a policy, fed with what was recorded under another."""
 
     __slots__ = (
@@ -50,7 +41,6 @@ class SimulatedVm(Life):
         "_by_reclaim",
         "_causes",
         "_chosen",
-        "_clock",
         "_due",
         "_faulted",
         "_fresh",
@@ -59,14 +49,11 @@ class SimulatedVm(Life):
         "_life",
         "_likely",
         "_limit",
-        "_list",
-        "_loaded",
         "_losses",
         "_lowered",
         "_missing",
         "_pages",
         "_parent",
-        "_policy",
         "_rebuilt",
         "_reclaiming",
         "_recorded_limit",
@@ -76,16 +63,12 @@ class SimulatedVm(Life):
         "_told",
         "_unlisted",
         "_unseen",
-        "_victims",
-        "_whole",
         "faults",
         "limit",
         "recorded_faults",
         "recorded_refaults",
         "recorded_zaps",
-        "refaults",
         "reproduced",
-        "zaps",
     )
 
     def __init__(
@@ -99,13 +82,10 @@ class SimulatedVm(Life):
         whole: bool = False,
         second_chances: bool = False,
     ) -> None:
-        super().__init__(kvm, pid)
+        super().__init__(kvm, pid, policy, whole)
         self._levels = roles.levels
         self._roles = roles
         self._causes = causes
-        self._policy = policy
-        #: Whether KVM counts all nested pages that go with a parent, as the patched one does, or one for each child.
-        self._whole = whole
         #: Whether a move is one that the policy is told by: an accessed bit's, or that of a new child or mapping.
         self._told = second_chances == policy.by_access
         #: What limits the list, and what limited the recorded one.
@@ -113,7 +93,7 @@ class SimulatedVm(Life):
         self._recorded_limit = 0
         self._lowered = False
         self.limit = 0
-        self.faults = self.zaps = self.refaults = 0
+        self.faults = 0
         self.recorded_faults = self.recorded_zaps = self.recorded_refaults = 0
         #: Recorded zaps that the policy made, too, in the same reclaim and the same order.
         self.reproduced = 0
@@ -130,11 +110,9 @@ class SimulatedVm(Life):
 
     def forget(self) -> None:
         """Events were lost: the pages are not known any more, and the events from here on build them up again."""
-        self._clock = 1
+        self._empty()
         self._pages: dict[int, SimulatedPage] = {}
         self._tables: dict[int, SimulatedPage] = {}
-        self._list: SimulatedList = OrderedDict()
-        self._loaded: deque[SimulatedPage] = deque(maxlen=LOADED)
         #: Pages that KVM counts but has not on the list, as roots that were zapped while in use.
         self._unlisted = 0
         #: The page that was allocated last, until its spte is written: a root has none.
@@ -147,9 +125,8 @@ class SimulatedVm(Life):
         self._chosen: list[SimulatedPage] = []
         self._leaders: list[SimulatedPage] = []
         self._by_reclaim = False
-        #: The policy's reclaim, which is to be compared with that one, is still due; what it zapped.
+        #: The policy's reclaim, which is to be compared with that one, is still due.
         self._due = False
-        self._victims: list[SimulatedPage] = []
         #: When the last recorded reclaim was, and what the fault that it was for built of what it took.
         self._swept = 0
         self._rebuilt: list[tuple[SimulatedPage, SimulatedPage]] = []
@@ -305,46 +282,6 @@ class SimulatedVm(Life):
             self._fault(parent)
             self._attach(parent, child)
 
-    def _in_reach(self, page: SimulatedPage) -> bool:
-        """Whether a root leads to a page in the simulated life, as one did in the recorded one."""
-        while (up := page.up) is not None:
-            if not page.resident or page.parents.get(up, -1) < up.died:
-                return False
-            page = up
-        if page.resident and not page.loaded:
-            self._load(page)
-        return page.resident
-
-    def _go_through(self, page: SimulatedPage) -> bool:
-        """Set the accessed bits on the way to a page, as far as it is there; return whether that is all the way."""
-        up = page.up
-        if up is None:
-            return page.resident
-        if not self._go_through(up) or not page.resident or page.parents.get(up, -1) < up.died:
-            return False
-        page.accessed = True
-        return True
-
-    def _reach(self, page: SimulatedPage) -> None:
-        """Build the path to a page, as far as it is not there."""
-        up = page.up
-        if up is None:
-            if not page.resident:
-                self._place(page)
-            if not page.loaded:
-                self._load(page)
-            return
-        self._reach(up)
-        if not page.resident or page.parents.get(up, -1) < up.died:
-            self._attach(up, page)
-
-    def _attach(self, parent: SimulatedPage, child: SimulatedPage) -> None:
-        if not child.resident:
-            self._place(child)
-        child.parents[parent] = self._clock
-        parent.children[child] = None
-        self._policy.linked(self._list, parent)
-
     def move(self, spt: int) -> None:
         """mmu_parent_walk() moved a page to the head."""
         page = self._tables.get(spt >> PAGE_SHIFT)
@@ -360,13 +297,6 @@ class SimulatedVm(Life):
         if page.resident and self._told:
             self._policy.moved(self._list, page)
 
-    def _place(self, page: SimulatedPage) -> None:
-        """Allocate a page."""
-        if page.died:
-            self.refaults += 1
-        page.resident = True
-        self._list[page] = None
-
     def _root(self, page: SimulatedPage) -> None:
         """The page that was allocated last has no spte: it is a root."""
         self._fresh = self._parent = None
@@ -378,12 +308,6 @@ class SimulatedVm(Life):
             self._place(page)
         if not page.loaded:
             self._load(page)
-
-    def _load(self, root: SimulatedPage) -> None:
-        if len(self._loaded) == LOADED:
-            self._loaded[0].loaded = False
-        root.loaded = True
-        self._loaded.append(root)
 
     def reclaim(self, ns: int, caller: int, mapped: int) -> None:
         """The oldest pages are about to be zapped; their zaps follow."""
@@ -508,49 +432,6 @@ class SimulatedVm(Life):
             self._zap_oldest(REFILL - max(0, free))
         if self._due:
             self._compare()
-
-    def _zap_oldest(self, wanted: int) -> None:
-        """As kvm_mmu_zap_oldest_mmu_pages() does, but for the order."""
-        self._victims = []
-        chosen: list[SimulatedPage] = []
-        for page in self._policy.candidates(self._list, wanted):
-            if len(chosen) >= wanted:
-                break
-            # A root that was there may have been loaded, and those are passed over.
-            if page.up is not None or not page.recorded:
-                chosen.append(page)
-        zapped = 0
-        for page in chosen:
-            if zapped >= wanted:
-                break
-            if page.resident:
-                zapped += self._zap(page)
-
-    def _zap(self, page: SimulatedPage) -> int:
-        """Zap a page and what goes with it; return how many pages that is to KVM."""
-        children = page.children
-        self._remove(page)
-        page.died = self._clock
-        self.zaps += 1
-        self._victims.append(page)
-        counted = 1
-        for follower in page.followers or ():
-            if follower.resident:
-                self._zap(follower)
-                counted += 1
-        for child in sorted((child for child in children if child.nested), key=_slot):
-            if child.resident and not any(child.directories()):
-                went = self._zap(child)
-                counted += went if self._whole else 1
-        return counted
-
-    def _remove(self, page: SimulatedPage) -> None:
-        page.resident = page.accessed = False
-        for parent in page.parents:
-            parent.children.pop(page, None)
-        page.parents = {}
-        page.children = {}
-        del self._list[page]
 
     def end(self) -> Estimate:
         """What came of it; no more is heard of the VM."""
