@@ -4,21 +4,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from shadowwatch.event.abi import MOST_VMS, RECORD, SEQ_MASK, SIGNED, Flags, Kind, decode, of_a_walk_in_vain
 
 #: The numbered kinds, as plain ints for the hot path.
-ALLOC, LINK, MOVE, ZAP = map(int, (Kind.ALLOC, Kind.LINK, Kind.MOVE, Kind.ZAP))
-DESTROY = int(Kind.DESTROY)
-
-FLUSH, LAST_KIND = int(Kind.FLUSH), int(Kind.VM)
+ALLOC: Final = int(Kind.ALLOC)
+LINK: Final = int(Kind.LINK)
+MOVE: Final = int(Kind.MOVE)
+ZAP: Final = int(Kind.ZAP)
+RECLAIM: Final = int(Kind.RECLAIM)
+UNLINK: Final = int(Kind.UNLINK)
+DESTROY: Final = int(Kind.DESTROY)
+FLUSH: Final = int(Kind.FLUSH)
+LAST_KIND: Final = int(Kind.VM)
 
 #: The last number of a VM of which events without one came first, where events begin in the middle of the numbers.
-UNHEARD = -2
+UNHEARD: Final = -2
 
 #: No VM has this address; 0 is that of events about no VM.
-NO_KVM = -1
+NO_KVM: Final = -1
 
 
 class Taker(ABC):
@@ -132,7 +137,7 @@ class Decoder(ABC, Generic[V]):
             kvm, ns, spt, parent_pte, gfn, mapped, seq, role, pid, limit, used, caller, walk, kind, flags = event
             if kvm != current:
                 vm.seq = last
-                if not kvm or not alloc <= kind <= Kind.VM:
+                if not kvm or not alloc <= kind <= LAST_KIND:
                     self._about_no_vm(kvm, ns, kind, flags, walk, used)
                     current, vm = NO_KVM, self._nobody
                     continue
@@ -178,9 +183,9 @@ class Decoder(ABC, Generic[V]):
                 taker.zap(ns, spt, role, caller, flags)
             elif kind == move:
                 taker.move(spt)
-            elif kind == Kind.UNLINK:
+            elif kind == UNLINK:
                 taker.unlink(ns, parent_pte)
-            elif kind == Kind.RECLAIM:
+            elif kind == RECLAIM:
                 taker.reclaim(ns, caller, mapped)
             elif kind == FLUSH:
                 taker.flush(caller)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import compress, starmap
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from shadowwatch.event.abi import UNCOUNTED, Kind
 from shadowwatch.mmu.cause import CauseTables
@@ -31,12 +31,12 @@ from shadowwatch.snapshot import (
     ZapSnapshot,
 )
 
-AGE_BOUNDS = tuple(1 << power for power in range(0, 21, 2))
-SECONDS_BOUNDS = tuple(float(f"{step}e{power}") for power in range(-5, 3) for step in (1, 3))
-POSITION_BOUNDS = tuple(step / 10 for step in range(11))
+AGE_BOUNDS: Final = tuple(1 << power for power in range(0, 21, 2))
+SECONDS_BOUNDS: Final = tuple(float(f"{step}e{power}") for power in range(-5, 3) for step in (1, 3))
+POSITION_BOUNDS: Final = tuple(step / 10 for step in range(11))
 
 #: Whether a cause is reclaim, by its number.
-IS_RECLAIM = tuple(cause in RECLAIM for cause in CAUSES)
+IS_RECLAIM: Final = tuple(cause in RECLAIM for cause in CAUSES)
 
 #: Reclaim takes the oldest pages, so their mean position is near 1; below this it does not.
 NEWEST_FIRST = 0.25

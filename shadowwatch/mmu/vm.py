@@ -3,22 +3,29 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from shadowwatch.event.abi import Flags, Kind
 from shadowwatch.mmu.cause import Unsettled
 from shadowwatch.mmu.curve import Curve
 from shadowwatch.mmu.figures import AGE_BOUNDS, IS_RECLAIM, POSITION_BOUNDS, SECONDS_BOUNDS, Figures
 from shadowwatch.mmu.histogram import Histogram
-from shadowwatch.mmu.page import OFFSET, PAGE_SHIFT, SLOTS, Directory, Page, Parenting
+from shadowwatch.mmu.page import OFFSET, PAGE_SHIFT, SLOTS, Directory, Parenting
 from shadowwatch.snapshot import Cause
 
-_BY_RECLAIM, _BY_FLUSH, _BY_PARENT, _BY_SYNC = map(int, Unsettled)
-_SYNC, _PARENT_CAP, _IN_SYNC = int(Cause.SYNC), int(Cause.PARENT_CAP), int(Flags.IN_SYNC)
+_BY_RECLAIM: Final = int(Unsettled.BY_RECLAIM)
+_BY_FLUSH: Final = int(Unsettled.BY_FLUSH)
+_BY_PARENT: Final = int(Unsettled.BY_PARENT)
+_BY_SYNC: Final = int(Unsettled.BY_SYNC)
+_SYNC: Final = int(Cause.SYNC)
+_PARENT_CAP: Final = int(Cause.PARENT_CAP)
+_IN_SYNC: Final = int(Flags.IN_SYNC)
 
 #: The mean position is over about so many zaps.
-ZAPS_TO_TELL = 64
+ZAPS_TO_TELL: Final = 64
 
 #: How many zapped pages a VM remembers for refaults: at least this many in each of two generations.
-REMEMBERED = 1024
+REMEMBERED: Final = 1024
 
 
 class Vm(Figures):
@@ -172,7 +179,12 @@ class Vm(Figures):
         recent = False
         if IS_RECLAIM[cause]:
             if chosen:
-                self._chosen(page, level)
+                histogram = self.zap_position.get(level)
+                if histogram is None:
+                    histogram = self.zap_position[level] = Histogram(POSITION_BOUNDS)
+                position = self.active.position(page.age, len(pages))
+                histogram.observe(position)
+                self.mean_position += (position - self.mean_position) / ZAPS_TO_TELL
             directory = self.directories.get(table)
             if directory is not None and directory.parented is not None:
                 recent = self._reclaimed(directory.parented, level, ns)
@@ -218,23 +230,16 @@ class Vm(Figures):
             self.written.setdefault(address >> 12, []).append((self.writes, address))
         self._clear_written(address)
 
-    def _chosen(self, page: Page, level: int) -> None:
-        histogram = self.zap_position.get(level)
-        if histogram is None:
-            histogram = self.zap_position[level] = Histogram(POSITION_BOUNDS)
-        position = self.active.position(page.age, len(self.pages))
-        histogram.observe(position)
-        self.mean_position += (position - self.mean_position) / ZAPS_TO_TELL
-
     def _reclaimed(self, parented: Parenting, level: int, ns: int) -> bool:
         """A directory with children was zapped by reclaim: keep its age, and tell whether it was recently parented."""
         allocated, moves, parented_ns = parented
         age = self.allocated - allocated
         age_ns = ns - parented_ns
-        if level not in self.parenting_age:
-            self.parenting_age[level] = Histogram(AGE_BOUNDS)
+        ages = self.parenting_age.get(level)
+        if ages is None:
+            ages = self.parenting_age[level] = Histogram(AGE_BOUNDS)
             self.parenting_age_seconds[level] = Histogram(SECONDS_BOUNDS)
-        self.parenting_age[level].observe(age)
+        ages.observe(age)
         self.parenting_age_seconds[level].observe(age_ns / 1e9)
         # A page put at the head is the oldest after one list-length of pages was put there:
         # allocated ones, and with the patched KVM moved ones, too.
