@@ -7,7 +7,6 @@ import errno
 import re
 import socket
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from http import HTTPStatus
@@ -15,6 +14,11 @@ from itertools import chain
 from weakref import ref
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+
+try:
+    from isal.isal_zlib import compressobj
+except ImportError:  # it is not in Debian 12, and not needed
+    from zlib import compressobj
 
 from shadowwatch.errors import ShadowwatchError, clipped
 from shadowwatch.metrics.runbook import runbook
@@ -42,8 +46,11 @@ class _Text(list[bytes]):
 
     @cached_property
     def compressed(self) -> list[bytes]:
-        """The same with gzip, a twentieth as long; level 1, for a higher one takes far longer and gives little more."""
-        gzip = zlib.compressobj(1, wbits=31)
+        """The same with gzip, a twentieth as long; level 1, for a higher one takes far longer and gives little more.
+
+        By ISA-L, where Python has it, in a third of zlib's time.
+        """
+        gzip = compressobj(1, wbits=31)
         return [*map(gzip.compress, self), gzip.flush()]
 
 

@@ -14,11 +14,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from isal import isal_zlib
 
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import Batch
@@ -72,8 +74,10 @@ def test_metrics_over_http_are_the_exposition() -> None:
     assert "process_resident_memory_bytes" in body
 
 
-def test_a_scraper_that_takes_gzip_gets_it() -> None:
-    """The same lines."""
+@pytest.mark.parametrize("compress", [zlib.compressobj, isal_zlib.compressobj])
+def test_a_scraper_that_takes_gzip_gets_it(compress: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same lines, where Python has ISA-L, and where it does not."""
+    monkeypatch.setattr(exporter, "compressobj", compress)
     watch = watching()
     request = urllib.request.Request(f"http://{served(watch)}/metrics", headers={"Accept-Encoding": "gzip"})
     with urllib.request.urlopen(request, timeout=10) as answer:

@@ -18,6 +18,7 @@ import shadowwatch
 PACKAGE = Path(shadowwatch.__file__).parent
 
 LIBRARIES = {"bcc": "probe/attach.py", "prometheus_client": "metrics/", "rich": "view/", "psutil": "daemon/vmname.py"}
+LIBRARIES |= {"isal": "metrics/exporter.py"}
 LIBRARIES |= {"matplotlib": "view/plot.py", "yaml": "web/config.py", "bcrypt": "web/users.py"}
 
 #: Room -> those that it imports from. Every arrow is here, and each points to a room that stands above.
