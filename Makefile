@@ -9,7 +9,7 @@ BIN := .venv/bin
 PACKAGES := bc binutils bison busybox-static cpio dwarves e2fsprogs flex gcc graphviz kmod libc6-dev \
 	libelf-dev libssl-dev make mmdebstrap openssh-client patch perl python3-venv tmux xz-utils zstd
 # What the Debian package is made with.
-PACKAGES += debhelper dh-python lintian pybuild-plugin-pyproject python3-hatchling python3-shtab
+PACKAGES += debhelper dh-python lintian pybuild-plugin-pyproject python3-dev python3-hatchling python3-shtab
 
 # A program that a test starts does not compile all modules again: a fifth of the time of all unit tests.
 unexport PYTHONDONTWRITEBYTECODE
@@ -63,6 +63,7 @@ deb: .venv/ready ## build the Debian package, and have lintian look at it, into 
 	@rm -rf dist && mkdir -p dist/shadowwatch
 	@cp -a CHANGELOG.md CONTRIBUTING.md LICENSE README.md bpf dashboards debian docs examples prometheus pyproject.toml \
 		shadowwatch systemd dist/shadowwatch
+	@$(BIN)/python -m tests.compiled dist/shadowwatch/compiled >dist/build.log 2>&1 || { tail -n 20 dist/build.log; exit 1; }
 	@cd dist/shadowwatch && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage --build=binary --no-sign >../build.log 2>&1 || \
 		{ tail -n 20 ../build.log; exit 1; }
 	@lintian --allow-root --fail-on error,warning dist/*.changes

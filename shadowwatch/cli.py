@@ -6,6 +6,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 
 from shadowwatch import __version__
 from shadowwatch.commands import audit, cost, doctor, info, plot, record, replay, run, simulate, top, tree
@@ -28,11 +30,18 @@ def parser() -> argparse.ArgumentParser:
         " what would help.",
         epilog="On a new host, begin with `shadowwatch doctor`.",
     )
-    whole.add_argument("--version", action="version", version=f"shadowwatch {__version__}")
+    whole.add_argument("--version", action="version", version=version())
     commands = whole.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
     return whole
+
+
+def version() -> str:
+    """The version, and whether the model is compiled: this Python takes an extension before the source beside it."""
+    model = Path(__file__).parent / "mmu" / "vm"
+    compiled = any(model.with_suffix(suffix).exists() for suffix in EXTENSION_SUFFIXES)
+    return f"shadowwatch {__version__}{' (compiled)' if compiled else ''}"
 
 
 def main(words: Sequence[str] | None = None) -> int:

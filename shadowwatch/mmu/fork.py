@@ -42,7 +42,8 @@ def _names(thing: object) -> Iterator[str]:
 
 def _reduced(thing: Any) -> tuple[object, ...]:
     state = {} if isinstance(thing, Page) else {name: getattr(thing, name) for name in _names(thing)}
-    return type(thing), _MADE_FROM[type(thing)](thing), (None, state)
+    # A compiled class takes it by a method; of others copy knows how slots are set.
+    return type(thing), _MADE_FROM[type(thing)](thing), state if hasattr(thing, "__setstate__") else (None, state)
 
 
 for _each in _MADE_FROM:

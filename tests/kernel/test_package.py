@@ -40,7 +40,7 @@ ATTACH_SECONDS = 180
 
 def older(package: Path, folder: Path) -> Path:
     """Make a package of an older version from this one."""
-    tree, old = folder / "old", folder / f"shadowwatch_{OLD}_all.deb"
+    tree, old = folder / "old", folder / f"shadowwatch_{OLD}_amd64.deb"
     subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True)
     for path in (tree / "DEBIAN/control", tree / "usr/lib/python3/dist-packages/shadowwatch/__init__.py"):
         path.write_text(path.read_text().replace(__version__, OLD))
@@ -60,7 +60,7 @@ class Host:
         self.port = lab.forward(PORT)
         self.followed: list[str] = []
         self._made = made
-        package = CHECKOUT / "dist" / f"shadowwatch_{__version__}_all.deb"
+        package = CHECKOUT / "dist" / f"shadowwatch_{__version__}_amd64.deb"
         self._packages = [older(package, lab.out), package]
         self._checkout = lab.out / "checkout"
         self._checkout.mkdir()

@@ -14,6 +14,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from shadowwatch import __version__
 from shadowwatch.probe.plan import make_plan
 from shadowwatch.view.doctor import show
 from tests.golden import matches
@@ -106,7 +107,7 @@ def test_values_out_of_range_are_refused(option: tuple[str, str]) -> None:
 
 def test_version_and_help() -> None:
     """Every command has its line of help."""
-    assert shadowwatch("--version").stdout.startswith("shadowwatch ")
+    assert shadowwatch("--version").stdout.startswith(f"shadowwatch {__version__}")
     shown = shadowwatch("--help").stdout
     for command in ("run", "record", "audit", "replay", "doctor"):
         assert f"\n    {command} " in shown
