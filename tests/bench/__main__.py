@@ -15,16 +15,16 @@ from shadowwatch.capture.format import Reader
 from shadowwatch.event.abi import RECORD, Batch, decode
 from shadowwatch.event.facts import Facts
 from shadowwatch.metrics.text import exposition
-from shadowwatch.mmu.model import Model
 from shadowwatch.simulate.simulator import Simulator
 from shadowwatch.watch import Watch
 from tests.bench.figure import Figure, show
+from tests.bench.flavours import flavours
 from tests.bench.following_cost import following_cost
 from tests.bench.scrape_cost import scrape_cost
 from tests.bench.top_cost import top_cost
 from tests.captures import CAPTURES
 from tests.unit.big import big
-from tests.unit.story import FACTS, FUNCTIONS, ROLES
+from tests.unit.story import FACTS
 
 REPETITIONS = 15
 PAGES = 24_000
@@ -98,23 +98,19 @@ def _followed() -> tuple[Facts, bytes]:
     return reader.facts, records
 
 
-def memory() -> list[Figure]:
-    """Bytes for a page, of the model and of a simulation, with the zapped pages remembered."""
+def memory() -> Figure:
+    """Bytes for a page of a simulation."""
     story = big(PAGES)
     pages = story.used
     records = story.records()
     del story
-    model, simulator = Model(ROLES, FUNCTIONS), Simulator(FACTS, "parents")
-    figures = []
-    for what, feed in (("the model", model.feed), ("a simulation of parents", simulator.feed)):
-        gc.collect()
-        tracemalloc.start()
-        feed(records)
-        size, _ = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        figures.append(Figure.of(f"memory of {what}", [size / pages], "bytes/page"))
-    assert sum(model.snapshot()[0].pages.values()) == pages
-    return figures
+    simulator = Simulator(FACTS, "parents")
+    gc.collect()
+    tracemalloc.start()
+    simulator.feed(records)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return Figure.of("memory of a simulation of parents", [size / pages], "bytes/page")
 
 
 def readers() -> list[Figure]:
@@ -151,7 +147,8 @@ def main() -> None:
         *throughput("parents"),
         simulation("debian"),
         simulation("parents"),
-        *memory(),
+        memory(),
+        *flavours(),
         *following_cost(*_followed()),
         *top_cost(),
         *scrape_cost(),
