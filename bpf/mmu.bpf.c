@@ -180,11 +180,13 @@ static __always_inline struct vm_state *vm_known(u64 kvm)
 /* The state of a VM, made if it has none; nothing when there is no room. */
 static __always_inline struct vm_state *vm_of(u64 kvm)
 {
-	struct vm_state *vm = vm_known(kvm), new = {};
+	struct vm_state *vm = vm_known(kvm), new;
 	u32 place = place_of(kvm), i;
 
 	if (vm)
 		return vm;
+	/* Here, and not above, where it would be done for each hit. */
+	__builtin_memset(&new, 0, sizeof(new));
 	for (i = 0; i < PLACES_TRIED && taken.insert(&place, &kvm); i++)
 		place = (place + 1) % PLACES;
 	if (i == PLACES_TRIED)
