@@ -6,6 +6,8 @@ How long audits take is said in seconds of the emulated machine, which has other
 
 from __future__ import annotations
 
+import shlex
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from tests.kernel.watched import AUDITS, Watched
 from tests.lab.emulator import Hardware
 from tests.lab.guest import RealGuest
-from tests.lab.machine import say
+from tests.lab.machine import Lab, say
 from tests.lab.scrape import Metrics, scrape_until
 from tests.lab.snapshot import ready
 from tests.lab.workload import Vmm, Workload
@@ -38,21 +40,28 @@ def large() -> Iterator[Watched]:
         yield Watched(lab)
 
 
-def uptime(watched: Watched) -> float:
+@pytest.fixture
+def roomy() -> Iterator[Lab]:
+    """The same without the daemon."""
+    with ready("roomy", kvm="stock", hardware=Hardware(memory="6G"), progress=say) as lab:
+        yield lab
+
+
+def uptime(lab: Lab) -> float:
     """The emulated machine's clock, in seconds."""
-    return float(watched.lab.run("cat /proc/uptime").stdout.split()[0])
+    return float(lab.run("cat /proc/uptime").stdout.split()[0])
 
 
 def audits(watched: Watched, vms: Sequence[str], number: int, what: str) -> Metrics:
     """Wait for so many more audits of each VM, from whose list none differs, and say how long they took."""
-    begun, since = watched.metrics().by("vm", "vm_audits_total"), uptime(watched)
+    begun, since = watched.metrics().by("vm", "vm_audits_total"), uptime(watched.lab)
 
     def enough(metrics: Metrics) -> bool:
         done = metrics.by("vm", "vm_audits_total")
         return all(done.get(vm, 0) >= begun.get(vm, 0) + number for vm in vms)
 
     metrics = scrape_until(watched.port, enough, LIMIT_SECONDS)
-    took = uptime(watched) - since
+    took = uptime(watched.lab) - since
     pages = metrics.by("vm", "pages")
     results = metrics.by("result", "vm_audit_entries_total")
     done = metrics.by("vm", "vm_audits_total")
@@ -86,7 +95,7 @@ def test_a_vm_with_tens_of_thousands_of_pages(large: Watched) -> None:
 def test_a_guest_with_a_thousand_processes(large: Watched) -> None:
     """Each has page tables of its own, and others come and go beside them."""
     guest = RealGuest(
-        large.lab, name="busy", pages=PROCESSES_PAGES, idle=PROCESSES, processes=10, memory=768, endless=True
+        large.lab, name="busy", pages=PROCESSES_PAGES, sleepers=PROCESSES, processes=10, memory=768, endless=True
     )
     with guest:
         guest.wait()
@@ -101,17 +110,29 @@ def test_a_guest_with_a_thousand_processes(large: Watched) -> None:
 
 
 @pytest.mark.soak
-def test_a_thousand_vms(large: Watched) -> None:
-    """All of them at their limit, one after another at work."""
-    names = [f"{SMALL.name}-{number}" for number in range(VMS)]
-    command = " ".join(SMALL.argv(rounds=0, pause_ms=SMALL_PAUSE_MS)).replace(f"--name {SMALL.name}", '--name "$1"')
-    # What they read their commands from has an end of itself to write to, so it never ends.
-    script = (
-        "mkfifo /tmp/commands && exec 3<>/tmp/commands && "
-        f"run() {{ {command} <&3 >/dev/null 2>&1 & }} && "
-        f'for number in $(seq 0 {VMS - 1}); do run "{SMALL.name}-$number"; done'
+def test_a_thousand_vms(roomy: Lab) -> None:
+    """They thrash at their limit, one after another, while `shadowwatch audit` reads and compares the lists of all."""
+    command = shlex.join(SMALL.argv(rounds=0, pause_ms=SMALL_PAUSE_MS)).replace(SMALL.name, f'"{SMALL.name}-$1"')
+    # They read commands from what they could write to themselves, so that there is no end of it.
+    roomy.run(
+        "mkfifo /tmp/commands && exec 3<>/tmp/commands\n"
+        f"run() {{ {command} <&3 >/dev/null 2>&1 & }}\n"
+        f"for number in $(seq {VMS}); do run $number; done"
     )
-    large.lab.run(script)
-    scrape_until(large.port, lambda metrics: metrics.sum("vms", state="running") == VMS, LIMIT_SECONDS)
-    metrics = audits(large, names, RESTED, f"{VMS:,} VMs")
-    assert sum(metrics.by("vm", "pages").values()) > 0.5 * VMS * SMALL.pages
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while (there := int(roomy.run("ls /sys/kernel/debug/kvm | grep -c -- - || true").stdout)) < VMS:
+        assert time.monotonic() < deadline, f"there are {there} VMs"
+        time.sleep(1)
+    since = uptime(roomy)
+    shown = roomy.run(f"shadowwatch audit --rounds {RESTED} --ring-mib 32", timeout=LIMIT_SECONDS).stdout
+    took = uptime(roomy) - since
+    rows = [line.replace(",", "").split() for line in shown.splitlines() if line.startswith(f"{SMALL.name}-")]
+    pages, audits, compared, differing, _, lost = (sum(int(row[column]) for row in rows) for column in range(1, 7))
+    say(
+        f"real size: {VMS:,} VMs: {audits:,} audits in {took:.1f} s of the emulated machine, the start among them;"
+        f" {pages:,} pages, {compared:,} entries, {differing:,} differing, {lost:,} events lost"
+    )
+    assert len(rows) == VMS
+    assert all(int(row[2]) >= RESTED for row in rows)
+    assert pages > 0.5 * VMS * SMALL.pages
+    assert (differing, lost) == (0, 0)

@@ -112,7 +112,7 @@ class Guest(Ending):
 
 
 class RealGuest(Guest):
-    """A Linux that runs one process after another, beside those that are idle."""
+    """A Linux that runs one process after another, beside those that sleep."""
 
     def __init__(
         self,
@@ -121,11 +121,11 @@ class RealGuest(Guest):
         name: str = "real-linux",
         pages: int = 64,
         processes: int = 40,
-        idle: int = 0,
+        sleepers: int = 0,
         endless: bool = False,
         memory: int = 96,
     ) -> None:
-        append = f"idle={idle} forks={processes} endless={'yes' if endless else 'no'}"
+        append = f"sleepers={sleepers} forks={processes} endless={'yes' if endless else 'no'}"
         super().__init__(lab, name, pages, memory, "guest.cpio", append)
 
     def wait(self) -> None:
