@@ -19,6 +19,7 @@ PACKAGES = {
     "busybox": "busybox-static",
     "cpio": "cpio",
     "gcc": "gcc",
+    "make": "make",
     "mke2fs": "e2fsprogs",
     "mmdebstrap": "mmdebstrap",
     "modprobe": "kmod",
