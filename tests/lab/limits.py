@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make limits`: what higher limits are said to spare, and what the same guests do under them, into docs/limits.md."""
+"""`make limits`: what higher limits are said to spare, and what guests are said to lose, against what they do.
+
+Into docs/limits.md.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from shadowwatch.mmu.curve import MULTIPLES
 from shadowwatch.simulate.simulator import Simulator
 from shadowwatch.view.advice import ENOUGH
 from tests.experiment.runs import recording
+from tests.lab.losses import Loss, lost
+from tests.lab.losses import document as losses_document
 from tests.lab.machine import CHECKOUT, Lab, say
 from tests.lab.scrape import PORT, settled
 from tests.lab.snapshot import ready
@@ -33,6 +38,8 @@ GUESTS: Sequence[Workload] = (
     Workload("wide", "zipf", directories=40, tables=4),
     Workload("many-pages", "zipf", touched=8),
 )
+#: One that fills its page tables, of which more is lost than the tables themselves.
+FULL = Workload("full-tables", "zipf", touched=64)
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,7 @@ def document(limits: Sequence[Limit], kernel: str) -> str:
 def main() -> None:
     """Measure all guests, or those that are named."""
     parser = argparse.ArgumentParser(prog="make limits", description=main.__doc__)
-    parser.add_argument("guests", nargs="*", help="only these: " + ", ".join(guest.name for guest in GUESTS))
+    parser.add_argument("guests", nargs="*", help="only these: " + ", ".join(guest.name for guest in (*GUESTS, FULL)))
     parser.add_argument("--seeds", type=int, default=3, help="so many of each (default 3)")
     asked = parser.parse_args()
     limits: list[Limit] = []
@@ -143,7 +150,13 @@ def main() -> None:
                 for limit in measured(lab, port, guest, seed, Path(folder)):
                     say(f"{limit}")
                     limits.append(limit)
-        text = document(limits, lab.release)
+        release = lab.release
+    losses: list[Loss] = []
+    for guest in (*GUESTS, FULL):
+        if not asked.guests or guest.name in asked.guests:
+            with Lab.boot(kvm="stock", icount=True, progress=say) as lab:
+                losses += lost(lab, guest, range(1, asked.seeds + 1), ACCESSES)
+    text = "\n".join([*([document(limits, release)] if limits else []), losses_document(losses, ACCESSES)])
     if asked.guests:
         print(text)
     else:
