@@ -41,6 +41,16 @@ def test_a_guest_that_boots_is_left_alone(patched: Watched) -> None:
             signal.pause()
 
 
+def test_the_time_of_a_guest_is_that_of_its_vcpu(patched: Watched) -> None:
+    """Most of what its QEMU takes, of which the first thread has little more than the start; crowds are woken."""
+    with RealGuest(patched.lab, name="timed", processes=5, crowd=5, turns=2) as guest:
+        guest.wait()
+        guest.stop()
+        spent = patched.lab.run(f"cat /proc/{guest.pid}/schedstat /proc/{guest.pid}/task/*/schedstat").stdout
+        first, *threads = (int(line.split()[0]) for line in spent.splitlines())
+        assert first + guest.vcpu_ns() <= sum(threads) < 1.5 * guest.vcpu_ns()
+
+
 def test_a_guest_that_ends_is_an_error_with_its_last_words(patched: Watched) -> None:
     """Its QEMU is killed while it runs its processes."""
     with RealGuest(patched.lab, name="killed", processes=1_000_000) as guest:

@@ -31,7 +31,7 @@ PAGE_SIZE = 4096
 class Guest(Ending):
     """A QEMU in the lab, with the lab's own kernel; quit() or the end of a `with` statement ends it."""
 
-    def __init__(self, lab: Lab, name: str, pages: int, memory: int, initrd: str, append: str) -> None:
+    def __init__(self, lab: Lab, name: str, pages: int, memory: int, initrd: str, append: str, more: str = "") -> None:
         self.name = name
         self._lab = lab
         self._begun, self._used = time.monotonic(), lab.processor_seconds()
@@ -43,7 +43,7 @@ class Guest(Ending):
         command = (
             f"echo $$ >&2; exec qemu-system-x86_64 -name {name},debug-threads=on -accel kvm -m {memory}"
             f" -cpu host,-xsave,-avx,-avx2 -M pc,kvm-shadow-mem={pages * PAGE_SIZE}"
-            " -nodefaults -no-user-config -no-reboot -display none"
+            f" -nodefaults -no-user-config -no-reboot -display none {more}"
             f" -serial file:/dev/stderr {' '.join(ARGUMENTS)}"
             f" -kernel /boot/vmlinux -initrd /srv/lab/{initrd} -append 'console=ttyS0 quiet panic=-1 {append}'"
         )
@@ -77,6 +77,14 @@ class Guest(Ending):
     def counters(self) -> dict[str, int]:
         """Return the kernel's counters of this guest's VM."""
         return kernel_counters(self._lab, self.pid)
+
+    def vcpu_ns(self) -> int:
+        """Return the processor time of the guest's vCPUs, KVM's work for them in it and QEMU's own start left out."""
+        threads = self._lab.run(f"cd /proc/{self.pid}/task && grep -l '^CPU .*/KVM$' */comm").stdout.split()
+        return sum(
+            int(self._lab.run(f"cat /proc/{self.pid}/task/{thread.partition('/')[0]}/schedstat").stdout.split()[0])
+            for thread in threads
+        )
 
     def quit(self) -> None:
         """End the guest."""
@@ -112,7 +120,11 @@ class Guest(Ending):
 
 
 class RealGuest(Guest):
-    """A Linux that runs one process after another, beside those that sleep."""
+    """A Linux that runs processes: a crowd that lives on, each woken in its turn, and then one after another.
+
+    Beside them are those that sleep. `nested`: in a Linux that is a guest itself, whose own guest's page tables are
+    shadowed in mode "nested".
+    """
 
     def __init__(
         self,
@@ -122,14 +134,23 @@ class RealGuest(Guest):
         pages: int = 64,
         processes: int = 40,
         sleepers: int = 0,
+        crowd: int = 0,
+        turns: int = 0,
         endless: bool = False,
         memory: int = 96,
+        nested: bool = False,
     ) -> None:
-        append = f"sleepers={sleepers} forks={processes} endless={'yes' if endless else 'no'}"
-        super().__init__(lab, name, pages, memory, "guest.cpio", append)
+        if nested:
+            # Its guest's memory in small pages, so that as many page tables map it.
+            append = f"linux={processes} transparent_hugepage=never"
+            share = "-virtfs local,path=/,mount_tag=lab,security_model=none,multidevs=remap,readonly=on"
+            super().__init__(lab, name, pages, memory, "nested.cpio", append, share)
+            return
+        append = f"sleepers={sleepers} crowd={crowd} turns={turns} forks={processes}"
+        super().__init__(lab, name, pages, memory, "guest.cpio", f"{append} endless={'yes' if endless else 'no'}")
 
     def wait(self) -> None:
-        """Wait until the guest has run its processes."""
+        """Wait until the guest, or the guest's guest, has run its processes."""
         self.booted()
         while MARKER not in self._line():
             pass

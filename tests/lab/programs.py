@@ -26,7 +26,7 @@ def prepare(cache: Cache, kernel: Kernel) -> Path:
         nested: dict[str, Path | bytes] = {
             "init": NESTED_INIT,
             "bin/vmm": folder / "vmm",
-            **boot.modules(kernel, ("kvm_amd",)),
+            **boot.modules(kernel, ("kvm_amd", "virtio_pci", "9p", "9pnet_virtio")),
         }
         boot.archive(folder / "nested.cpio", nested)
 
