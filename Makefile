@@ -47,7 +47,7 @@ bench: .venv/ready ## measure the decoder, the model and the metrics; figures al
 effect: .venv/ready ## compare stock order with parents moved up, in the lab, the same workloads in both
 	@exec $(BIN)/python -m tests.lab.effect
 
-experiment: .venv/ready ## the RFC's ideas measured in the lab, in an hour, into docs/experiment.md; ARGS="zipf linux"
+experiment: .venv/ready ## the RFC's ideas measured in the lab, for hours, into docs/experiment.md; goes on where it was stopped; ARGS="zipf linux"
 	@exec $(BIN)/python -m tests.experiment $(ARGS)
 
 screens: .venv/ready ## take the screens of README, in the lab

@@ -19,16 +19,14 @@ from shadowwatch.watch import Watch
 
 @dataclass
 class InReach:
-    """A VM's pages as a slow, obvious tree: how many tables of level 1 its roots lead to."""
+    """A VM's pages as an obvious tree: how many tables of level 1 its roots lead to."""
 
     levels: dict[int, int] = field(default_factory=dict)
-    edges: dict[int, int] = field(default_factory=dict)
+    children: dict[int, dict[int, int]] = field(default_factory=dict)  # by page and parent pte
+    parents: dict[int, set[int]] = field(default_factory=dict)  # the ptes that lead to a page
 
     def tables(self) -> int:
         """Count them, from the roots down."""
-        children: dict[int, set[int]] = {}
-        for pte, child in self.edges.items():
-            children.setdefault(pte & SPT_MASK, set()).add(child)
         top = max(self.levels.values(), default=0)
         reached: set[int] = set()
         waiting = [spt for spt, level in self.levels.items() if level == top]
@@ -36,18 +34,26 @@ class InReach:
             spt = waiting.pop()
             if spt not in reached:
                 reached.add(spt)
-                waiting += children.get(spt, ())
-        return sum(self.levels[spt] == 1 for spt in reached)
+                waiting += self.children.get(spt, {}).values()
+        return sum(self.levels.get(spt) == 1 for spt in reached)
 
     def take(self, event: Event, levels: Mapping[int, int]) -> None:
         """A page comes, is linked, or goes with all of its edges."""
         if event.kind == Kind.ALLOC:
             self.levels[event.spt] = levels[event.role]
         elif event.kind == Kind.LINK:
-            self.edges[event.parent_pte] = event.spt
+            self._unlink(event.parent_pte)
+            self.children.setdefault(event.parent_pte & SPT_MASK, {})[event.parent_pte] = event.spt
+            self.parents.setdefault(event.spt, set()).add(event.parent_pte)
         elif event.kind == Kind.ZAP:
             self.levels.pop(event.spt, None)
-            self.edges = {pte: to for pte, to in self.edges.items() if event.spt not in (to, pte & SPT_MASK)}
+            for pte in [*self.children.get(event.spt, ()), *self.parents.get(event.spt, ())]:
+                self._unlink(pte)
+
+    def _unlink(self, pte: int) -> None:
+        child = self.children.get(pte & SPT_MASK, {}).pop(pte, None)
+        if child is not None:
+            self.parents[child].discard(pte)
 
 
 @dataclass
@@ -58,6 +64,9 @@ class Teeth:
     in_reach: SawTooth = field(default_factory=SawTooth)
     tree: InReach = field(default_factory=InReach)
     reclaimed: bool = False
+    allocated: int = 0
+    #: (pages allocated so far, tables in reach) at each turn of the latter.
+    over_time: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,7 @@ class Recorded:
     vm: VmSnapshot
     mapped: SawTooth
     in_reach: SawTooth
+    over_time: Sequence[tuple[int, int]]
 
     @property
     def estimates(self) -> Mapping[str, Estimate]:
@@ -86,7 +96,8 @@ def analyse(path: Path) -> dict[str, Recorded]:
             for event in _events(batch.records):
                 _follow(teeth.setdefault(event.pid, Teeth()), event, levels)
     vms = watch.snapshot().vms
-    return {vm.name: Recorded(vm, teeth[vm.pid].mapped, teeth[vm.pid].in_reach) for vm in vms if vm.pid in teeth}
+    found = {vm.name: (vm, teeth[vm.pid]) for vm in vms if vm.pid in teeth}
+    return {name: Recorded(vm, each.mapped, each.in_reach, each.over_time) for name, (vm, each) in found.items()}
 
 
 def _events(records: bytes) -> Iterator[Event]:
@@ -100,28 +111,12 @@ def _follow(teeth: Teeth, event: Event, levels: Mapping[int, int]) -> None:
         teeth.mapped.take(event.mapped)
     # Tables come into reach one by one and go out of it in a reclaim: its two ends are all turning points.
     if event.kind == Kind.RECLAIM or (teeth.reclaimed and event.kind != Kind.ZAP):
-        teeth.in_reach.take(tree.tables())
+        tables = tree.tables()
+        teeth.in_reach.take(tables)
+        teeth.over_time.append((teeth.allocated, tables))
         teeth.reclaimed = event.kind == Kind.RECLAIM
+    teeth.allocated += event.kind == Kind.ALLOC
     tree.take(event, levels)
-
-
-def in_reach_over_time(path: Path, suffix: str) -> list[tuple[int, int]]:
-    """(pages allocated so far, tables in reach) of the VM whose name ends so, at each of its turns."""
-    tree = InReach()
-    points: list[tuple[int, int]] = []
-    allocated, reclaimed = 0, False
-    with reading(str(path)) as reader:
-        levels = RoleLayout(reader.facts.role).levels
-        for batch in reader.batches():
-            for event in _events(batch.records):
-                if not reader.name_of(event.pid).endswith(suffix):
-                    continue
-                if event.kind == Kind.RECLAIM or (reclaimed and event.kind != Kind.ZAP):
-                    points.append((allocated, tree.tables()))
-                    reclaimed = event.kind == Kind.RECLAIM
-                allocated += event.kind == Kind.ALLOC
-                tree.take(event, levels)
-    return points
 
 
 def _directories(vm: VmSnapshot) -> int:

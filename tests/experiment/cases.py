@@ -10,43 +10,75 @@ from tests.lab.machine import Mode
 from tests.lab.workload import Workload
 
 LIMITS = (64, 96)
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2, 3, 4, 5)
+
+#: The place and the seed that are drawn over time.
+SHOWN = (("zipf", 64), 1)
+
+
+@dataclass(frozen=True)
+class Linux:
+    """What a real guest does, as RealGuest has it."""
+
+    processes: int = 40
+    crowd: int = 0
+    turns: int = 0
+    memory: int = 96  # MiB
+    nested: bool = False
 
 
 @dataclass(frozen=True)
 class Case:
-    """One workload, or several VMs at once; `workloads` is empty for a real Linux guest, whose runs differ anyway."""
+    """One workload, or several VMs at once, or a real Linux, of which no two runs are alike."""
 
     name: str
     says: str
     workloads: tuple[Workload, ...] = ()
+    linux: Linux | None = None
     mode: Mode = "shadow"
     limits: tuple[int, ...] = LIMITS
-    seeds: tuple[int, ...] = SEEDS
+    seeds: tuple[int, ...] = SEEDS  # of a Linux, the numbers of its runs
+    recorded: tuple[int, ...] = SEEDS[:3]  # those of which shadowwatch records a run as well
     unlike: str = ""  # why a predicted change may be far from the measured one
 
     def vms(self, limit: int, seed: int, policy: str) -> list[Workload]:
-        """The VMs of one run."""
+        """The VMs of one run; none of a Linux."""
         return [
             replace(workload, name=f"{self.name}-{workload.pattern}-{limit}-{seed}-{policy}", pages=limit, seed=seed)
             for workload in self.workloads
         ]
 
 
+def _large(limit: int, directories: int, tables: int, accesses: int) -> Case:
+    """A guest with half as many tables again as KVM may keep pages."""
+    return Case(
+        f"zipf-{limit}",
+        f"zipf over {directories} directories × {tables} tables, {accesses:,} accesses",
+        (Workload("", "zipf", directories=directories, tables=tables, accesses=accesses),),
+        limits=(limit,),
+        recorded=SEEDS[:1],
+    )
+
+
 CASES: Mapping[str, Case] = {
     case.name: case
     for case in (
         Case("zipf", "16 directories × 8 tables, the k-th most wanted 1/k as often", (Workload("", "zipf"),)),
-        Case("uniform", "16 × 8, each table as likely", (Workload("", "uniform"),)),
-        Case("hotset", "16 × 8, most accesses to one directory, which moves on", (Workload("", "hotset"),)),
-        Case("sequential", "16 × 8, one table after the other", (Workload("", "sequential"),)),
-        Case("wide", "zipf over 40 directories × 4 tables", (Workload("", "zipf", directories=40, tables=4),)),
         Case(
-            "three-vms",
-            "three VMs at once: zipf, uniform, hot set",
-            (Workload("", "zipf"), Workload("", "uniform"), Workload("", "hotset")),
-            limits=(64,),
+            "direct",
+            "zipf, but with nested paging and `tdp_mmu=N`: direct pages, as in the mail",
+            (Workload("", "zipf", spread=True),),
+            mode="tdp",
         ),
+        Case(
+            "linux",
+            "a real Linux that boots and runs 40 shells one after another",
+            linux=Linux(processes=40),
+            limits=(64,),
+            recorded=SEEDS,
+            unlike="no two runs are alike",
+        ),
+        Case("sequential", "16 × 8, one table after the other", (Workload("", "sequential"),)),
         Case(
             "nested",
             "zipf in a guest's guest, whose page tables are those of its nested paging",
@@ -54,6 +86,7 @@ CASES: Mapping[str, Case] = {
             mode="nested",
             unlike="a zap takes much of the tree along, and of what the guest did with that nothing was recorded",
         ),
+        _large(1024, 48, 32, 60_000),
         Case(
             "many-pages",
             "zipf, 16 × 8, one of 8 pages by each table: most faults map a page by a table that is there",
@@ -61,11 +94,23 @@ CASES: Mapping[str, Case] = {
             unlike="a table that is kept spares building it, but most faults are for a page that it does not map yet",
         ),
         Case(
-            "linux",
-            "a real Linux that boots and runs 40 shells",
-            limits=(64,),
-            seeds=(1, 2, 3, 4, 5),
+            "crowd",
+            "a real Linux with 200 shells that all live on, each woken in its turn, three times over",
+            linux=Linux(processes=0, crowd=200, turns=3, memory=256),
+            limits=(256,),
+            recorded=SEEDS[:1],
             unlike="no two runs are alike",
+        ),
+        _large(4096, 96, 64, 200_000),
+        Case("uniform", "16 × 8, each table as likely", (Workload("", "uniform"),)),
+        Case("wide", "zipf over 40 directories × 4 tables", (Workload("", "zipf", directories=40, tables=4),)),
+        Case("hotset", "16 × 8, most accesses to one directory, which moves on", (Workload("", "hotset"),)),
+        _large(256, 24, 16, 30_000),
+        Case(
+            "three-vms",
+            "three VMs at once: zipf, uniform, hot set",
+            (Workload("", "zipf"), Workload("", "uniform"), Workload("", "hotset")),
+            limits=(64,),
         ),
     )
 }

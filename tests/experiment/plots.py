@@ -4,20 +4,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from tests.experiment.analysis import in_reach_over_time
-from tests.experiment.claims import Figures
+from tests.experiment.cases import SHOWN
+from tests.experiment.figures import STOCK, Figures
 
-#: Okabe and Ito's hues, which the colour-blind can tell apart.
-COLOURS = {"stock": "#000000", "parents": "#0072B2", "mapped": "#56B4E9", "leaf-first": "#E69F00"}
+#: Okabe and Ito's hues, which the colour-blind can tell apart, in the order of the policies.
+COLOURS = ("#000000", "#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#F0E442")
 
-#: What is drawn over time, and of how many allocations.
-SHOWN, ALLOCATIONS = ("zipf", 64, 1), range(1000, 2500)
+#: Of how many allocations the saw-tooth is drawn.
+ALLOCATIONS = range(1000, 2500)
 
 STYLE = {
     "font.size": 8.5,
@@ -32,13 +31,18 @@ STYLE = {
 }
 
 
-def draw(figures: Figures, recordings: Path | None, folder: Path) -> None:
-    """Write both, the one over time if its recording is there."""
+def draw(figures: Figures, folder: Path) -> None:
+    """Write both, the one over time if its rows have that."""
+    place, seed = SHOWN
+    over_time = {
+        policy: points
+        for policy in figures.policies(place)
+        if (points := figures.by_seed[place, policy].get(seed, {}).get("over_time"))
+    }
     with rc_context(STYLE):
         _save(_faults(figures), folder / "experiment-faults.svg")
-        name = f"{SHOWN[0]}-{SHOWN[1]}.capture"
-        if recordings and (recordings / name).exists():
-            _save(_over_time(recordings / name), folder / "experiment-saw-tooth.svg")
+        if over_time:
+            _save(_over_time(over_time), folder / "experiment-saw-tooth.svg")
 
 
 def _save(figure: Any, path: Path) -> None:
@@ -47,33 +51,35 @@ def _save(figure: Any, path: Path) -> None:
 
 def _faults(figures: Figures) -> Any:
     places = figures.places()
-    figure = Figure(figsize=(9, 1.0 + 0.42 * len(places)), layout="constrained")
+    policies = [policy for policy in figures.policies() if policy != STOCK]
+    width = 0.8 / len(policies)
+    figure = Figure(figsize=(9, 1.0 + 0.16 * len(policies) * len(places)), layout="constrained")
     axes = figure.subplots()
-    policies = [policy for policy in COLOURS if policy != "stock"]
     for number, policy in enumerate(policies):
-        changes = [[100 * each for each in figures.changes(*place, policy, "page_faults")] for place in places]
-        middle = [median(each) for each in changes]
+        effects = figures.effects(policy, "page_faults")
+        at = [place for place in places if place in effects]
+        middle = [100 * effects[place].median for place in at]
         spread = [
-            [value - min(each) for value, each in zip(middle, changes, strict=True)],
-            [max(each) - value for value, each in zip(middle, changes, strict=True)],
+            [100 * (effects[place].median - min(effects[place].changes)) for place in at],
+            [100 * (max(effects[place].changes) - effects[place].median) for place in at],
         ]
-        heights = [place + (number - 1) * 0.25 for place in range(len(places))]
-        axes.barh(heights, middle, 0.22, xerr=spread, color=COLOURS[policy], label=policy, error_kw={"linewidth": 0.7})
+        heights = [places.index(place) + (number - (len(policies) - 1) / 2) * width for place in at]
+        colour = COLOURS[1:][number % (len(COLOURS) - 1)]
+        axes.barh(heights, middle, 0.9 * width, xerr=spread, color=colour, label=policy, error_kw={"linewidth": 0.7})
     axes.set_yticks(range(len(places)), [f"{case}, {limit} pages" for case, limit in places])
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.7)
-    axes.set_xlabel("page faults, change from stock order in % (median of the seeds, lowest to highest)")
+    axes.set_xlabel("page faults, change from stock order in % (median, lowest to highest)")
     axes.legend(loc="lower left")
     return figure
 
 
-def _over_time(recording: Path) -> Any:
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    grid = figure.subplots(len(COLOURS), 1, sharex=True, sharey=True)
-    case, limit, seed = SHOWN
+def _over_time(over_time: dict[str, list[tuple[int, int]]]) -> Any:
+    figure = Figure(figsize=(9, 1.5 * len(over_time)), layout="constrained")
+    grid = figure.subplots(len(over_time), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    (case, limit), _ = SHOWN
     highest = 0
-    for axes, (policy, colour) in zip(grid, COLOURS.items(), strict=True):
-        points = in_reach_over_time(recording, f"-{limit}-{seed}-{policy}")
+    for axes, (policy, points), colour in zip(grid, over_time.items(), COLOURS, strict=False):
         middle = [point for point in points if point[0] in ALLOCATIONS]
         axes.plot(*zip(*middle, strict=True), color=colour, linewidth=0.8)
         axes.set_ylabel(policy)

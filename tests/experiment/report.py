@@ -1,29 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From rows to docs/experiment.csv, docs/experiment.md and its plots."""
+"""From rows to docs/experiment.csv, docs/experiment.md and its plots, and to what other documents say of them."""
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from textwrap import fill
 from typing import Any
 
-from tests.experiment.cases import CASES
-from tests.experiment.claims import CLAIMS, Figures
+from shadowwatch.simulate.policies import SENSIBLE
+from tests.experiment.cases import CASES, SEEDS
+from tests.experiment.claims import CLAIMS, Effects, named, over, percent, share
+from tests.experiment.figures import BEST, SAME, STOCK, Figures, Place
 from tests.experiment.plots import draw
+from tests.experiment.reference import REFERENCES
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
 ROWS = DOCS / "experiment.csv"
 PAGE = DOCS / "experiment.md"
+
+WIDTH = 120
 
 #: Estimates are right when the median of their errors is no more than this, in percentage points.
 POINTS = 5.0
 
-
-def percent(ratio: float) -> str:
-    """A change, as people read it."""
-    return f"{100 * ratio:+.1f} %".replace("-", "−").replace("+0.0 %", "0 %").replace("−0.0 %", "0 %")
+#: What the lab cannot tell, whatever runs in it.
+UNTESTED = """\
+- **Time on real hardware.** The machine is emulated: it counts instructions, and has no caches to miss. A walk to many
+  parents costs more than its instructions say.
+- **Several vCPUs that fault at once**, and so how long others wait for mmu_lock. All guests here have one.
+- **Guests that run for hours**, and programs that people use: databases, desktops, Windows.
+- **Intel's EPT**, 32-bit guests, and other kernels than this one.
+- **Accesses that change over time**: the small guest's come from distributions that stay as they are, but for `hotset`.
+  So whatever came first is likely to be wanted for ever, and `newest`, which keeps that, does well with them. It is the
+  mistake of Linux 5.9, under which an OpenBSD guest took minutes for what had taken seconds (“Bad performance since
+  5.9-rc1”, KVM's list, November 2020).
+"""
 
 
 def _spread(values: Sequence[float], show: Callable[[float], str]) -> str:
@@ -32,9 +48,27 @@ def _spread(values: Sequence[float], show: Callable[[float], str]) -> str:
     return show(median(values)) + (f" ({low} to {high})" if low != high else "")
 
 
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rule = ["---", "---", *["--:" for _ in head[2:]]]
+def _tenth(ratio: float) -> str:
+    return percent(ratio, 1)
+
+
+def _filled(text: str, indent: str = "") -> str:
+    """A paragraph in lines as long as this project's."""
+    return fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _table(head: Sequence[str], lines: Iterable[Sequence[str]], texts: int = 2) -> str:
+    rule = [*["---"] * texts, *["--:" for _ in head[texts:]]]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))
+
+
+def _at(place: Place) -> str:
+    case, limit = place
+    return case if case.endswith(f"-{limit}") else f"{case}, {limit}"
 
 
 def read() -> list[dict[str, Any]]:
@@ -52,41 +86,66 @@ def _number(text: str) -> Any:
         return text or None
 
 
-def write(rows: Sequence[Mapping[str, Any]], recordings: Path | None) -> None:
-    """Write all of it; the plot over time only when there is a folder with the recordings that it shows."""
-    order = {name: number for number, name in enumerate(CASES)}
-    rows = sorted(rows, key=lambda row: (order[row["case"]], row["limit"], row["seed"]))
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+def write(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write all of it; without any row leave all as it was."""
+    if not rows:
+        return
+    columns = list(dict.fromkeys(key for row in rows for key in row if key != "over_time"))
     with ROWS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
     figures = Figures(rows)
-    PAGE.write_text(_page(figures))
-    draw(figures, recordings, DOCS)
+    PAGE.write_text(page(figures))
+    for name, text in quoted(figures).items():
+        path = ROOT / name
+        path.write_text(between(path.read_text(), text))
+    draw(figures, DOCS)
 
 
-def _page(figures: Figures) -> str:
-    cases = "\n".join(f"- **{case.name}**: {case.says}." for case in CASES.values() if figures.has(case.name))
+#: Between these stands what `make experiment` writes into a document that says more than that.
+MARKS = ("<!-- written by make experiment -->", "<!-- up to here -->")
+
+
+def between(document: str, text: str) -> str:
+    """The document with this text between its marks."""
+    begin, end = MARKS
+    return re.sub(f"{begin}\n.*?{end}", lambda _: f"{begin}\n{text}\n{end}", document, flags=re.DOTALL)
+
+
+def page(figures: Figures) -> str:
+    """The report."""
     claims = "\n".join(f"| {claim.says} | **{claim.verdict(figures)}** | {claim.shows(figures)} |" for claim in CLAIMS)
-    exact = sum(bool(row["reproduced"]) for row in figures.rows)
     return f"""\
 # The RFC's three ideas, measured
 
-Made by `make experiment` in the lab: Debian's Linux 6.1 with the KVM of `patches/linux-6.1`, on an emulated AMD
-processor. Each workload runs under each policy, at each limit of shadow pages, with several seeds; figures are medians
-over the seeds, with the lowest and the highest, and changes are those from the `stock` run with the same seed. All rows
-are in [experiment.csv](experiment.csv). Each run is made three times: with nobody watching, in a machine that counts
-instructions; again for the time under mmu_lock; and recorded by shadowwatch. The seeded ones came to the same counts
-each time.
-
-{cases}
-
-## The mail's claims
+{_in_short(figures)}
 
 | the mail of 2010 | here | |
 | --- | --- | --- |
 {claims}
+
+*Confirmed* is what is so in every guest and at every limit, *refuted* what is so in none, *conditional* what lies
+between. An effect counts only if all pairs of runs go the same way, and by {100 * SAME:.0f} % or more in the median;
+else no effect is seen. Pairs have the same seed; of a real Linux each run is compared with each.
+
+## How much of what was possible
+
+Beside each policy's page faults stand those of orders that no kernel can have, by a simulator of the same guest that
+shares no code with shadowwatch: zap what is **farthest from its next use** (the accesses are known), what was **least
+recently used**, or a **random leaf**. Percentages are the share of what farthest next use spares against stock order;
+it is close to the best, not proven to be. The simulator has the kernel's orders as well.
+{_exact(figures)}
+
+{_possible(figures)}
+
+## What was not tested
+
+{UNTESTED}{_left_out(figures)}
+
+## What ran
+
+{_ran(figures)}
 
 ## What each policy does
 
@@ -106,100 +165,249 @@ what orphans map in it, too.
 
 ## What it costs
 
-Instructions of the VMM's process, its guest's and KVM's work for it among them (1 ns of the machine's clock is one
-instruction). Time under mmu_lock is that from taking it for writing to giving it back, with the instructions of the
-probe that looks at it.
+Instructions of the VMM's process, or of a Linux those of its vCPU's thread, with the guest's own and KVM's work for it
+(1 ns of the machine's clock is one instruction). Time under mmu_lock is that from taking it for writing to giving it
+back, with the instructions of the probe that looks at it.
 
 {_costs(figures)}
 
+What the walk itself takes is measured apart: `__link_shadow_page()` is timed under `parents` and in stock order, by the
+same probes, and the difference of the two means is one walk. The last column is computed: as many walks from a table on
+as KVM mapped pages, if each mapping led to one.
+
+{_walks(figures)}
+
 ## What was predicted
 
-`shadowwatch simulate` on the recording in stock order, against what the patched kernel then did with the same
-seed. What is simulated are faults that build page tables; the others are taken to stay as they were. The policy that
-was in force made the recorded zaps again, each in its place, in {exact} of {len(figures.rows)} runs.
+{_predictions(figures)}
+
+What is simulated are faults that build page tables; the others are taken to stay as they were. What mapping a page of
+the guest's leads to under `mapped` shows in no event of another policy, so it is predicted as `parents`.
 
 {_predicted(figures)}
-
-{_error(figures)}
 """
+
+
+def quoted(figures: Figures) -> dict[str, str]:
+    """What other documents say of it."""
+    faults, instructions = (figures.effects("parents", name) for name in ("page_faults", "instructions"))
+    readme = f"Moving parents up changes page faults by {over(faults)} of {len(faults)} guests and limits"
+    readme += f", and all instructions by {over(instructions)}." if instructions else "."
+    return {"README.md": _filled(readme), "docs/policies.md": f"{_policies(figures)}\n\n{_predictions(figures)}"}
+
+
+def _in_short(figures: Figures) -> str:
+    cases = {case for case, _ in figures.places()}
+    limits = [limit for _, limit in figures.places()]
+    runs = sum(row["policy"] not in REFERENCES for row in figures.rows)
+    policies = ", ".join(f"`{policy}`" for policy in figures.policies())
+    but = ", but for those named below" if _earlier(figures) else ""
+    text = (
+        "Made by `make experiment` in the lab: Debian's Linux 6.1 with the KVM of `patches/linux-6.1`, on an emulated"
+        f" AMD processor. {runs} runs, of {len(cases)} kinds of guest at limits from {min(limits)} to {max(limits):,}"
+        f" shadow pages, under the policies {policies}. Runs are in a shuffled order within each seed, and the first"
+        f" one of each lab is thrown away{but}. Figures are medians, with the lowest and the highest. All rows are in"
+        " [experiment.csv](experiment.csv); [what ran](#what-ran) says how many seeds each guest has."
+    )
+    return f"{_filled(text)}\n\n{_policies(figures)}"
+
+
+def _policies(figures: Figures) -> str:
+    """One sentence for each policy."""
+    lines = []
+    for policy in figures.policies():
+        faults = figures.effects(policy, "page_faults")
+        if policy == STOCK or not faults:
+            continue
+        shares = [median(found) for place in faults if (found := figures.possible(place, policy))]
+        line = f"- **{policy}**: page faults {over(faults)}"
+        line += f", which is {_range(shares)} of what was possible" if shares else ""
+        line += _where(faults)
+        instructions = figures.effects(policy, "instructions")
+        line += f". All instructions: {over(instructions)}." if instructions else "."
+        lines.append(_filled(line, "  "))
+    return "\n".join(lines)
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{share(median(values))} ({share(min(values))} to {share(max(values))})"
+
+
+def _where(effects: Effects) -> str:
+    """Where a policy has no effect, or a bad one."""
+    none, more = ([place for place, effect in effects.items() if effect.sign == sign] for sign in (0, 1))
+    said = f"; no effect seen: {named(none)}" if none else ""
+    return said + (f"; **more faults**: {named(more)}" if more else "")
+
+
+def _exact(figures: Figures) -> str:
+    exact, both = figures.exact()
+    if not both:
+        return "No run was compared with it."
+    return (
+        f"Of the orders that a kernel has, it came to the kernel's own count of page faults in {exact} of {both} runs."
+    )
+
+
+def _possible(figures: Figures) -> str:
+    policies = [policy for policy in (*figures.policies(), *REFERENCES) if policy not in (STOCK, BEST)]
+    lines = []
+    for place in figures.places():
+        best = figures.effect(place, BEST, "page_faults")
+        if best:
+            cells = [_count(median(figures.values(place, STOCK, "page_faults"))), _spread(best.changes, _tenth)]
+            for policy in policies:
+                shares = figures.possible(place, policy)
+                cells.append(_spread(shares, share) if shares else "")
+            lines.append((_at(place), *cells))
+    return _table(("guest, limit", "stock", BEST, *policies), lines, 1)
+
+
+def _left_out(figures: Figures) -> str:
+    """What this experiment has fewer of than it should."""
+    ran = {case for case, _ in figures.places()}
+    left = [name for name in CASES if name not in ran]
+    said = [f"- **In this run of it**: {', '.join(left)} did not run."] if left else []
+    seeds = {place: len(figures.seeds(place, "page_faults")) for place in figures.places()}
+    if old := _earlier(figures):
+        said.append(
+            f"- **A shuffled order everywhere**: {', '.join(old)} are of an earlier experiment, in which stock order"
+            " always came first and no run was thrown away. Of the real Linux the first run of the lab is left out, and"
+            " so are instructions, which were counted in another thread than the guest's."
+        )
+    few = [f"{_at(place)}: {number}" for place, number in seeds.items() if number < len(SEEDS)]
+    if few:
+        said.append(f"- **More seeds** than these of {len(SEEDS)}, by which to know the spread: {'; '.join(few)}.")
+    return "\n".join(_filled(line, "  ") for line in said)
+
+
+def _earlier(figures: Figures) -> list[str]:
+    """Cases whose rows are older than the shuffled order."""
+    return list(dict.fromkeys(row["case"] for row in figures.rows if row.get("earlier")))
+
+
+def _ran(figures: Figures) -> str:
+    lines = []
+    for place in figures.places():
+        case = CASES[place[0]]
+        bare, recorded = (figures.seeds(place, name) for name in ("page_faults", "watched_page_faults"))
+        cells = [f"{len(bare)} of {len(case.seeds)}", f"{len(recorded)} of {len(case.recorded)}"]
+        cells += ["yes" if figures.seeds(place, name) else "no" for name in ("lock_ns", "timed_links")]
+        lines.append((_at(place), case.says, *cells))
+    head = ("guest, limit", "", "seeds", "recorded", "mmu_lock timed", "walk timed")
+    return _table(head, lines)
 
 
 def _effects(figures: Figures) -> str:
     lines = []
-    for case, limit, policy in figures.cells():
-        cells = [_spread(figures.values(case, limit, policy, "page_faults"), lambda value: f"{value:,.0f}")]
-        cells.append(_spread(figures.changes(case, limit, policy, "page_faults"), percent))
-        for name in ("zaps", "recently_parented", "refaults", "links"):
-            cells.append(f"{median(figures.values(case, limit, policy, name)):,.0f}")
-        lines.append((f"{case}, {limit}", policy, *cells))
-    head = ("workload, limit", "policy", "page faults", "change", "zaps", "recently parented", "refaults", "links")
+    for place in figures.places():
+        for policy in figures.policies(place):
+            faults = figures.effect(place, policy, "page_faults")
+            if not faults:
+                continue
+            cells = [_spread(figures.values(place, policy, "page_faults"), _count)]
+            cells.append("" if policy == STOCK else _spread(faults.changes, _tenth) + _none(faults.sign))
+            for name in ("zaps", "recently_parented", "refaults", "links"):
+                values = figures.values(place, policy, name)
+                cells.append(_count(median(values)) if values else "")
+            lines.append((_at(place), policy, *cells))
+    head = ("guest, limit", "policy", "page faults", "change", "zaps", "recently parented", "refaults", "links")
     return _table(head, lines)
+
+
+def _none(sign: int) -> str:
+    return "" if sign else ", no effect seen"
 
 
 def _teeth(figures: Figures) -> str:
     lines = []
-    for case, limit, policy in figures.cells():
-        cells = []
-        for name in ("in_reach", "mapped"):
-            cells.append(f"{median(figures.values(case, limit, policy, f'{name}_amplitude')):,.1f}")
-            cells.append(f"{median(figures.values(case, limit, policy, f'{name}_turns')):,.0f}")
-        lines.append((f"{case}, {limit}", policy, *cells))
-    head = ("workload, limit", "policy", "tables in reach, crest to trough", "changes", "mapped pages", "changes")
+    for place in figures.places():
+        for policy in figures.policies(place):
+            names = ("in_reach_amplitude", "in_reach_turns", "mapped_amplitude", "mapped_turns")
+            found = [figures.values(place, policy, name) for name in names]
+            if all(found):
+                shown = ("{:,.1f}", "{:,.0f}", "{:,.1f}", "{:,.0f}")
+                cells = [form.format(median(values)) for form, values in zip(shown, found, strict=True)]
+                lines.append((_at(place), policy, *cells))
+    head = ("guest, limit", "policy", "tables in reach, crest to trough", "changes", "mapped pages", "changes")
     return _table(head, lines)
 
 
 def _costs(figures: Figures) -> str:
     lines = []
-    for case, limit, policy in figures.cells():
-        faults = figures.values(case, limit, policy, "page_faults")
-        instructions = figures.values(case, limit, policy, "instructions")
-        each = [used / taken for used, taken in zip(instructions, faults, strict=True)]
-        cells = [_spread(figures.changes(case, limit, policy, "instructions"), percent), f"{median(each):,.0f}"]
-        held = figures.changes(case, limit, policy, "lock_ns")
-        cells.append(percent(median(held)) if held else "")
-        longest = figures.values(case, limit, policy, "lock_longest_ns")
-        cells.append(f"{median(longest) / 1000:,.0f}" if longest else "")
-        moves = figures.values(case, limit, policy, "moves")
-        allocations = figures.values(case, limit, policy, "allocations")
-        cells.append(f"{median(moves) / median(allocations):,.2f}")
-        lines.append((f"{case}, {limit}", policy, *cells))
+    for place in figures.places():
+        for policy in figures.policies(place):
+            instructions = figures.effect(place, policy, "instructions")
+            if not instructions:
+                continue
+            used, faults = (median(figures.values(place, policy, name)) for name in ("instructions", "page_faults"))
+            cells = ["" if policy == STOCK else _spread(instructions.changes, _tenth) + _none(instructions.sign)]
+            cells.append(_count(used / faults))
+            held = figures.effect(place, policy, "lock_ns")
+            cells.append("" if policy == STOCK or not held else _tenth(held.median))
+            longest = figures.values(place, policy, "lock_longest_ns")
+            cells.append(_count(median(longest) / 1000) if longest else "")
+            moves, links = (figures.values(place, policy, name) for name in ("moves", "links"))
+            cells.append(f"{median(moves) / median(links):.2f}" if links else "")
+            lines.append((_at(place), policy, *cells))
     head = (
-        *("workload, limit", "policy", "instructions", "for each page fault", "time under mmu_lock"),
-        *("longest, thousands of instructions", "moves for each allocation"),
+        *("guest, limit", "policy", "instructions", "for each page fault", "time under mmu_lock"),
+        *("longest, thousands of instructions", "moves for each link"),
     )
     return _table(head, lines)
+
+
+def _walks(figures: Figures) -> str:
+    lines = []
+    for place in figures.places():
+        each, walks, unthrottled = figures.walk(place), figures.walks(place), figures.unthrottled(place)
+        if each is not None and walks and unthrottled:
+            counts = [_count(median(figures.values(place, "parents", name))) for name in ("timed_links", "mappings")]
+            lines.append((_at(place), _count(each), *counts, share(walks.median), share(unthrottled.median)))
+    head = (
+        *("guest, limit", "instructions of a walk", "links", "mappings"),
+        *("all walks, of all instructions", "if every mapping walked"),
+    )
+    return _table(head, lines, 1)
+
+
+def _predictions(figures: Figures) -> str:
+    """How far off it was."""
+    recorded = [row for row in figures.rows if row.get("reproduced") is not None]
+    found = {place: figures.error(place, "parents") for place in figures.places()}
+    errors = {place: error for place, error in found.items() if error is not None}
+    if not errors:
+        return "No run was recorded."
+    exact = sum(bool(row["reproduced"]) for row in recorded)
+    text = (
+        f"`shadowwatch simulate` made the zaps of the policy that was in force again, each in its place, in {exact} of"
+        f" {len(recorded)} recorded runs. What it predicts of page faults under `parents` from stock order is"
+        f" {median(errors.values()):.1f} percentage points off in the median ({min(errors.values()):.1f} to"
+        f" {max(errors.values()):.1f})."
+    )
+    worse = dict.fromkeys(case for (case, _), error in errors.items() if error > POINTS)
+    if worse:
+        reasons = (f"{case}: {CASES[case].unlike or 'why is not known'}" for case in worse)
+        text += f" It is more than {POINTS:.0f} off for " + "; ".join(reasons) + "."
+    return _filled(text)
 
 
 def _predicted(figures: Figures) -> str:
     lines = []
-    for case, limit, policy in figures.cells():
-        if policy == "stock":
-            continue
-        cells = [percent(median(figures.watched_changes(case, limit, policy)))]
-        cells.append(percent(median(figures.predicted(case, limit, policy, "faults"))))
-        cells.append(f"{figures.error(case, limit, policy):.1f}")
-        cells.append(percent(figures.change(case, limit, policy, "table_faults")))
-        cells.append(percent(median(figures.building(case, limit, policy, "faults"))))
-        bounds = [percent(median(figures.building(case, limit, policy, bound))) for bound in ("least", "most")]
-        cells.append(" to ".join(bounds) + ("" if figures.within(case, limit, policy) else ", **not so**"))
-        lines.append((f"{case}, {limit}", policy, *cells))
+    for place in figures.places():
+        for policy in figures.policies(place):
+            error, faults = figures.error(place, policy), figures.effect(place, policy, "watched_page_faults")
+            tables = figures.effect(place, policy, "table_faults")
+            if policy not in SENSIBLE or policy == STOCK or error is None or not faults or not tables:
+                continue
+            cells = [_tenth(faults.median), _tenth(median(figures.predicted(place, policy, "faults")))]
+            cells += [f"{error:.1f}", _tenth(tables.median)]
+            cells.append(_tenth(median(figures.building(place, policy, "faults"))))
+            bounds = [_tenth(median(figures.building(place, policy, bound))) for bound in ("least", "most")]
+            cells.append(" to ".join(bounds) + ("" if figures.within(place, policy) else ", **not so**"))
+            lines.append((_at(place), policy, *cells))
     head = (
-        *("workload, limit", "policy", "page faults", "predicted", "error, points"),
+        *("guest, limit", "policy", "page faults", "predicted", "error, points"),
         *("of them those that build page tables", "predicted", "between"),
     )
     return _table(head, lines)
-
-
-def _error(figures: Figures) -> str:
-    errors = figures.errors("parents")
-    text = (
-        f"For `parents` the median error is {median(errors.values()):.1f} percentage points"
-        f" ({min(errors.values()):.1f} to {max(errors.values()):.1f})."
-    )
-    worse = dict.fromkeys(case for (case, _), error in errors.items() if error > POINTS)
-    if worse:
-        text += f" It is above {POINTS:.0f} for " + "; ".join(f"{case}: {CASES[case].unlike}" for case in worse) + "."
-    return text + (
-        " What mapping a page of the guest's leads to under `mapped` shows in no event of another policy, so it is"
-        " predicted as `parents`."
-    )
