@@ -32,6 +32,8 @@
 		member;                                                                                                \
 	} __attribute__((packed))
 
+#define LEAST(a, b) ((a) < (b) ? (a) : (b))
+
 /* Of struct kvm_mmu_page. One read of many bytes costs half of two that are of one word each. */
 union shadow_page {
 	AT(SP_LINK, link, u64 link[2]);
@@ -44,8 +46,14 @@ union shadow_page {
 #endif
 } __attribute__((aligned(8)));
 
+/* The first member that both an allocation and a zap tell. */
+#ifdef SP_UNSYNC
+#define TOLD_OF_PAGE LEAST(LEAST(SP_GFN, SP_SPT), LEAST(SP_ROLE, SP_UNSYNC))
+#else
+#define TOLD_OF_PAGE LEAST(LEAST(SP_GFN, SP_SPT), SP_ROLE)
+#endif
+
 /* Of struct kvm, where these lie close together: within 128 bytes in 5.10 to 7.3. */
-#define LEAST(a, b) ((a) < (b) ? (a) : (b))
 #ifdef KVM_PAGES
 #define SIZES LEAST(KVM_PAGES, LEAST(KVM_N_USED_MMU_PAGES, KVM_N_MAX_MMU_PAGES))
 #else
@@ -185,7 +193,6 @@ static __always_inline struct vm_state *vm_of(u64 kvm)
 
 	if (vm)
 		return vm;
-	/* Here, and not above, where it would be done for each hit. */
 	__builtin_memset(&new, 0, sizeof(new));
 	for (i = 0; i < PLACES_TRIED && taken.insert(&place, &kvm); i++)
 		place = (place + 1) % PLACES;
@@ -564,9 +571,12 @@ static __always_inline u64 mapped_pages(const union sizes *sizes)
 #endif
 }
 
-static __always_inline void read_page(union shadow_page *page, u64 sp)
+/* What comes from the word on that this member is in. */
+static __always_inline void read_page(union shadow_page *page, u64 sp, u64 member)
 {
-	bpf_probe_read_kernel(page, sizeof(*page), (void *)sp);
+	u64 from = member & ~7ULL;
+
+	bpf_probe_read_kernel((void *)page + from, sizeof(*page) - from, (void *)(sp + from));
 }
 
 static __always_inline void tell_page(struct shadowwatch_event *event, const union shadow_page *page)
@@ -606,7 +616,7 @@ int probe_alloc_page(struct pt_regs *ctx)
 	union shadow_page page;
 
 	step_locked(vm, kvm, 1);
-	read_page(&page, PT_REGS_PARM2(ctx));
+	read_page(&page, PT_REGS_PARM2(ctx), TOLD_OF_PAGE);
 	alloc(vm, kvm, PT_REGS_PARM2(ctx), &page, PT_REGS_PARM3(ctx), 1);
 	keep_command(vm, kvm);
 	return 0;
@@ -625,7 +635,7 @@ int probe_get_page(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!(u8)ctx->args[1])
 		return 0;
-	read_page(&page, ctx->args[0]);
+	read_page(&page, ctx->args[0], LEAST(SP_LINK + sizeof(u64), LEAST(TOLD_OF_PAGE, SP_TDP_MMU_PAGE)));
 	if (page.tdp_mmu_page)
 		return 0;
 	kvm = page.link[1] - KVM_ACTIVE_MMU_PAGES;
@@ -774,7 +784,7 @@ static __always_inline int zap(struct vm_state *vm, u64 kvm, u64 sp, u32 caller)
 	event = reserve_next(vm, kvm, SHADOWWATCH_ZAP);
 	if (!event)
 		return 0;
-	read_page(&page, sp);
+	read_page(&page, sp, TOLD_OF_PAGE);
 	tell_page(event, &page);
 	event->caller = caller;
 #ifdef SP_UNSYNC
