@@ -133,6 +133,13 @@ def test_a_host_that_is_silent_is_an_error(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.soak
+def test_a_screen_that_is_full_stops_nothing() -> None:
+    """Bochs draws on a terminal, which takes some 4 KiB before somebody has to read it."""
+    with Host("seq 2000 >/dev/tty0\necho drawn\n") as host:
+        assert "drawn" in list(host.lines())
+
+
+@pytest.mark.soak
 def test_a_host_that_fails_says_why() -> None:
     """Its script's error is on its console, and then the kernel's."""
     with Host("ls /missing\n") as host, pytest.raises(LabError, match=r"died: .*/missing: No.*panic"):

@@ -2,9 +2,13 @@
 """One Bochs process: a PC with an Intel processor, whose console is all that it says."""
 
 import os
+import re
 import subprocess
+import threading
 import time
+import tty
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +26,7 @@ KERNEL_ARGUMENTS = (
     # Its self-tests are half of its start.
     "cryptomgr.notests",
 )
+SCREEN = re.compile('connected to screen "([^"]+)"')
 FATAL = ("Kernel panic", "boot.S:")
 CONFIGURATION = """\
 cpu: model=corei7_haswell_4770, ips={speed}, reset_on_triple_fault=0, ignore_bad_msrs=1
@@ -97,6 +102,19 @@ class Machine(Ending):
                 env={**os.environ, "TERM": "linux"},
                 start_new_session=True,  # an interrupt from the keyboard is for the tests, which then end it
             )
+        threading.Thread(target=self._watch_screen, daemon=True).start()
+
+    def _watch_screen(self) -> None:
+        """Read what Bochs draws on a terminal that it makes: when that is full, it waits for a reader."""
+        while not (found := SCREEN.search(self._errors.read_text(errors="replace"))):
+            if self._process.poll() is not None:
+                return
+            time.sleep(0.1)
+        with suppress(OSError), open(os.open(found[1], os.O_RDONLY | os.O_NOCTTY), "rb", buffering=0) as screen:
+            # Else it would wait for whole lines.
+            tty.setraw(screen.fileno())
+            while screen.read(1 << 16):
+                pass
 
     def lines(self) -> Iterator[str]:
         """Yield what the console says, line by line, as it comes; LabError when it ends, dies or falls silent."""
