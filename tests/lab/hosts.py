@@ -41,8 +41,12 @@ class Host:
     @property
     def patches(self) -> list[Path]:
         """The project's patches for its KVM, in their order."""
-        series = sorted((PATCHES / f"linux-{self.name}").glob("*.patch"))
-        return [patch for patch in series if not patch.name.startswith("0000-")]
+        return patches_in(f"linux-{self.name}")
+
+
+def patches_in(folder: str) -> list[Path]:
+    """The patches in this folder of patches/, in their order, without their cover letter."""
+    return [path for path in sorted((PATCHES / folder).glob("*.patch")) if not path.name.startswith("0000-")]
 
 
 _BULLSEYE = ("bullseye", "bullseye-security")
