@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make bench`: how fast events become metrics, and what a shadow page costs."""
+"""`make bench`: how fast events become metrics, what a shadow page costs, and what a guest pays for being watched."""
 
 from __future__ import annotations
 
@@ -137,6 +137,21 @@ def readers() -> list[Figure]:
     return figures
 
 
+def guest() -> list[Figure]:
+    """What a guest pays for being watched, in instructions: by shadowwatch, and by what else there is."""
+    from tests.lab.machine import Lab, say
+
+    with Lab.boot(kvm="stock", icount=True, progress=say) as lab:
+        measured = json.loads(lab.run("cd /srv/shadowwatch && python3 -m tests.lab.guest_cost").stdout.splitlines()[-1])
+    alone = median(measured.pop("nobody"))
+    return [
+        Figure.of(
+            f"a guest watched by {watcher}, in the lab", times, "instructions", median(times) / alone, "unwatched"
+        )
+        for watcher, times in measured.items()
+    ]
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
@@ -154,7 +169,7 @@ def main() -> None:
         *scrape_cost(),
     ]
     if not options.no_lab:
-        figures += readers()
+        figures += [*readers(), *guest()]
     show(figures)
 
 

@@ -30,7 +30,7 @@ class Figure:
 
     def __str__(self) -> str:
         spread = f" ({_short(self.lowest)}–{_short(self.highest)})" if self.lowest != self.highest else ""
-        ratio = f", {self.ratio:.2f} × {self.ratio_to}" if self.ratio is not None else ""
+        ratio = f", {self.ratio:.3f} × {self.ratio_to}" if self.ratio is not None else ""
         return f"{self.name}: {_short(self.value)} {self.unit}{spread}{ratio}"
 
 
