@@ -230,3 +230,24 @@ def test_memory_is_bounded_by_the_list() -> None:
         vm.ring._taken = 0
     (simulated,) = simulator._vms.values()
     assert len(simulated._pages) < 5000 < 100 * 99
+
+
+def test_more_moves_than_pages_before_a_reclaim_end_nothing() -> None:
+    """As when a recording goes on under `parents` after `accessed`, or a larger limit makes reclaims rare."""
+    facts = replace(FACTS, policy="accessed")
+    story = Story()
+    story.alloc(1, level=2, limit=8)
+    story.alloc(2, limit=8)
+    story.link(1, 0, 2)
+    for _ in range(20):
+        story.move(1)
+    for page in range(3, 9):
+        story.alloc(page, limit=8)
+        story.link(1, page, page)
+    story.reclaim()
+    story.zap(2)
+    story.alloc(9, limit=8)
+    simulator = Simulator(facts, "accessed")
+    simulator.feed(story.records())
+    (estimate,) = simulator.estimates().values()
+    assert estimate.recorded_zaps == 1

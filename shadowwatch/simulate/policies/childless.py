@@ -26,7 +26,7 @@ class Childless(Stock):
         progress = True
         while progress:
             progress = False
-            for page in list(islice(pages, min(len(pages) - moved, wanted + SPARED + len(chosen)))):
+            for page in list(islice(pages, min(max(0, len(pages) - moved), wanted + SPARED + len(chosen)))):
                 if page in chosen:
                     continue
                 accessed = self.was_accessed(page)
