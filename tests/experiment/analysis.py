@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shadowwatch.capture.format import reading
@@ -89,13 +89,23 @@ def analyse(path: Path) -> dict[str, Recorded]:
     teeth: dict[int, Teeth] = {}
     with reading(str(path)) as reader:
         levels = RoleLayout(reader.facts.role).levels
-        watch = Watch(reader.facts, reader.name_of, tuple(POLICIES))
+        # What a move means depends on the policy that a VM ran under, which its name ends with.
+        watches = {
+            policy: Watch(replace(reader.facts, policy=policy), reader.name_of, tuple(POLICIES))
+            for policy in ("stock", "accessed")
+        }
         for batch in reader.batches():
-            # At no time: VMs that end are then kept until the recording does.
-            watch.take(batch._replace(now_ns=0))
+            for watch in watches.values():
+                # At no time: VMs that end are then kept until the recording does.
+                watch.take(batch._replace(now_ns=0))
             for event in _events(batch.records):
                 _follow(teeth.setdefault(event.pid, Teeth()), event, levels)
-    vms = watch.snapshot().vms
+    vms = [
+        vm
+        for policy, watch in watches.items()
+        for vm in watch.snapshot().vms
+        if vm.name.endswith("-accessed") == (policy == "accessed")
+    ]
     found = {vm.name: (vm, teeth[vm.pid]) for vm in vms if vm.pid in teeth}
     return {name: Recorded(vm, each.mapped, each.in_reach, each.over_time) for name, (vm, each) in found.items()}
 
