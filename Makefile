@@ -23,8 +23,9 @@ help: ## show this list
 run: .venv/ready ## boot the lab, watch shadow-paged guests in it, and publish the metrics here
 	@exec $(BIN)/python -m tests.lab run $(ARGS)
 
+# In memory: thousands of small files, and what syncs them, would wait for the disk.
 unit: .venv/ready check ## lint, types, and all tests that need no kernel and measure no time: half a minute
-	@exec $(BIN)/pytest -q -n 3 --dist worksteal -m "not soak" tests/unit $(ARGS)
+	@exec env TMPDIR=$(firstword $(wildcard /dev/shm) /tmp) $(BIN)/pytest -q -n 3 --dist worksteal -m "not soak" tests/unit $(ARGS)
 
 test: unit ## all of unit, and what a change must not break on a real kernel, in two labs side by side: some minutes
 	@exec $(BIN)/pytest -n 2 --dist loadfile -m "not soak" --durations 10 tests/kernel $(ARGS)

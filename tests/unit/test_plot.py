@@ -36,18 +36,26 @@ def texts(path: Path) -> set[str]:
     return {" ".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")}
 
 
-def test_two_captures_make_one_picture_of_both(tmp_path: Path) -> None:
-    """Both titles, every panel's words, both captions; the same captions on standard output."""
-    done = shadowwatch("plot", STOCK, PARENTS, "-o", str(tmp_path / "a.svg"))
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The picture of both captures, and what was said of it, by the command in a process of its own."""
+    path = tmp_path_factory.mktemp("both") / "before-after.svg"
+    done = shadowwatch("plot", STOCK, PARENTS, "-o", str(path))
     assert (done.returncode, done.stderr) == (0, "")
+    return path, done.stdout
+
+
+def test_two_captures_make_one_picture_of_both(both: tuple[Path, str]) -> None:
+    """Both titles, every panel's words, both captions; the same captions on standard output."""
+    path, output = both
     said = re.findall(
         r"^(\S+): VM zipf: (a reclaim takes \S+ page tables out of a root's reach \(mean\)),"
         r" saw-tooth of \S+ guest pages from crest to trough \(mean\), (.*)$",
-        done.stdout,
+        output,
         re.M,
     )
-    assert [path for path, _, _ in said] == [STOCK, PARENTS]
-    shown = texts(tmp_path / "a.svg")
+    assert [capture for capture, _, _ in said] == [STOCK, PARENTS]
+    shown = texts(path)
     for words in ("reclaim_policy=stock, Linux 6.1", "reclaim_policy=parents, Linux 6.1", "VM zipf"):
         assert any(words in text for text in shown), words
     for words in (
@@ -70,12 +78,13 @@ def test_two_captures_make_one_picture_of_both(tmp_path: Path) -> None:
         assert words in shown, words
 
 
-def test_the_same_capture_makes_the_same_bytes() -> None:
-    """So that a picture can be committed: no date, no chance in its names."""
-    series = [read(STOCK, bins=60)]
-    drawn = picture(series, ".svg")
-    assert picture(series, ".svg") == drawn
-    assert len(drawn) < 300_000
+def test_the_same_captures_make_the_same_bytes(tmp_path: Path, both: tuple[Path, str]) -> None:
+    """So that a picture can be committed: no date, no chance in its names, and another process draws the same."""
+    path, _ = both
+    pictures.make(tmp_path)
+    assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+    assert path.stat().st_size < 600_000
+    assert (tmp_path / "tree.txt").read_text() == (pictures.DOCS / "tree.txt").read_text()
 
 
 def outlines(svg: str) -> list[tuple[str | None, ...]]:
@@ -89,12 +98,11 @@ def outlines(svg: str) -> list[tuple[str | None, ...]]:
     ]
 
 
-def test_the_pictures_in_docs_are_what_the_captures_lead_to(tmp_path: Path) -> None:
+def test_the_picture_in_docs_is_what_the_captures_lead_to(both: tuple[Path, str]) -> None:
     """But for compressed images, which may differ with the library that packs them, and another matplotlib's styles."""
-    pictures.make(tmp_path)
-    assert (tmp_path / "tree.txt").read_text() == (pictures.DOCS / "tree.txt").read_text()
+    path, _ = both
     drawn, kept = (
-        re.sub(r'base64,[^"]*', "", (folder / "before-after.svg").read_text()) for folder in (tmp_path, pictures.DOCS)
+        re.sub(r'base64,[^"]*', "", (folder / path.name).read_text()) for folder in (path.parent, pictures.DOCS)
     )
     assert outlines(drawn) == outlines(kept)
     if f"Matplotlib v{version('matplotlib')}," in kept:
