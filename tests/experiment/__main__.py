@@ -46,40 +46,52 @@ def claimed(name: str, parts: Sequence[Part]) -> Iterator[bool]:
             yield True
 
 
-def work(name: str, parts: Sequence[Part]) -> None:
-    """Do in one lab what is left of a case, after a run that warms the lab up and is thrown away."""
+def work(name: str, parts: Sequence[Part]) -> bool:
+    """Do in a lab what is left of a case, after a run that warms it up and is thrown away; return whether all is done.
+
+    A block that fails is said and left for the next time, and the others get a lab that has not seen it.
+    """
     done = kept()
     case = CASES[name]
     left = [block for block in blocks(case, parts) if done.of(block) is None]
-    if not left:
-        return
-    with (
-        Lab.boot(mode=case.mode, icount=parts is COUNTING, progress=say) as lab,
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        policies = offered(lab)
-        if parts is RECORDING:
-            lab.start_daemon()
-        execute(lab, left[0].runs(policies)[0])
-        for block in left:
-            begun = time.monotonic()
-            done.add(block, do(lab, block, policies, Path(folder)))
-            say(f"experiment: {name}, {block.part}, seed {block.seed}: {time.monotonic() - begun:.0f} s")
+    failed = 0
+    while left:
+        with (
+            Lab.boot(mode=case.mode, icount=parts is COUNTING, progress=say) as lab,
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            policies = offered(lab)
+            if parts is RECORDING:
+                lab.start_daemon()
+            execute(lab, left[0].runs(policies)[0])
+            while left:
+                block, begun = left.pop(0), time.monotonic()
+                what = f"experiment: {name}, {block.part}, seed {block.seed}:"
+                try:
+                    done.add(block, do(lab, block, policies, Path(folder)))
+                except LabError as error:
+                    say(f"{what} {error}")
+                    failed += 1
+                    break
+                say(f"{what} {time.monotonic() - begun:.0f} s")
+    return not failed
 
 
 def go_on(names: Sequence[str]) -> None:
     """Do what nobody else is at, one after another."""
+    whole = True
     try:
         # What the verdicts hang on first.
         for parts in (COUNTING, RECORDING):
             for name in names:
                 with claimed(name, parts) as mine:
-                    if mine:
-                        work(name, parts)
+                    whole &= not mine or work(name, parts)
     except KeyboardInterrupt:
         say("experiment: stopped; it goes on from here the next time")
     except LabError as error:
         sys.exit(f"experiment: {error}")
+    if not whole:
+        sys.exit("experiment: not all could be done, as said above; it is tried again the next time")
 
 
 def main(words: Sequence[str]) -> int:
