@@ -20,7 +20,7 @@ from tests.unit.faulting import Address, Faulting
 from tests.unit.story import FACTS, FUNCTIONS, GUEST_WRITE, PAGE_FAULT, ROLES, Story
 
 LIMIT = 80
-ACCESSES = 3000
+ACCESSES, MANY_ACCESSES = 3000, 12_000
 #: Tables that the guest touches, beneath 16 directories.
 TABLES = 256
 
@@ -57,17 +57,17 @@ each = pytest.mark.parametrize("guest", GUESTS, ids=lambda guest: guest.__name__
 Guest = Callable[[random.Random], Iterator[int]]
 
 
-def accesses(guest: Guest, seed: int) -> list[Address]:
+def accesses(guest: Guest, seed: int, number: int) -> list[Address]:
     """What a guest touches."""
     tables = guest(random.Random(seed))  # noqa: S311
-    return [(table >> 4, table & 15) for table, _ in zip(tables, range(ACCESSES), strict=False)]
+    return [(table >> 4, table & 15) for table, _ in zip(tables, range(number), strict=False)]
 
 
 @cache
-def run(guest: Guest, seed: int, limit: int) -> tuple[Faulting, bytes, VmSnapshot]:
+def run(guest: Guest, seed: int, limit: int, number: int = ACCESSES) -> tuple[Faulting, bytes, VmSnapshot]:
     """It in the slow KVM with this limit: what was recorded, and what the model says of it."""
     vm = Faulting("stock", limit)
-    for address in accesses(guest, seed):
+    for address in accesses(guest, seed, number):
         vm.access(address)
     records = vm.ring.take()
     model = Model(ROLES, FUNCTIONS)
@@ -99,17 +99,23 @@ def test_the_curve_is_what_the_same_guest_does_under_such_limits(guest: Guest, s
 @seeds
 @each
 def test_a_simulated_limit_is_near_what_the_same_guest_does_under_it(guest: Guest, seed: int) -> None:
-    """Of the faults within a point in the median and six at the worst: the list does not depend on use."""
-    vm, records, _ = run(guest, seed, LIMIT)
+    """Of the faults within a point in the median and three at the worst: the list does not depend on use.
+
+    The worst is the hot set under one and a half times the limit, two points too few: its tables come back soon after
+    they went, so a fault often comes earlier than in the recording, and the table goes earlier, too, which the
+    simulation does not follow. Of few accesses other seeds have up to five and a half points, by chance.
+    """
+    number = MANY_ACCESSES if seed else ACCESSES
+    vm, records, _ = run(guest, seed, LIMIT, number)
     apart = []
     for times in MULTIPLES:
         simulator = Simulator(FACTS, f"stock@{times:g}x")
         simulator.feed(records)
         (estimate,) = simulator.estimates().values()
-        truth, _, _ = run(guest, seed, int(LIMIT * times))
+        truth, _, _ = run(guest, seed, int(LIMIT * times), number)
         apart.append(abs(estimate.likely_faults - truth.faults) / vm.faults)
     assert median(apart) < 0.01
-    assert max(apart) < 0.06
+    assert max(apart) < 0.03
 
 
 def test_a_fault_that_only_comes_earlier_is_not_one_more() -> None:
