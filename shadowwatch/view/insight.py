@@ -18,8 +18,8 @@ THRASHING_SECONDS = 10.0
 #: From this share of the reclaimed directories on, the order is to blame.
 LARGE_SHARE = 0.25
 #: What a directory is, for those who have not met one.
-_DIRECTORIES = "reclaimed directories (tables that point to tables)"
-_NOT_TO_BLAME = "so the order of reclaim is not to blame"
+_DIRECTORIES = "directories (tables that point to tables)"
+_GAINED = "had just gained a child, which went with them"
 #: What else takes pages away in numbers -> why, and what can be done about it; no limit helps.
 _OTHERWISE: Mapping[frozenset[Cause], tuple[str, str]] = {
     frozenset({Cause.GUEST_WRITE, Cause.UNPROTECT}): (
@@ -67,7 +67,7 @@ def insight(rows: Sequence[Row], status: Status) -> str:
     if not _thrashes(worst):
         few = f"few for its limit of {worst.vm.limit:,}; it does not thrash"
         return f"{name}: KVM reclaims {rate:,.0f} shadow pages/s, {few}."
-    thrashes = f"{name} thrashes: KVM reclaims {rate:,.0f} shadow pages/s to keep to its limit of {worst.vm.limit:,}"
+    thrashes = f"{name} thrashes: KVM reclaims {rate:,.0f} shadow pages/s at its limit of {worst.vm.limit:,}"
     return " ".join(filter(None, (f"{thrashes}{_time(worst)}.", _limit(worst), _order(worst, status))))
 
 
@@ -118,14 +118,13 @@ def _limit(row: Row) -> str:
 
 
 def _order(row: Row, status: Status) -> str:
-    """Whether the order of reclaim is to blame, and what would keep what it takes."""
+    """Whether the order of reclaim is to blame: what would help before the reason, which may be cut off."""
     directories, recent = row.change(DIRECTORIES), row.change(RECENT)
     if directories and recent / directories >= LARGE_SHARE:
-        share = f"{recent / directories:.0%} of the {_DIRECTORIES} had just gained a child"
-        return f"{share}, which went with them. {_cure(row, status)}"
-    some = f"Only {recent:,} of the {directories:,}" if recent else "None of the"
-    needs = "" if advice(row) else ": the VM needs a higher limit"
-    return f"{some} {_DIRECTORIES} had just gained a child, {_NOT_TO_BLAME}{needs}."
+        return _cure(row, status, f"{recent / directories:.0%}")
+    needs = "" if advice(row) else "The VM needs a higher limit. "
+    some = f"only {recent:,} of the {directories:,}" if recent else "none of the"
+    return f"{needs}The order of reclaim is not to blame: {some} reclaimed {_DIRECTORIES} had just gained a child."
 
 
 def _turnover(row: Row) -> float:
@@ -142,18 +141,22 @@ def _badness(row: Row) -> tuple[bool, float, float, float]:
     return _thrashes(row), round(sum(row.loses()) / 2, 2), row.rate(RECENT), _turnover(row)
 
 
-def _cure(row: Row, status: Status) -> str:
+def _cure(row: Row, status: Status, share: str) -> str:
+    """What would keep the directories that reclaim takes; `share` of them had just gained a child."""
     limit = advice(row)
+    lost = f"{share} of the reclaimed {_DIRECTORIES} {_GAINED}"
     if status.policy in SPARING:
-        what = f"reclaim_policy {status.policy} keeps those it can already"
-        return f"{what}{'' if limit else '; a higher limit would help'}."
+        needs = "" if limit else "A higher limit would help: "
+        return f"{needs}reclaim_policy {status.policy} keeps what it can already, and still {lost}."
     policy, spared = _best(row)
     cure = f"reclaim_policy {policy}" if status.policy else f"A KVM with reclaim_policy {policy}"
     if spared is None:
-        return f"{cure} would keep them{'' if status.policy or limit else '; a higher limit may help, too'}."
+        may = "" if status.policy or limit else "A higher limit may help. "
+        return f"{may}{cure} would keep {_DIRECTORIES} that are in use: {share} of those reclaimed {_GAINED}."
     if spared <= 0:
-        return f"{cure} would keep them, but save no page faults{'' if limit else ': the VM needs a higher limit'}."
-    return f"{cure} would save about {spared:.0%} of its page faults."
+        needs = "" if limit else "The VM needs a higher limit: "
+        return f"{needs}{cure} would save no page faults, although {lost}."
+    return f"{cure} would save about {spared:.0%} of its page faults: {lost}."
 
 
 def _best(row: Row) -> tuple[str, float | None]:

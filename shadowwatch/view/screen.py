@@ -106,8 +106,7 @@ def _header(frame: Frame, state: State, width: int, height: int) -> Iterator[Tex
     words = insight(frame.rows, status)
     if frame.fault:
         words = f"{frame.fault}. {words}"
-    most = min(4 if width >= 80 else 5, max(1, height // 4))
-    for shown in wrap(words, width, max_lines=most, placeholder=" …", break_on_hyphens=False):
+    for shown in wrap(words, width, max_lines=max(1, height // 3), placeholder=" …", break_on_hyphens=False):
         yield Text(shown, "bold")
 
 

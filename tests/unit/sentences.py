@@ -44,8 +44,8 @@ def estimated(faults: int) -> Mapping[str, Estimate]:
     return {"parents": Estimate(faults, 0, 0, 0, 0, 1000, 0, 0, 0)}
 
 
-def made() -> Mapping[str, str]:
-    """All that it says, by name."""
+def looks() -> Mapping[str, tuple[Sequence[Row], Status]]:
+    """What leads to all that it says, by name."""
     (row,) = rows()
     blamed = {"zaps": {(1, Cause.QUOTA): 3000, (2, Cause.QUOTA): 1000}, "recently_parented_zaps": {2: 900}}
     not_blamed = {**blamed, "recently_parented_zaps": {}}
@@ -58,32 +58,37 @@ def made() -> Mapping[str, str]:
         return replace(STOCK, facts=replace(FACTS, paging=paging))
 
     return {
-        "tdp": insight(rows(**tdp), on("tdp_mmu")),
-        "tdp-nested": insight(rows(**tdp), on("tdp_mmu_nested")),
-        "no-vm": insight([], STOCK),
-        "first-look": insight([replace(row, seconds=0.0)], STOCK),
-        "newest-first": insight(rows(newest_first=True), PATCHED),
-        "nothing-wrong": insight(rows(zaps={}), STOCK),
-        "few": insight(rows(zaps={(1, Cause.QUOTA): 20}), STOCK),
-        "guest-writes": insight(zapped(Cause.GUEST_WRITE), STOCK),
-        "memory-slots": insight(zapped(Cause.MEMSLOT), STOCK),
-        "nx-recovery": insight(zapped(Cause.NX_RECOVERY), STOCK),
-        "parent-cap": insight(zapped(Cause.PARENT_CAP), STOCK),
-        "order-stock": insight(rows(**blamed, **spares), STOCK),
-        "order-stock-no-curve": insight(rows(**blamed), STOCK),
-        "order-patched": insight(rows(**blamed, **spares), PATCHED),
-        "order-switched": insight(rows(**blamed, **spares), PARENTS),
-        "order-switched-no-curve": insight(rows(**blamed), PARENTS),
-        "order-saves": insight(rows(**blamed, **spares, what_if=estimated(790)), PATCHED),
-        "order-saves-nothing": insight(rows(**blamed, **spares_little, what_if=estimated(1000)), PATCHED),
-        "order-saves-nothing-no-curve": insight(rows(**blamed, what_if=estimated(1000)), PATCHED),
-        "limit": insight(rows(**not_blamed, **spares), PARENTS),
-        "limit-few-recent": insight(rows(**{**blamed, "recently_parented_zaps": {2: 40}}, **spares), STOCK),
-        "limit-no-curve": insight(rows(**not_blamed), STOCK),
-        "limit-spares-little": insight(rows(**not_blamed, **spares_little), PARENTS),
-        "time-of-reclaim": insight(rows(**blamed, **takes), STOCK),
-        "time-of-all": insight(measured, STOCK),
+        "tdp": (rows(**tdp), on("tdp_mmu")),
+        "tdp-nested": (rows(**tdp), on("tdp_mmu_nested")),
+        "no-vm": ([], STOCK),
+        "first-look": ([replace(row, seconds=0.0)], STOCK),
+        "newest-first": (rows(newest_first=True), PATCHED),
+        "nothing-wrong": (rows(zaps={}), STOCK),
+        "few": (rows(zaps={(1, Cause.QUOTA): 20}), STOCK),
+        "guest-writes": (zapped(Cause.GUEST_WRITE), STOCK),
+        "memory-slots": (zapped(Cause.MEMSLOT), STOCK),
+        "nx-recovery": (zapped(Cause.NX_RECOVERY), STOCK),
+        "parent-cap": (zapped(Cause.PARENT_CAP), STOCK),
+        "order-stock": (rows(**blamed, **spares), STOCK),
+        "order-stock-no-curve": (rows(**blamed), STOCK),
+        "order-patched": (rows(**blamed, **spares), PATCHED),
+        "order-switched": (rows(**blamed, **spares), PARENTS),
+        "order-switched-no-curve": (rows(**blamed), PARENTS),
+        "order-saves": (rows(**blamed, **spares, what_if=estimated(790)), PATCHED),
+        "order-saves-nothing": (rows(**blamed, **spares_little, what_if=estimated(1000)), PATCHED),
+        "order-saves-nothing-no-curve": (rows(**blamed, what_if=estimated(1000)), PATCHED),
+        "limit": (rows(**not_blamed, **spares), PARENTS),
+        "limit-few-recent": (rows(**{**blamed, "recently_parented_zaps": {2: 40}}, **spares), STOCK),
+        "limit-no-curve": (rows(**not_blamed), STOCK),
+        "limit-spares-little": (rows(**not_blamed, **spares_little), PARENTS),
+        "time-of-reclaim": (rows(**blamed, **takes), STOCK),
+        "time-of-all": (measured, STOCK),
     }
+
+
+def made() -> Mapping[str, str]:
+    """All that it says, by name."""
+    return {name: insight(seen, status) for name, (seen, status) in looks().items()}
 
 
 def text() -> str:

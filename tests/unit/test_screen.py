@@ -12,10 +12,12 @@ from shadowwatch.capture.format import reading
 from shadowwatch.capture.replay import Replay
 from shadowwatch.view.columns import COLUMNS, DEFAULT, Units, choose
 from shadowwatch.view.frames import Frames
+from shadowwatch.view.insight import insight
 from shadowwatch.view.screen import Drawn, Frame, draw, fitting
 from shadowwatch.view.state import Pane, State, pressed
 from tests.captures import CAPTURES
 from tests.golden import matches
+from tests.unit import sentences
 from tests.unit.lively import LivelyDaemon, looked
 from tests.unit.story import FACTS
 
@@ -130,6 +132,16 @@ def test_80_columns_are_enough() -> None:
         lines = [line.plain for line in draw(frame, replace(STATE, vm="zipf"), detail, width, 100).lines]
         assert any("efer_nx" in line for line in lines) == role
         assert any("← next" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", sentences.looks())
+def test_no_sentence_is_cut_off_at_80_columns_and_24_lines(name: str) -> None:
+    """Nor its cure with it, of a VM that has a UUID for its name and loses a lot of time."""
+    rows, status = sentences.looks()[name]
+    uuid = "7e1c4a52-93d0-4c57-9a0e-2f6b8d1c5e03"
+    rows = [replace(row, vm=replace(row.vm, name=uuid, reclaim_ns=(2 * 10**9, 4 * 10**9))) for row in rows]
+    shown = screen(replace(looked()[1], rows=rows, status=status), STATE, 80, 24).splitlines()[2:]
+    assert " ".join(shown[: shown.index("")]) == insight(rows, status)
 
 
 def test_the_open_vm_may_be_gone() -> None:
