@@ -15,6 +15,9 @@ from tests.lab.machine import Lab
 TRACING = "/sys/kernel/tracing"
 FAULT = ("paging64_page_fault", "paging32_page_fault", "ept_page_fault", "direct_page_fault")
 RECLAIM = "kvm_mmu_zap_oldest_mmu_pages"
+#: It allocates pages of the TDP MMU, by the same event: these are no shadow pages, and no counter of KVM's has them.
+TDP_MMU = "kvm_tdp_mmu_map"
+TRACED = (*FAULT, RECLAIM, TDP_MMU)
 #: Its comment in the graph ends with `new` when KVM has allocated the page.
 EVENT = "kvmmmu/kvm_mmu_get_page"
 BUFFER_KIB = 32_768
@@ -22,7 +25,7 @@ BUFFER_KIB = 32_768
 #: Only these functions are traced, what a thread sleeps in them is left out, and the task is in each line.
 BEGIN = f"""
 cd {TRACING} && echo nop >current_tracer && echo 0 >tracing_on && echo {BUFFER_KIB} >buffer_size_kb && echo >trace &&
-grep -E '^({"|".join(FAULT)}|{RECLAIM})([.]| |$)' available_filter_functions | cut -d' ' -f1 >set_ftrace_filter &&
+grep -E '^({"|".join(TRACED)})([.]| |$)' available_filter_functions | cut -d' ' -f1 >set_ftrace_filter &&
 echo function_graph >current_tracer && echo 0 >options/sleep-time && echo 1 >options/funcgraph-proc &&
 echo 1 >options/funcgraph-tail && echo 1 >events/{EVENT}/enable && echo 1 >tracing_on
 """
@@ -39,7 +42,7 @@ _LOST = re.compile(r"^(?:overrun|dropped events): (?!0$)", re.MULTILINE)
 
 @dataclass
 class Fault:
-    """A call of a page fault handler: µs of all of it and of the reclaim in it, and how many pages it allocated."""
+    """A call of a page fault handler: µs of it and of the reclaim in it, and how many shadow pages it allocated."""
 
     us: float = 0.0
     reclaim_us: float = 0.0
@@ -70,6 +73,7 @@ class Durations:
 def parse(graph: str) -> Iterator[Fault]:
     """Read a function graph; calls of which it has no end are left out."""
     open_faults: dict[str, Fault] = {}
+    in_tdp_mmu: set[str] = set()
     for task, us, what in _LINE.findall(graph):
         name = re.sub(r"^\} /\* ", "", what).split("(")[0].split(" ")[0].split(".")[0]
         if name in FAULT:
@@ -83,5 +87,7 @@ def parse(graph: str) -> Iterator[Fault]:
         elif name == RECLAIM and us and task in open_faults:
             open_faults[task].reclaim_us += float(us)
             open_faults[task].reclaims += 1
+        elif name == TDP_MMU:
+            (in_tdp_mmu.discard if us else in_tdp_mmu.add)(task)
         elif what.startswith("/* kvm_mmu_get_page:") and what.endswith("new */") and task in open_faults:
-            open_faults[task].tables += 1
+            open_faults[task].tables += task not in in_tdp_mmu

@@ -38,3 +38,21 @@ def test_each_fault_has_its_length_its_reclaim_and_its_pages() -> None:
         Fault(us=230.0, reclaim_us=113.159, reclaims=1, tables=0),
         Fault(us=3.5),
     ]
+
+
+TDP = """\
+ 0)    vmm-174     |               |  direct_page_fault [kvm]() {
+ 0)    vmm-174     |               |    kvm_tdp_mmu_map [kvm]() {
+ 0)    vmm-174     |               |  /* kvm_mmu_get_page: sp gen 0 gfn 206 l3 8-byte q0 direct wux root 1 sync new */
+ 0)    vmm-174     | + 10.000 us   |    } /* kvm_tdp_mmu_map [kvm] */
+ 0)    vmm-174     | + 12.000 us   |  } /* direct_page_fault [kvm] */
+ 0)    vmm-174     |               |  direct_page_fault [kvm]() {
+ 0)    vmm-174     |   2.000 us    |    kvm_tdp_mmu_map [kvm]();
+ 0)    vmm-174     |               |  /* kvm_mmu_get_page: sp gen 0 gfn 206 l3 8-byte q0 wux nxe ad root 0 sync new */
+ 0)    vmm-174     |   4.000 us    |  } /* direct_page_fault [kvm] */
+"""
+
+
+def test_pages_of_the_tdp_mmu_are_no_shadow_pages() -> None:
+    """A nested guest's host has both, which are told by the same event."""
+    assert list(parse(TDP)) == [Fault(us=12.0), Fault(us=4.0, tables=1)]
