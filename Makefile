@@ -39,7 +39,7 @@ lab: .venv/ready ## a root shell in the lab; ARGS="--kvm stock --workload zipf -
 matrix: .venv/ready ## every kernel in every mode against the kernel itself; goes on where it was stopped; ARGS="6.1 7.x" for some
 	@exec $(BIN)/python -m tests.lab.matrix $(ARGS)
 
-limits: .venv/ready ## what guests are said to lose, and higher limits to spare, and what they do, into docs/limits.md
+limits: .venv/ready ## what guests are said to lose, and higher limits to spare, and what they do, into docs/limits.md; goes on where it was stopped
 	@exec $(BIN)/python -m tests.lab.limits $(ARGS)
 
 bench: .venv/ready ## measure the decoder, the model and the metrics; figures also as lines of JSON

@@ -9,20 +9,27 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 
 from shadowwatch.capture.format import reading
 from shadowwatch.mmu.curve import MULTIPLES
 from shadowwatch.simulate.simulator import Simulator
+from shadowwatch.snapshot import Estimate
 from shadowwatch.view.advice import ENOUGH
 from tests.experiment.runs import recording
+from tests.lab.cache import Input, default_root
+from tests.lab.hosts import DEFAULT
+from tests.lab.kept import Kept
 from tests.lab.losses import Loss, lost
 from tests.lab.losses import document as losses_document
-from tests.lab.machine import CHECKOUT, Lab, say
+from tests.lab.machine import CHECKOUT, Lab, build, say
+from tests.lab.programs import VMM
 from tests.lab.scrape import PORT, settled
-from tests.lab.snapshot import ready
+from tests.lab.snapshot import daemon_files, ready
 from tests.lab.workload import Vmm, Workload
 
 DOCUMENT = CHECKOUT / "docs" / "limits.md"
@@ -41,6 +48,12 @@ GUESTS: Sequence[Workload] = (
 #: One that fills its page tables, of which more is lost than the tables themselves.
 FULL = Workload("full-tables", "zipf", touched=64)
 
+#: What becomes part of a measurement beside the daemon.
+MADE_WITH: Sequence[Input] = [
+    *(Path(__file__).with_name(f"{name}.py") for name in ("limits", "losses", "cost", "workload", "programs")),
+    VMM,
+]
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -57,8 +70,9 @@ class Limit:
     real: float
 
 
-def measured(lab: Lab, port: int, guest: Workload, seed: int, folder: Path) -> Iterator[Limit]:
+def measured(lab: Lab, guest: Workload, seed: int) -> Iterator[Limit]:
     """Run one guest under LIMIT, recorded, and under each multiple of it."""
+    port = lab.forward(PORT)
 
     def run(limit: int) -> tuple[str, int]:
         """The VM's name, and the pages that KVM allocated."""
@@ -68,18 +82,15 @@ def measured(lab: Lab, port: int, guest: Workload, seed: int, folder: Path) -> I
             settled(port, name, allocations)
         return name, allocations
 
-    capture = folder / f"{guest.name}-{seed}.capture"
-    with recording(lab, capture):
-        name, allocations = run(LIMIT)
-        metrics = settled(port, name, allocations)
+    with tempfile.TemporaryDirectory() as folder:
+        capture = Path(folder) / "capture"
+        with recording(lab, capture):
+            name, allocations = run(LIMIT)
+            metrics = settled(port, name, allocations)
+        estimates = {times: simulated(capture, times) for times in MULTIPLES}
     refaults = metrics.sum("refaults_total", vm=name)
     live = metrics.by("times", "limit_refaults_total", vm=name)
-    for times in MULTIPLES:
-        with reading(str(capture)) as reader:
-            simulator = Simulator(reader.facts, f"stock@{times:g}x")
-            for batch in reader.batches():
-                simulator.feed(batch.records)
-        (estimate,) = simulator.estimates().values()
+    for times, estimate in estimates.items():
         _, fewer = run(round(LIMIT * times))
         yield Limit(
             guest=guest.name,
@@ -89,6 +100,16 @@ def measured(lab: Lab, port: int, guest: Workload, seed: int, folder: Path) -> I
             simulated=1 - estimate.likely_refaults / estimate.recorded_refaults,
             real=(allocations - fewer) / refaults,
         )
+
+
+def simulated(capture: Path, times: float) -> Estimate:
+    """What a recording of one VM would have been under so many times its limit."""
+    with reading(str(capture)) as reader:
+        simulator = Simulator(reader.facts, f"stock@{times:g}x")
+        for batch in reader.batches():
+            simulator.feed(batch.records)
+    (estimate,) = simulator.estimates().values()
+    return estimate
 
 
 def advised(limits: Sequence[Limit]) -> list[Limit]:
@@ -135,32 +156,44 @@ def document(limits: Sequence[Limit], kernel: str) -> str:
 
 
 def main() -> None:
-    """Measure all guests, or those that are named."""
+    """Measure all guests, or those that are named; go on where it was stopped."""
     parser = argparse.ArgumentParser(prog="make limits", description=main.__doc__)
     parser.add_argument("guests", nargs="*", help="only these: " + ", ".join(guest.name for guest in (*GUESTS, FULL)))
     parser.add_argument("--seeds", type=int, default=3, help="so many of each (default 3)")
     asked = parser.parse_args()
+    release = build(DEFAULT, "stock", say).kernel.release
+    kept = Kept(default_root().parent / "limits.jsonl", [release, *daemon_files(), *MADE_WITH])
+    guests = [guest for guest in (*GUESTS, FULL) if not asked.guests or guest.name in asked.guests]
+    seeds = range(1, asked.seeds + 1)
     limits: list[Limit] = []
-    with ready("limits", kvm="stock", daemon="", progress=say) as lab, tempfile.TemporaryDirectory() as folder:
-        port = lab.forward(PORT)
-        for guest in GUESTS:
-            if asked.guests and guest.name not in asked.guests:
-                continue
-            for seed in range(1, asked.seeds + 1):
-                for limit in measured(lab, port, guest, seed, Path(folder)):
-                    say(f"{limit}")
-                    limits.append(limit)
-        release = lab.release
     losses: list[Loss] = []
-    for guest in (*GUESTS, FULL):
-        if not asked.guests or guest.name in asked.guests:
-            with Lab.boot(kvm="stock", icount=True, progress=say) as lab:
-                losses += lost(lab, guest, range(1, asked.seeds + 1), ACCESSES)
+    with ExitStack() as running:
+
+        @cache
+        def watched() -> Lab:
+            return running.enter_context(ready("limits", kvm="stock", daemon="", progress=say))
+
+        def spared(guest: Workload, seed: int) -> Iterator[Limit]:
+            return measured(watched(), guest, seed)
+
+        for guest in (guest for guest in guests if guest is not FULL):
+            for seed in seeds:
+                limits += kept.or_done(f"limits of {guest}, seed {seed}", Limit, partial(spared, guest, seed))
+                say(f"limits: {guest.name} {seed}")
+    for guest in guests:
+        losses += kept.or_done(f"losses of {guest}, {seeds}", Loss, partial(counted, guest, seeds))
+        say(f"losses: {guest.name}")
     text = "\n".join([*([document(limits, release)] if limits else []), losses_document(losses, ACCESSES)])
     if asked.guests:
         print(text)
     else:
         DOCUMENT.write_text(text)
+
+
+def counted(guest: Workload, seeds: Sequence[int]) -> list[Loss]:
+    """What a guest loses, in a lab of its own whose clock counts instructions."""
+    with Lab.boot(kvm="stock", icount=True, progress=say) as lab:
+        return lost(lab, guest, seeds, ACCESSES)
 
 
 if __name__ == "__main__":
