@@ -75,7 +75,7 @@ def looks() -> Mapping[str, tuple[Sequence[Row], Status]]:
         "order-switched": (rows(**blamed, **spares), PARENTS),
         "order-switched-no-curve": (rows(**blamed), PARENTS),
         "order-saves": (rows(**blamed, **spares, what_if=estimated(790)), PATCHED),
-        "order-saves-nothing": (rows(**blamed, **spares_little, what_if=estimated(1000)), PATCHED),
+        "order-saves-nothing": (rows(**blamed, **spares, what_if=estimated(1000)), PATCHED),
         "order-saves-nothing-no-curve": (rows(**blamed, what_if=estimated(1000)), PATCHED),
         "limit": (rows(**not_blamed, **spares), PARENTS),
         "limit-few-recent": (rows(**{**blamed, "recently_parented_zaps": {2: 40}}, **spares), STOCK),

@@ -18,6 +18,7 @@ from shadowwatch.view import insight as insight_module
 from shadowwatch.view.columns import Row
 from shadowwatch.view.insight import insight
 from tests.golden import matches
+from tests.kernel.test_sentences import NAMES
 from tests.unit import sentences
 from tests.unit.lively import at_the_end
 from tests.unit.story import FACTS
@@ -237,6 +238,11 @@ def test_each_sentence_is_in_the_golden_file() -> None:
     matches(sentences.GOLDEN, sentences.text())
     assert sentences.golden() == sentences.made()
     assert len(set(sentences.made().values())) == len(sentences.made())
+
+
+def test_each_sentence_has_a_guest_in_the_lab() -> None:
+    """By which a test there has `top` say it: one that is new needs one, too."""
+    assert set(NAMES) == sentences.made().keys()
 
 
 def test_no_sentence_is_forgotten() -> None:
