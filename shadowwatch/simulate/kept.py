@@ -94,7 +94,7 @@ class KeptList(Life):
         """As kvm_mmu_zap_oldest_mmu_pages() does, but for the order."""
         self._victims = []
         chosen: list[SimulatedPage] = []
-        for page in self._policy.candidates(self._list, wanted):
+        for page in self._policy.candidates(self._list, wanted, self._clock):
             if len(chosen) >= wanted:
                 break
             # A root that was there may have been loaded, and those are passed over.

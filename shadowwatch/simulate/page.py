@@ -23,15 +23,16 @@ class SimulatedPage:
     ends last went still points here:
     `links` and `parents` map a parent to the time when its spte was written in either life. `up` is the parent whose
     spte was recorded last, at the offset `slot`, None for a root; `loaded` roots are those that faults came through
-    last. `accessed` ones were gone through by a fault since that was asked last. `lost` is when no root led here any
-    more in the recorded life, `missed` when in the simulated one, if that was earlier, and `reached` when it came
-    there. `children` are the pages that this one leads to in the simulated life; a `nested` one, which stands for a
-    page table of a guest's guest, goes with its last parent. `followers` are the pages that were recorded to go along
-    with this one.
+    last. `accessed` ones were gone through by a fault since that was asked last, at the time `asked`; `wait` is for how
+    long the guest did without the page when it last came back to it. `lost` is when no root led here any more in the
+    recorded life, `missed` when in the simulated one, if that was earlier, and `reached` when it came there. `children`
+    are the pages that this one leads to in the simulated life; a `nested` one, which stands for a page table of a
+    guest's guest, goes with its last parent. `followers` are the pages that were recorded to go along with this one.
     """
 
     __slots__ = (
         "accessed",
+        "asked",
         "before",
         "children",
         "died",
@@ -50,6 +51,7 @@ class SimulatedPage:
         "resident",
         "slot",
         "up",
+        "wait",
     )
 
     def __init__(self, identity: int, level: int, nested: bool) -> None:
@@ -67,6 +69,7 @@ class SimulatedPage:
         self.slot = 0
         self.loaded = False
         self.accessed = False
+        self.asked = self.wait = 0
         self.lost = self.missed = 0
         self.reached = 0
         self.followers: list[SimulatedPage] | None = None
@@ -76,6 +79,10 @@ class SimulatedPage:
         if self.reclaimed < written or not self.reclaimed:
             return NEVER
         return self.before if self.before >= written and self.before else self.reclaimed
+
+    def was_used(self, now: int) -> bool:
+        """Whether the guest, which faults for none that is there, has likely used this one since that was asked."""
+        return 0 < self.wait <= (self.lost or now) - self.asked
 
     def directories(self) -> Iterator[SimulatedPage]:
         """The resident directories whose sptes point here in the simulation."""

@@ -239,7 +239,8 @@ class SimulatedVm(KeptList):
                     self._rebuilt.append((parent, child))
                     return
                 if child.level == 1:
-                    self._absences.add(clock - broken)
+                    child.wait = clock - broken
+                    self._absences.add(child.wait)
         self._back(child, clock)
         kept = taken and child.resident and child.parents.get(parent, -1) >= parent.died
         if kept and (begins or self._rebuilt):

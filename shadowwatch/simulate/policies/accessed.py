@@ -13,7 +13,8 @@ class Accessed(Childless):
     """As patches/ has it, where it shows: events tell of faults, and of the moves that accessed bits lead to.
 
     So from what another policy did, a page counts as accessed when there was a fault for it or beneath it. What the
-    guest reached without a fault is not known.
+    guest reached without a fault is not known, but how soon it came back to a page that it had lost is: as long after
+    the page was asked for, it is taken to have been used again, if it was there meanwhile.
     """
 
     name: ClassVar[str] = "accessed"
@@ -35,9 +36,10 @@ class Accessed(Childless):
         moved, self._moved = self._moved, 0
         return moved
 
-    def was_accessed(self, page: SimulatedPage) -> bool:
+    def was_accessed(self, page: SimulatedPage, now: int) -> bool:
         """Whether a page gets a second chance; a kernel that gives them has told of them already."""
-        accessed = page.accessed and not self._told and any(page.directories())
-        if accessed:
-            page.accessed = False
-        return accessed
+        if self._told or not (page.accessed or page.was_used(now)) or not any(page.directories()):
+            return False
+        page.accessed = False
+        page.asked = now
+        return True

@@ -19,7 +19,7 @@ class Childless(Stock):
 
     name: ClassVar[str] = "childless"
 
-    def candidates(self, pages: SimulatedList, wanted: int) -> Iterable[SimulatedPage]:
+    def candidates(self, pages: SimulatedList, wanted: int, now: int) -> Iterable[SimulatedPage]:
         """Look at the oldest pages as long as there are some that may go, then take whatever is oldest."""
         chosen: set[SimulatedPage] = set()
         spared = moved = self.moved_before()
@@ -29,7 +29,7 @@ class Childless(Stock):
             for page in list(islice(pages, min(max(0, len(pages) - moved), wanted + SPARED + len(chosen)))):
                 if page in chosen:
                     continue
-                accessed = self.was_accessed(page)
+                accessed = self.was_accessed(page, now)
                 if not accessed and not _is_on_a_path(page, chosen):
                     progress = True
                     chosen.add(page)
@@ -49,7 +49,7 @@ class Childless(Stock):
         """How many pages the recorded kernel was seen to move to the head in this reclaim."""
         return 0
 
-    def was_accessed(self, page: SimulatedPage) -> bool:
+    def was_accessed(self, page: SimulatedPage, now: int) -> bool:
         """Whether a page gets a second chance; it is only asked once for each time that it was accessed."""
         return False
 

@@ -19,7 +19,7 @@ class LeafFirst(Stock):
 
     name: ClassVar[str] = "leaf-first"
 
-    def candidates(self, pages: SimulatedList, wanted: int) -> Iterable[SimulatedPage]:
+    def candidates(self, pages: SimulatedList, wanted: int, now: int) -> Iterable[SimulatedPage]:
         """Look at the oldest pages twice."""
         window = max(wanted, min(LOOKS * wanted, len(pages) // 2))
         return self._twice(pages, window)

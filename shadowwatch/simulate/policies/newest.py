@@ -16,6 +16,6 @@ class Newest(Stock):
     name: ClassVar[str] = "newest"
     bounded: ClassVar[bool] = False
 
-    def candidates(self, pages: SimulatedList, wanted: int) -> Iterable[SimulatedPage]:
+    def candidates(self, pages: SimulatedList, wanted: int, now: int) -> Iterable[SimulatedPage]:
         """From the head on."""
         return reversed(pages)

@@ -24,6 +24,6 @@ class Stock:
     def moved(self, pages: SimulatedList, page: SimulatedPage) -> None:
         """The recorded kernel, which moves pages, moved this one."""
 
-    def candidates(self, pages: SimulatedList, wanted: int) -> Iterable[SimulatedPage]:
-        """The pages in the order in which a reclaim of so many looks at them."""
+    def candidates(self, pages: SimulatedList, wanted: int, now: int) -> Iterable[SimulatedPage]:
+        """The pages in the order in which a reclaim of so many looks at them at this time."""
         return pages
