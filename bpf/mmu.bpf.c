@@ -646,13 +646,11 @@ int probe_get_page(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-static __always_inline int link(u64 kvm, u64 parent_pte, u64 sp)
+static __always_inline int tell_link(struct vm_state *vm, u64 kvm, u64 parent_pte, u64 sp)
 {
-	struct vm_state *vm = vm_of(kvm);
 	struct shadowwatch_event *event;
 	bool newest;
 
-	step_locked(vm, kvm, 0);
 	newest = vm && vm->newest.sp == sp;
 	event = reserve_next_at(newest ? vm->newest.ns : 0, vm, kvm, SHADOWWATCH_LINK);
 	if (!event)
@@ -661,6 +659,24 @@ static __always_inline int link(u64 kvm, u64 parent_pte, u64 sp)
 	vm->newest.sp = 0;
 	event->parent_pte = parent_pte;
 	submit(event);
+	return 0;
+}
+
+static __always_inline int link(u64 kvm, u64 parent_pte, u64 sp)
+{
+	struct vm_state *vm = vm_of(kvm);
+
+	step_locked(vm, kvm, 0);
+	return tell_link(vm, kvm, parent_pte, sp);
+}
+
+/* Raw tracepoint kvm_mmu_link_page(sp, sptep, kvm) of patches/upstream, when the page has its parent. */
+int probe_link_page(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct vm_state *vm = vm_of(ctx->args[2]);
+
+	tell_link(vm, ctx->args[2], ctx->args[1], ctx->args[0]);
+	step_locked(vm, ctx->args[2], 0);
 	return 0;
 }
 

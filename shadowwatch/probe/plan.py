@@ -86,6 +86,8 @@ POINTS = (
     Point(
         "link",
         (
+            # (sp, sptep, kvm), of patches/upstream.
+            Hook("raw_tracepoint", "kvm_mmu_link_page", "probe_link_page"),
             # Since 2ff9039a75a8 (v6.0). Debian's 6.1 has .constprop.0, its 6.12 .isra.0, both
             # with kvm, cache, sptep, sp in rdi, rsi, rdx, rcx; 6.8, 6.18 and 7.3 the plain name.
             Hook("kprobe", "__link_shadow_page", "probe_link", clones=(".constprop.0", ".isra.0")),

@@ -287,6 +287,13 @@ def test_the_patched_kvm_is_watched_by_the_rfcs_names() -> None:
     }
 
 
+def test_links_are_told_by_the_tracepoint_where_there_is_one() -> None:
+    """The one of patches/upstream, on a kernel that has the plain function, too."""
+    stock = HOSTS["7.3"]
+    host = with_symbols(stock, {**stock.symbols, "__tracepoint_kvm_mmu_link_page": 1 << 63})
+    assert hooks(host) == hooks(stock) | {"link": "raw_tracepoint kvm_mmu_link_page probe_link_page"}
+
+
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_clone_that_nobody_checked_is_not_probed(name: str) -> None:
     """Its registers may hold other arguments: where only such a clone is, the point is missing and it is named."""
