@@ -14,6 +14,7 @@ from shadowwatch.mmu.counts import Counts
 from shadowwatch.mmu.curve import Curve
 from shadowwatch.mmu.histogram import Histogram
 from shadowwatch.mmu.noted import Noted
+from shadowwatch.mmu.page import GFN_BITS, GFN_MASK
 from shadowwatch.mmu.reclaim_time import ReclaimTime
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.tree import LEVELS
@@ -266,7 +267,7 @@ class Figures(Walked):
 
 
 def _zap(ns: int, identity: int, level: int, cause: int, chosen: bool, recent: bool) -> ZapSnapshot:
-    return ZapSnapshot(ns, identity >> 32, identity & 0xFFFF_FFFF, level, cause, not chosen, recent)
+    return ZapSnapshot(ns, identity & GFN_MASK, identity >> GFN_BITS, level, cause, not chosen, recent)
 
 
 #: As a list of counts begins.

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from shadowwatch.mmu.page import ADDRESS, PAGE_SHIFT, Parenting
+from shadowwatch.mmu.page import ADDRESS, GFN_BITS, GFN_MASK, PAGE_SHIFT, Parenting
 from shadowwatch.snapshot import PageSnapshot
 
 
@@ -26,13 +26,13 @@ class Noted(NamedTuple):
         """The newest on active_mmu_pages first."""
         snapshots = []
         for position, (_, table, identity, pte) in enumerate(sorted(self.pages, reverse=True)):
-            role = identity & 0xFFFF_FFFF
+            role = identity >> GFN_BITS
             children, parented = self.directories.get(table, ({}, None))
             spt = table << PAGE_SHIFT
             snapshots.append(
                 PageSnapshot(
                     spt=spt & ADDRESS,
-                    gfn=identity >> 32,
+                    gfn=identity & GFN_MASK,
                     role=role,
                     level=self.levels[role],
                     position=position,

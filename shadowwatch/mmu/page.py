@@ -18,6 +18,11 @@ PAGE_SHIFT: Final = 12
 #: Events are fed with signed addresses (event/abi.py, SIGNED).
 ADDRESS: Final = 0xFFFF_FFFF_FFFF_FFFF
 
+#: A page's identity is its role and its gfn in one number, of which the lower bits, by which a map finds it, are the
+#: gfn's: roles are few. An address of a guest has 52 bits at most.
+GFN_BITS: Final = 40
+GFN_MASK: Final = (1 << GFN_BITS) - 1
+
 #: Offset of an spte in its table -> the place there; the table of all, so that no page keeps a number of its own.
 _PLACES = list(range(512))
 SLOTS: Final = tuple(_PLACES[offset >> 3] for offset in range(4096))
@@ -55,12 +60,12 @@ class Page:
     @property
     def gfn(self) -> int:
         """The guest's page that it shadows."""
-        return self.identity >> 32
+        return self.identity & GFN_MASK
 
     @property
     def role(self) -> int:
         """The word of union kvm_mmu_page_role."""
-        return self.identity & 0xFFFF_FFFF
+        return self.identity >> GFN_BITS
 
 
 class Directory:

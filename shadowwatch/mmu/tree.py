@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from shadowwatch.event.decoder import Life
 from shadowwatch.mmu.active import ActiveMmuPages
-from shadowwatch.mmu.page import NEVER_LINKED, PAGE_SHIFT, Directory, Page, Parenting
+from shadowwatch.mmu.page import GFN_MASK, NEVER_LINKED, PAGE_SHIFT, Directory, Page, Parenting
 from shadowwatch.mmu.role import RoleLayout
 
 #: Level 1 tables to level 5 roots, indexed by level; 0 and 6–15 only if an event is damaged.
@@ -69,7 +69,7 @@ class Tree(Life):
         if level > 1:
             directory = self.directories[table] = Directory(page, level)
             if self.gfns is not None:
-                self.gfns.setdefault(identity >> 32, set()).add(directory)
+                self.gfns.setdefault(identity & GFN_MASK, set()).add(directory)
         return page
 
     def _connect(self, parent: Directory, slot: int, child: Page) -> None:

@@ -10,7 +10,7 @@ from shadowwatch.mmu.cause import Unsettled
 from shadowwatch.mmu.curve import Curve
 from shadowwatch.mmu.figures import AGE_BOUNDS, IS_RECLAIM, POSITION_BOUNDS, SECONDS_BOUNDS, Figures
 from shadowwatch.mmu.histogram import Histogram
-from shadowwatch.mmu.page import OFFSET, PAGE_SHIFT, SLOTS, Directory, Parenting
+from shadowwatch.mmu.page import GFN_BITS, OFFSET, PAGE_SHIFT, SLOTS, Directory, Parenting
 from shadowwatch.snapshot import Cause
 
 _BY_RECLAIM: Final = int(Unsettled.BY_RECLAIM)
@@ -80,7 +80,7 @@ class Vm(Figures):
             self._remove(pages[table])
             self.waiting.pop(table, None)
         level = self.levels[role]
-        identity = gfn << 32 | role
+        identity = role << GFN_BITS | gfn
         self._add(table, identity, level)
         self.allocated += 1
         self.allocations[level] += 1

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from shadowwatch.event.abi import Flags
-from shadowwatch.mmu.page import OFFSET, PAGE_SHIFT, SLOTS, Directory, Page
+from shadowwatch.mmu.page import GFN_BITS, OFFSET, PAGE_SHIFT, SLOTS, Directory, Page
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.mmu.tree import Tree
 
@@ -104,7 +104,7 @@ class Walked(Tree):
         page = self.pages.get(table)
         if page is None:
             level = self.levels[role]
-            page = self._add(table, gfn << 32 | role, level)
+            page = self._add(table, role << GFN_BITS | gfn, level)
             if level > 1:
                 directory = self.directories[table]
                 if flags & Flags.OBSOLETE:

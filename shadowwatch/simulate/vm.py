@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from shadowwatch.mmu.cause import CauseTables, Unsettled
 from shadowwatch.mmu.curve import MIN_FREE, REFILL
-from shadowwatch.mmu.page import OFFSET, PAGE_SHIFT
+from shadowwatch.mmu.page import GFN_BITS, OFFSET, PAGE_SHIFT
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.simulate.kept import KeptList
 from shadowwatch.simulate.page import NEVER, SimulatedPage
@@ -146,7 +146,7 @@ class SimulatedVm(KeptList):
             self._end_reclaim()
         if self._fresh:
             self._root(self._fresh)
-        page = self._page(gfn << 32 | role, role)
+        page = self._page(role << GFN_BITS | gfn, role)
         if page.reclaimed:
             self.recorded_refaults += 1
         page.recorded = True
@@ -162,7 +162,7 @@ class SimulatedVm(KeptList):
         """A walk over the kernel's list told of a page: of those so far the newest."""
         if spt >> PAGE_SHIFT in self._tables:
             return
-        page = self._page(gfn << 32 | role, role)
+        page = self._page(role << GFN_BITS | gfn, role)
         page.recorded = True
         self._tables[spt >> PAGE_SHIFT] = page
         if not page.resident:

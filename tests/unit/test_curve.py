@@ -13,6 +13,7 @@ import pytest
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.mmu.curve import FOLLOWED, MULTIPLES, Curve
 from shadowwatch.mmu.model import Model
+from shadowwatch.mmu.page import GFN_BITS
 from shadowwatch.simulate.policies import AS_RECORDED, choose, limit, parsed
 from shadowwatch.simulate.simulator import Simulator
 from shadowwatch.snapshot import Limited, VmSnapshot
@@ -152,8 +153,8 @@ def loop(curve: Curve, pages: int, rounds: int) -> dict[float, int]:
     """Refaults by multiple of the limit when so many pages are allocated in turn, and KVM has none of them left."""
     for number in range(rounds):
         for gfn in range(pages):
-            curve.alloc(gfn << 32 | 5, number > 0)
-            curve.reclaimed(gfn << 32 | 5)
+            curve.alloc(5 << GFN_BITS | gfn, number > 0)
+            curve.reclaimed(5 << GFN_BITS | gfn)
     return {limited.times: limited.refaults for limited in curve.freeze()}
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shadowwatch.capture.format import reading
+from shadowwatch.mmu.page import GFN_MASK
 from shadowwatch.simulate.policies import POLICIES
 from shadowwatch.simulate.simulator import Simulator
 from shadowwatch.snapshot import Estimate
@@ -229,7 +230,7 @@ def test_a_walk_looks_at_64_parents() -> None:
     simulator = Simulator(FACTS, "parents")
     simulator.feed(story.records())
     (vm,) = simulator._vms.values()
-    pages = [(page.identity >> 32, page.level) for page in vm._list]
+    pages = [(page.identity & GFN_MASK, page.level) for page in vm._list]
     assert [level for _, level in pages[pages.index((1001, 1)) :]] == [1, 2, 3, 4] + [3] * 31
 
 
