@@ -126,6 +126,7 @@ class Watch:
                     names.append((vm.pid, vm.called))
             else:
                 self._behind_ns = self._late_ns = 0
+                model.rest()
             model.miss(batch.missed)
             for simulator in self._simulators:
                 simulator.miss(batch.missed)

@@ -48,8 +48,8 @@ class Taker(ABC):
         """mmu_parent_walk() moved a page to the head of the list."""
 
     @abstractmethod
-    def zap(self, ns: int, spt: int, role: int, caller: int, flags: int) -> None:
-        """A page is being zapped."""
+    def zap(self, run: list[tuple[int, ...]]) -> None:
+        """Pages are being zapped, one event after the other: a reclaim's come together."""
 
     @abstractmethod
     def reclaim(self, ns: int, caller: int, mapped: int) -> None:
@@ -132,10 +132,14 @@ class Decoder(ABC, Generic[V]):
         current, last = NO_KVM, 0
         vm = self._nobody
         taker: Taker = vm
+        zaps: list[tuple[int, ...]] = []
         # The hot path: one pass, no object for an event, a VM looked up only when it changes.
         for event in events:
             kvm, ns, spt, parent_pte, gfn, mapped, seq, role, pid, limit, used, caller, walk, kind, flags = event
             if kvm != current:
+                if zaps:
+                    taker.zap(zaps)
+                    zaps = []
                 vm.seq = last
                 if not kvm or not alloc <= kind <= LAST_KIND:
                     self._about_no_vm(kvm, ns, kind, flags, walk, used)
@@ -156,6 +160,9 @@ class Decoder(ABC, Generic[V]):
                 vm.changed = True
                 last = vm.seq
             if seq != last + 1 or kind > DESTROY:
+                if zaps:
+                    taker.zap(zaps)
+                    zaps = []
                 # Before 0.2 a flush had no number.
                 if DESTROY < kind <= LAST_KIND and not (kind == FLUSH and seq):
                     vm.seq = last
@@ -175,12 +182,16 @@ class Decoder(ABC, Generic[V]):
                     taker = takers[kvm] = vm
                     vm.lose(missing)
             last = seq
+            if kind == zap:
+                zaps.append(event)
+                continue
+            if zaps:
+                taker.zap(zaps)
+                zaps = []
             if kind == link:
                 taker.link(ns, spt, parent_pte)
             elif kind == alloc:
                 taker.alloc(ns, spt, gfn, role, limit, used, mapped)
-            elif kind == zap:
-                taker.zap(ns, spt, role, caller, flags)
             elif kind == move:
                 taker.move(spt)
             elif kind == UNLINK:
@@ -194,6 +205,8 @@ class Decoder(ABC, Generic[V]):
                 current, vm = NO_KVM, self._nobody
             else:
                 self.undecodable += 1
+        if zaps:
+            taker.zap(zaps)
         vm.seq = last
 
     def miss(self, missed: int) -> None:

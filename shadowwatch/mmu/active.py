@@ -39,18 +39,16 @@ class ActiveMmuPages:
         page.age = len(self.live)
         self.live.append(1)
 
-    def position(self, age: int, size: int) -> float:
-        """Where the page of this age stands on a list of this size: 0.0 is the newest, 1.0 the oldest."""
-        if size < 2:
-            return 1.0
-        live = self.live
-        oldest = self._oldest
-        if not live[oldest]:
-            oldest = self._oldest = live.find(1, oldest)
-        if age == oldest:
-            return 1.0
-        older = live.count(1, oldest, age)
-        return 1.0 - older / (size - 1)
+    def oldest(self) -> int:
+        """An age that no page on the list is below, and the oldest one has until others go."""
+        if self._oldest < len(self.live) and not self.live[self._oldest]:
+            self._oldest = max(self._oldest, self.live.find(1, self._oldest))
+        return self._oldest
+
+    def tidy(self, pages: Mapping[int, Page]) -> None:
+        """Give out ages again when most are of pages that are gone; `pages` are all that are on the list."""
+        if len(self.live) > self.room:
+            self.renumber(pages)
 
     def renumber(self, pages: Mapping[int, Page]) -> None:
         """Give out ages again; `pages` are all that are on the list."""

@@ -72,10 +72,10 @@ class Audited(Taker):
         self._vm.move(spt)
         self.kernel.move(spt)
 
-    def zap(self, ns: int, spt: int, role: int, caller: int, flags: int) -> None:
+    def zap(self, run: list[tuple[int, ...]]) -> None:
         """As Vm.zap."""
-        self._vm.zap(ns, spt, role, caller, flags)
-        self.kernel.zap(ns, spt, role, caller, flags)
+        self._vm.zap(run)
+        self.kernel.zap(run)
 
     def write(self, address: int) -> None:
         """As Vm.write."""

@@ -86,6 +86,7 @@ class Figures(Walked):
         "recently_parented_zaps",
         "reclaim_cause",
         "reclaim_time",
+        "reclaiming",
         "reclaims",
         "recursive_zaps",
         "refault_distance",
@@ -124,8 +125,11 @@ class Figures(Walked):
         self.links = 0
         self.moves = 0
         self.reclaims = 0
+        #: Whether what came last is a reclaim or its zaps.
+        self.reclaiming = False
         self.reclaim_time = ReclaimTime()
-        self.zaps = [[0] * LEVELS for _ in CAUSES]
+        #: By cause, of those that there were, and level.
+        self.zaps: dict[int, list[int]] = {}
         self.last_cause = int(Cause.OTHER)
         self.reclaim_cause = int(Cause.QUOTA)
         self.flush_cause = int(Cause.ZAP_ALL)
@@ -171,14 +175,21 @@ class Figures(Walked):
         allocations, zaps = max(0, missed.allocations), max(0, missed.zaps)
         by_reclaim = min(max(0, missed.reclaimed), zaps) if self.causes.known else 0
         self.allocations[UNKNOWN_LEVEL] += allocations
-        self.zaps[Cause.RECLAIM][UNKNOWN_LEVEL] += by_reclaim
-        self.zaps[Cause.UNKNOWN][UNKNOWN_LEVEL] += zaps - by_reclaim
+        self._zaps_by(int(Cause.RECLAIM))[UNKNOWN_LEVEL] += by_reclaim
+        self._zaps_by(int(Cause.UNKNOWN))[UNKNOWN_LEVEL] += zaps - by_reclaim
         self.apart = kernel.less(self._counts())
         return missed if missed.allocations or missed.zaps else None
 
     def _counts(self) -> Counts:
-        reclaimed = sum(sum(zaps) for zaps in compress(self.zaps, IS_RECLAIM))
-        return Counts(sum(self.allocations), sum(map(sum, self.zaps)) + self.root_zaps, reclaimed)
+        reclaimed = sum(sum(zaps) for cause, zaps in self.zaps.items() if IS_RECLAIM[cause])
+        return Counts(sum(self.allocations), sum(map(sum, self.zaps.values())) + self.root_zaps, reclaimed)
+
+    def _zaps_by(self, cause: int) -> list[int]:
+        """How many pages were zapped for this cause, by level."""
+        zaps = self.zaps.get(cause)
+        if zaps is None:
+            zaps = self.zaps[cause] = [0] * LEVELS
+        return zaps
 
     def freeze(
         self, what_if: Callable[[Figures], Mapping[str, Estimate]] | None = None, current: bool = True
@@ -209,9 +220,8 @@ class Figures(Walked):
             allocations=_by_level(self.allocations),
             zaps={
                 (level, cause): zaps
-                for cause, of_levels in enumerate(self.zaps)
-                if of_levels != _NONE
-                for level, zaps in _by_level(of_levels).items()
+                for cause in sorted(self.zaps)
+                for level, zaps in _by_level(self.zaps[cause]).items()
             },
             root_zaps=self.root_zaps,
             recursive_zaps=_by_level(self.recursive_zaps),
@@ -270,12 +280,11 @@ def _zap(ns: int, identity: int, level: int, cause: int, chosen: bool, recent: b
     return ZapSnapshot(ns, identity & GFN_MASK, identity >> GFN_BITS, level, cause, not chosen, recent)
 
 
-#: As a list of counts begins.
-_NONE = [0] * LEVELS
+_LEVELS: Final = range(LEVELS)
 
 
 def _by_level(counts: list[int]) -> dict[int, int]:
-    return dict(compress(enumerate(counts), counts))
+    return {level: counts[level] for level in compress(_LEVELS, counts)} if any(counts) else {}
 
 
 def _frozen(histograms: dict[int, Histogram]) -> dict[int, Distribution]:

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-
 from shadowwatch.snapshot import Distribution
 
 
 class Histogram:
-    """A histogram with fixed upper bounds."""
+    """A histogram with fixed upper bounds.
+
+    A value is counted where it is seen, which is too often for a call: at `bisect_left(bounds, value)`, and in `total`.
+    """
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -18,11 +19,6 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         #: Of whole numbers a whole one.
         self.total: int | float = 0
-
-    def observe(self, value: int | float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
 
     def freeze(self) -> Distribution:
         """Copy the counts."""

@@ -67,6 +67,8 @@ class Model(Decoder[Vm]):
         #: How many pages of living VMs are kept, and of which VMs none are.
         self._pages = 0
         self._oversize: dict[int, Vm] = {}
+        #: The VMs that were heard since there was nothing to read, and that are followed under higher limits.
+        self._unsettled: dict[int, Vm] = {}
         #: The first difference that an audit found.
         self.difference: Difference | Miscount | None = None
 
@@ -78,6 +80,8 @@ class Model(Decoder[Vm]):
         super().feed(records)
         for vm in self._heard.values():
             self._count(vm)
+            if vm.curve is not None and vm.ended_ns is None:
+                self._unsettled[vm.kvm] = vm
         while self._pages > self._most_pages:
             largest = max(self._vms.values(), key=_pages_kept)
             self._takers[largest.kvm] = largest
@@ -86,6 +90,13 @@ class Model(Decoder[Vm]):
             self._count(largest)
         if self._oversize:
             self._keep_again()
+
+    def rest(self) -> None:
+        """There is nothing to read: do what a scrape would have to do otherwise."""
+        for vm in self._unsettled.values():
+            if vm.curve is not None:
+                vm.curve.settle()
+        self._unsettled = {}
 
     def miss(self, missed: int) -> None:
         """As Decoder.miss."""
@@ -168,6 +179,7 @@ class Model(Decoder[Vm]):
         vm.end(ns)
         self._count(vm)
         self._oversize.pop(vm.kvm, None)
+        self._unsettled.pop(vm.kvm, None)
         self._ended.append(vm)
         self._names.discard(vm.name)
         del self._ended[:-KEEP_MOST]

@@ -23,9 +23,8 @@ ADDRESS: Final = 0xFFFF_FFFF_FFFF_FFFF
 GFN_BITS: Final = 40
 GFN_MASK: Final = (1 << GFN_BITS) - 1
 
-#: Offset of an spte in its table -> the place there; the table of all, so that no page keeps a number of its own.
-_PLACES = list(range(512))
-SLOTS: Final = tuple(_PLACES[offset >> 3] for offset in range(4096))
+#: The places in a table, by the offset of an spte there >> 3; one of each, so that no page keeps a number of its own.
+SLOTS: Final = tuple(range(512))
 OFFSET: Final = 0xFFF
 
 #: `slot` of a page that nothing has pointed to yet.

@@ -14,7 +14,7 @@ class ReclaimTime:
     __slots__ = ("began_ns", "last_ns", "least_ns", "most_ns")
 
     def __init__(self) -> None:
-        #: When the one that is under way began, 0 if none is.
+        #: When the last one began.
         self.began_ns = 0
         #: Its last zap so far.
         self.last_ns = 0
@@ -23,16 +23,9 @@ class ReclaimTime:
 
     def begin(self, ns: int) -> None:
         """The oldest pages are about to be zapped."""
-        if self.began_ns:
-            self.over(ns)
         self.began_ns = self.last_ns = ns
 
     def over(self, ns: int) -> None:
         """Something else has happened."""
         self.least_ns += max(0, self.last_ns - self.began_ns)
         self.most_ns += max(0, ns - self.began_ns)
-        self.began_ns = 0
-
-    def forget(self) -> None:
-        """Events were lost: when the one that is under way ends is not known."""
-        self.began_ns = 0

@@ -67,10 +67,13 @@ class Tree(Life):
         page = pages[table] = Page(table, identity, len(live))
         live.append(1)
         if level > 1:
-            directory = self.directories[table] = Directory(page, level)
-            if self.gfns is not None:
-                self.gfns.setdefault(identity & GFN_MASK, set()).add(directory)
+            self._add_directory(page, level)
         return page
+
+    def _add_directory(self, page: Page, level: int) -> None:
+        directory = self.directories[page.table] = Directory(page, level)
+        if self.gfns is not None:
+            self.gfns.setdefault(page.identity & GFN_MASK, set()).add(directory)
 
     def _connect(self, parent: Directory, slot: int, child: Page) -> None:
         directory = self.directories.get(child.table)
@@ -135,12 +138,21 @@ class Tree(Life):
             self.orphans -= 1
         directory = self.directories.pop(table, None)
         if directory is not None:
-            if self.obsolete:
-                self.obsolete.discard(directory)
-            if self.gfns is not None:
-                self._unindex(self.gfns, directory)
+            self._leave(directory)
+
+    def _leave(self, directory: Directory) -> None:
+        """A directory goes: its children have a parent less."""
+        if self.obsolete:
+            self.obsolete.discard(directory)
+        if self.gfns is not None:
+            self._unindex(self.gfns, directory)
+        if self.more_parents:
             for slot, child in directory.children.items():
                 self._parent_gone(child, directory, slot)
+            return
+        for child in directory.children.values():
+            child.parent = None
+        self.orphans += len(directory.children)
 
     @staticmethod
     def _unindex(gfns: dict[int, set[Directory]], directory: Directory) -> None:

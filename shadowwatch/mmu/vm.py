@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Final
 
 from shadowwatch.event.abi import Flags, Kind
@@ -10,7 +11,7 @@ from shadowwatch.mmu.cause import Unsettled
 from shadowwatch.mmu.curve import Curve
 from shadowwatch.mmu.figures import AGE_BOUNDS, IS_RECLAIM, POSITION_BOUNDS, SECONDS_BOUNDS, Figures
 from shadowwatch.mmu.histogram import Histogram
-from shadowwatch.mmu.page import GFN_BITS, OFFSET, PAGE_SHIFT, SLOTS, Directory, Parenting
+from shadowwatch.mmu.page import GFN_BITS, NEVER_LINKED, OFFSET, PAGE_SHIFT, SLOTS, Directory, Page, Parenting
 from shadowwatch.snapshot import Cause
 
 _BY_RECLAIM: Final = int(Unsettled.BY_RECLAIM)
@@ -20,6 +21,9 @@ _BY_SYNC: Final = int(Unsettled.BY_SYNC)
 _SYNC: Final = int(Cause.SYNC)
 _PARENT_CAP: Final = int(Cause.PARENT_CAP)
 _IN_SYNC: Final = int(Flags.IN_SYNC)
+
+#: No caller has this address.
+_NOBODY: Final = -1
 
 #: The mean position is over about so many zaps.
 ZAPS_TO_TELL: Final = 64
@@ -63,14 +67,14 @@ class Vm(Figures):
         super()._forget_pages()
         self.zapped = {}
         self.zapped_before = {}
-        self.reclaim_time.forget()
+        self.reclaiming = False
         if self.curve is not None:
             self.curve.forget()
 
     def alloc(self, ns: int, spt: int, gfn: int, role: int, limit: int, used: int, mapped: int) -> None:
         """A page was allocated; it is the newest on the list."""
-        if self.reclaim_time.began_ns:
-            self.reclaim_time.over(ns)
+        if self.reclaiming:
+            self._reclaim_over(ns)
         table = spt >> PAGE_SHIFT
         pages = self.pages
         if table in pages:
@@ -79,32 +83,44 @@ class Vm(Figures):
                 self.unknown_pages[Kind.ALLOC] += 1
             self._remove(pages[table])
             self.waiting.pop(table, None)
+            self.active.tidy(pages)
         level = self.levels[role]
         identity = role << GFN_BITS | gfn
-        self._add(table, identity, level)
-        self.allocated += 1
+        live = self.active.live
+        page = pages[table] = Page(table, identity, len(live))
+        live.append(1)
+        if level > 1:
+            self._add_directory(page, level)
+        allocated = self.allocated = self.allocated + 1
         self.allocations[level] += 1
         self.limit = limit
         self.mapped = mapped
         then = self.zapped.pop(identity, None)
-        if then is None:
+        if then is None and self.zapped_before:
             then = self.zapped_before.pop(identity, None)
+        curve = self.curve
+        if curve is not None and (curve.part == 1 or not identity % curve.part):
+            curve.fresh.append(identity)
+            if then is None:
+                curve.new.append(identity)
         if then is not None:
             self.refaults[level] += 1
-            self.refault_distance.observe(self.allocated - then)
-        if self.curve is not None:
-            self.curve.alloc(identity, then is not None)
+            distance = allocated - then
+            distances = self.refault_distance
+            distances.counts[bisect_left(AGE_BOUNDS, distance)] += 1
+            distances.total += distance
         if not self.exact and used == len(pages) and not self.walk and not self.oversize:
             self._exact_again()
 
     def link(self, ns: int, spt: int, parent_pte: int) -> None:
         """An spte was made to point to a page: all directories above are parented now."""
-        if self.reclaim_time.began_ns:
-            self.reclaim_time.over(ns)
+        if self.reclaiming:
+            self._reclaim_over(ns)
         self.links += 1
-        slot = SLOTS[parent_pte & OFFSET]
+        slot = SLOTS[(parent_pte & OFFSET) >> 3]
+        directories = self.directories
         child = self.pages.get(spt >> PAGE_SHIFT)
-        parent = self.directories.get(parent_pte >> PAGE_SHIFT)
+        parent = directories.get(parent_pte >> PAGE_SHIFT)
         if child is None or parent is None:
             if self.exact:
                 self.unknown_pages[Kind.LINK] += 1
@@ -113,8 +129,18 @@ class Vm(Figures):
             elif parent is not None:
                 self._disconnect(parent, slot)
             return
-        if parent.children.get(slot) is not child:
-            self._connect(parent, slot, child)
+        before = parent.children.get(slot)
+        if before is not child:
+            below = directories.get(child.table)
+            if before is None and child.parent is None and (below is None or below.level < parent.level):
+                # Nothing points to the child, and the spte pointed to nothing: so it is nearly always.
+                if child.slot != NEVER_LINKED:
+                    self.orphans -= 1
+                parent.children[slot] = child
+                child.parent = parent
+                child.slot = slot
+            else:
+                self._connect(parent, slot, child)
         now = (self.allocated, self.moves, ns)
         if self.more_parents:
             self._parented(parent, now)
@@ -127,13 +153,13 @@ class Vm(Figures):
 
     def unlink(self, ns: int, parent_pte: int) -> None:
         """An spte was made to map memory: if it pointed to a page before, it does so no more."""
-        if self.reclaim_time.began_ns:
-            self.reclaim_time.over(ns)
+        if self.reclaiming:
+            self._reclaim_over(ns)
         parent = self.directories.get(parent_pte >> PAGE_SHIFT)
         if parent is not None:
-            self._disconnect(parent, SLOTS[parent_pte & OFFSET])
+            self._disconnect(parent, SLOTS[(parent_pte & OFFSET) >> 3])
         elif self.waiting:
-            self.waiting.get(parent_pte >> PAGE_SHIFT, {}).pop(SLOTS[parent_pte & OFFSET], None)
+            self.waiting.get(parent_pte >> PAGE_SHIFT, {}).pop(SLOTS[(parent_pte & OFFSET) >> 3], None)
 
     def move(self, spt: int) -> None:
         """mmu_parent_walk() moved a page to the head of the list."""
@@ -145,67 +171,120 @@ class Vm(Figures):
             return
         self.active.move(page, self.pages)
 
-    def zap(self, ns: int, spt: int, role: int, caller: int, flags: int) -> None:
-        """A page is being zapped: it leaves the list, its children and its parents."""
-        cause = self.zap_causes[caller]
-        chosen = cause != _BY_PARENT
-        if cause < 0:
-            if cause == _BY_RECLAIM:
-                cause = self.reclaim_cause
-            elif cause == _BY_FLUSH:
-                cause = self.flush_cause
-            elif cause == _BY_SYNC:
-                cause = _PARENT_CAP if flags & _IN_SYNC else _SYNC
-            else:
-                cause = self.last_cause
-        self.last_cause = cause
-        if role & self.invalid:
-            # A root that was zapped while a vCPU used it left the list then; now it is freed.
-            self.root_zaps += 1
-            return
-        level = self.levels[role]
-        self.zaps[cause][level] += 1
-        if not chosen:
-            self.recursive_zaps[level] += 1
-        table = spt >> PAGE_SHIFT
-        pages = self.pages
-        page = pages.get(table)
-        if page is None:
-            if self.exact:
-                self.unknown_pages[Kind.ZAP] += 1
-            return
-        identity = page.identity
+    def zap(self, run: list[tuple[int, ...]]) -> None:
+        """Pages are being zapped, one after the other: each leaves the list, its children and its parents."""
         curve = self.curve
-        recent = False
-        if IS_RECLAIM[cause]:
-            if chosen:
-                histogram = self.zap_position.get(level)
-                if histogram is None:
-                    histogram = self.zap_position[level] = Histogram(POSITION_BOUNDS)
-                position = self.active.position(page.age, len(pages))
-                histogram.observe(position)
-                self.mean_position += (position - self.mean_position) / ZAPS_TO_TELL
-            directory = self.directories.get(table)
-            if directory is not None and directory.parented is not None:
-                recent = self._reclaimed(directory.parented, level, ns)
-            self.reclaim_time.last_ns = ns
-            if curve is not None:
-                curve.reclaimed(identity)
-        elif curve is not None:
-            curve.zapped(identity)
-        self.last_zaps.append((ns, identity, level, cause, chosen, recent))
-        self._remove(page)
-        if self.waiting:
-            self.waiting.pop(table, None)
-        zapped = self.zapped
-        zapped[identity] = self.allocated
-        if len(zapped) > REMEMBERED and len(zapped) > len(pages) >> 2:
-            self.zapped_before = zapped
-            self.zapped = {}
+        part = 1 if curve is None else curve.part
+        causes, levels, invalid, exact = self.zap_causes, self.levels, self.invalid, self.exact
+        last_zaps, zapped, allocated = self.last_zaps, self.zapped, self.allocated
+        pages, directories, active = self.pages, self.directories, self.active
+        more_parents, waiting = self.more_parents, self.waiting
+        active.tidy(pages)
+        live, oldest = active.live, active.oldest()
+        asked, cause, chosen, by_reclaim = _NOBODY, self.last_cause, True, False
+        zaps: list[int] = []
+        gone: list[int] = []
+        last_ns = 0
+        mean = self.mean_position
+        #: A page of this age has as many older ones on the list as the one that was zapped before.
+        next_age, older = -1, 0
+        for _, ns, spt, _, _, _, _, role, _, _, _, caller, _, _, flags in run:
+            if caller != asked:
+                asked = caller
+                told = causes[caller]
+                chosen = told != _BY_PARENT
+                if told >= 0:
+                    cause = told
+                elif told == _BY_RECLAIM:
+                    cause = self.reclaim_cause
+                elif told == _BY_FLUSH:
+                    cause = self.flush_cause
+                elif told == _BY_SYNC:
+                    # The page tells which, so the next one is asked again.
+                    asked = _NOBODY
+                    cause = _PARENT_CAP if flags & _IN_SYNC else _SYNC
+                by_reclaim = IS_RECLAIM[cause]
+                zaps = self._zaps_by(cause)
+            if role & invalid:
+                # A root that was zapped while a vCPU used it left the list then; now it is freed.
+                self.root_zaps += 1
+                continue
+            table = spt >> PAGE_SHIFT
+            page = pages.pop(table, None)
+            if page is None:
+                level = levels[role]
+                zaps[level] += 1
+                if not chosen:
+                    self.recursive_zaps[level] += 1
+                if exact:
+                    self.unknown_pages[Kind.ZAP] += 1
+                continue
+            identity = page.identity
+            level = levels[identity >> GFN_BITS]
+            zaps[level] += 1
+            if not chosen:
+                self.recursive_zaps[level] += 1
+            age = page.age
+            live[age] = 0
+            directory = directories.pop(table, None) if level > 1 else None
+            recent = False
+            if by_reclaim:
+                if chosen:
+                    if age != next_age:
+                        older = live.count(1, oldest, age)
+                    others = len(pages)
+                    position = 1.0 - older / others if others else 1.0
+                    mean += (position - mean) / ZAPS_TO_TELL
+                    histogram = self.zap_position.get(level)
+                    if histogram is None:
+                        histogram = self.zap_position[level] = Histogram(POSITION_BOUNDS)
+                    histogram.counts[bisect_left(POSITION_BOUNDS, position)] += 1
+                    histogram.total += position
+                    next_age = age + 1
+                else:
+                    next_age = -1
+                if directory is not None and directory.parented is not None:
+                    recent = self._reclaimed(directory.parented, level, ns)
+                last_ns = ns
+                if part == 1 or not identity % part:
+                    gone.append(identity)
+            else:
+                next_age = -1
+                if curve is not None:
+                    if gone:
+                        curve.reclaimed(gone)
+                        gone = []
+                    curve.zapped(identity)
+            last_zaps.append((ns, identity, level, cause, chosen, recent))
+            if page.parent is not None:
+                del page.parent.children[page.slot]
+                page.parent = None
+                if more_parents:
+                    for parent, slot in more_parents.pop(page, ()):
+                        del parent.children[slot]
+            elif page.slot != NEVER_LINKED:
+                self.orphans -= 1
+            if directory is not None:
+                self._leave(directory)
+            if waiting:
+                waiting.pop(table, None)
+            zapped[identity] = allocated
+            if len(zapped) > REMEMBERED and len(zapped) > len(pages) >> 2:
+                self.zapped_before = zapped
+                zapped = self.zapped = {}
+        self.last_cause = cause
+        self.mean_position = mean
+        if last_ns:
+            self.reclaim_time.last_ns = last_ns
+        if curve is not None and gone:
+            curve.reclaimed(gone)
 
     def reclaim(self, ns: int, caller: int, mapped: int) -> None:
         """The oldest pages are about to be zapped."""
         self.reclaims += 1
+        if self.reclaiming:
+            self.reclaim_time.over(ns)
+        self.reclaiming = True
         self.reclaim_time.begin(ns)
         self.mapped = mapped
         self.reclaim_cause = self.causes.reclaim[caller]
@@ -216,6 +295,10 @@ class Vm(Figures):
                 self.curve = Curve(sum(self.refaults))
             oldest_first = sorted(self.pages.values(), key=lambda page: page.age)
             self.curve.begin(self.limit, [page.identity for page in oldest_first])
+
+    def _reclaim_over(self, ns: int) -> None:
+        self.reclaim_time.over(ns)
+        self.reclaiming = False
 
     def flush(self, caller: int) -> None:
         """All pages became obsolete, and are about to be zapped."""
@@ -235,16 +318,20 @@ class Vm(Figures):
         allocated, moves, parented_ns = parented
         age = self.allocated - allocated
         age_ns = ns - parented_ns
+        seconds = age_ns / 1e9
         ages = self.parenting_age.get(level)
         if ages is None:
             ages = self.parenting_age[level] = Histogram(AGE_BOUNDS)
             self.parenting_age_seconds[level] = Histogram(SECONDS_BOUNDS)
-        ages.observe(age)
-        self.parenting_age_seconds[level].observe(age_ns / 1e9)
+        ages.counts[bisect_left(AGE_BOUNDS, age)] += 1
+        ages.total += age
+        ages = self.parenting_age_seconds[level]
+        ages.counts[bisect_left(SECONDS_BOUNDS, seconds)] += 1
+        ages.total += seconds
         # A page put at the head is the oldest after one list-length of pages was put there:
-        # allocated ones, and with the patched KVM moved ones, too.
+        # allocated ones, and with the patched KVM moved ones, too. It is not among them any more.
         put_ahead = age + self.moves - moves
-        recent = put_ahead < len(self.pages) if self.recent_ns is None else age_ns < self.recent_ns
+        recent = put_ahead <= len(self.pages) if self.recent_ns is None else age_ns < self.recent_ns
         if recent:
             self.recently_parented_zaps[level] += 1
         return recent

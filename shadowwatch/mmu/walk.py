@@ -139,7 +139,7 @@ class Walked(Tree):
         self._step_done(1)
 
     def _told_parent(self, page: Page, parent_pte: int) -> None:
-        table, slot = parent_pte >> PAGE_SHIFT, SLOTS[parent_pte & OFFSET]
+        table, slot = parent_pte >> PAGE_SHIFT, SLOTS[(parent_pte & OFFSET) >> 3]
         parent = self.directories.get(table)
         if parent is None:
             self.waiting.setdefault(table, {})[slot] = (page, self.writes)

@@ -323,8 +323,12 @@ class SimulatedVm(KeptList):
     def flush(self, caller: int) -> None:
         """All pages became obsolete; their zaps follow."""
 
-    def zap(self, ns: int, spt: int, role: int, caller: int, flags: int) -> None:
-        """A page is being zapped."""
+    def zap(self, run: list[tuple[int, ...]]) -> None:
+        """Pages are being zapped."""
+        for _, _, spt, _, _, _, _, role, _, _, _, caller, _, _, _ in run:
+            self._zapped(spt, role, caller)
+
+    def _zapped(self, spt: int, role: int, caller: int) -> None:
         cause = self._causes.zap[caller]
         if cause == _BY_RECLAIM:
             self._by_reclaim = True

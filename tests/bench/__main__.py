@@ -12,6 +12,7 @@ from collections.abc import Callable
 from statistics import median
 
 from shadowwatch.capture.format import Reader
+from shadowwatch.daemon.loop import GC_THRESHOLDS
 from shadowwatch.event.abi import RECORD, Batch, decode
 from shadowwatch.event.facts import Facts
 from shadowwatch.metrics.text import exposition
@@ -157,6 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--no-lab", action="store_true", help="leave out what needs the lab")
     options = parser.parse_args()
+    gc.set_threshold(*GC_THRESHOLDS)
     figures = [
         *throughput("stock"),
         *throughput("parents"),

@@ -67,15 +67,12 @@ def _seconds(facts: Facts, records: bytes, repeated: int) -> float:
 class _Nothing:
     """A reclaim that takes no time."""
 
-    began_ns = least_ns = most_ns = 0
+    last_ns = least_ns = most_ns = 0
 
     def begin(self, ns: int) -> None:
         """Nothing."""
 
-    def zapped(self, ns: int) -> None:
-        """Nothing."""
-
-    def forget(self) -> None:
+    def over(self, ns: int) -> None:
         """Nothing."""
 
 

@@ -14,6 +14,7 @@ import tracemalloc
 from collections.abc import Callable, Sequence
 
 from shadowwatch.capture.format import Reader
+from shadowwatch.daemon.loop import GC_THRESHOLDS
 from shadowwatch.event.abi import Batch
 from shadowwatch.metrics.exporter import _Text
 from shadowwatch.metrics.text import Exposition
@@ -89,6 +90,7 @@ def _spent(work: Callable[[], object]) -> float:
 
 def main() -> None:
     """Until nobody asks."""
+    gc.set_threshold(*GC_THRESHOLDS)
     work = Work()
     for line in sys.stdin:
         measured: float = getattr(work, line.strip())()

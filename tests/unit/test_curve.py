@@ -9,14 +9,18 @@ from functools import cache
 from statistics import median
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shadowwatch.errors import ShadowwatchError
-from shadowwatch.mmu.curve import FOLLOWED, MULTIPLES, Curve
+from shadowwatch.event.abi import Batch
+from shadowwatch.mmu.curve import FOLLOWED, MIN_FREE, MULTIPLES, REFILL, Curve
 from shadowwatch.mmu.model import Model
 from shadowwatch.mmu.page import GFN_BITS
 from shadowwatch.simulate.policies import AS_RECORDED, choose, limit, parsed
 from shadowwatch.simulate.simulator import Simulator
 from shadowwatch.snapshot import Limited, VmSnapshot
+from shadowwatch.watch import Watch
 from tests.unit.faulting import Address, Faulting
 from tests.unit.story import FACTS, FUNCTIONS, GUEST_WRITE, PAGE_FAULT, ROLES, Story
 
@@ -149,12 +153,21 @@ def test_of_a_lower_limit_only_the_least_is_known() -> None:
     assert estimate.faults <= truth.faults
 
 
+def alloc(curve: Curve, page: int, again: bool) -> None:
+    """KVM allocated a page, of which a zap is known or not."""
+    curve.fresh.append(page)
+    if not again:
+        curve.new.append(page)
+
+
 def loop(curve: Curve, pages: int, rounds: int) -> dict[float, int]:
     """Refaults by multiple of the limit when so many pages are allocated in turn, and KVM has none of them left."""
     for number in range(rounds):
         for gfn in range(pages):
-            curve.alloc(5 << GFN_BITS | gfn, number > 0)
-            curve.reclaimed(5 << GFN_BITS | gfn)
+            page = 5 << GFN_BITS | gfn
+            if not page % curve.part:
+                alloc(curve, page, number > 0)
+                curve.reclaimed([page])
     return {limited.times: limited.refaults for limited in curve.freeze()}
 
 
@@ -166,7 +179,81 @@ def test_of_a_large_vm_a_part_is_followed() -> None:
     refaults = loop(curve, int(limit * 2.5), 3)
     assert 0.95 < refaults[2.0] / (limit * 2.5 * 2) < 1.05
     assert refaults[3.0] == 0
-    assert sum(len(pages) for _, pages, _, _ in curve._lists) < 20 * FOLLOWED
+    assert sum(len(pages) for pages, _ in curve._lists) < 20 * FOLLOWED
+
+
+class SlowCurve:
+    """The same with one list of pages under each limit, brought up to date with each page."""
+
+    def __init__(self, limit: int) -> None:
+        self.lists: list[list[int]] = [[] for _ in MULTIPLES]
+        self.rooms = [int(times * limit) - MIN_FREE for times in MULTIPLES]
+        self.again = 0
+        self.refaults = [0] * len(MULTIPLES)
+        self.unseen = [0] * len(MULTIPLES)
+
+    def shorter(self, page: int) -> Iterator[int]:
+        """The lists that are shorter than the first that has the page."""
+        for number, pages in enumerate(self.lists):
+            if page in pages:
+                return
+            yield number
+
+    def alloc(self, page: int, again: bool) -> None:
+        """As `alloc` of a Curve."""
+        again = again or any(page in pages for pages in self.lists)
+        self.again += again
+        for number in [*self.shorter(page)]:
+            pages = self.lists[number]
+            self.refaults[number] += again
+            pages.append(page)
+            if len(pages) > self.rooms[number]:
+                del pages[: REFILL - MIN_FREE]
+
+    def reclaimed(self, page: int) -> None:
+        """As Curve.reclaimed."""
+        for number in self.shorter(page):
+            self.unseen[number] += 1
+
+    def zapped(self, page: int) -> None:
+        """As Curve.zapped."""
+        for pages in self.lists:
+            if page in pages:
+                pages.remove(page)
+
+
+@given(st.integers(16, 40), st.integers())
+def test_when_it_is_brought_up_to_date_does_not_matter(limit: int, seed: int) -> None:
+    """After many runs at once, and whenever somebody asks, its figures are those of lists that never wait."""
+    chance = random.Random(seed)  # noqa: S311
+    curve, slow = Curve(0), SlowCurve(limit)
+    curve.begin(limit, [])
+    there: list[int] = []
+    known: set[int] = set()
+    for _ in range(600):
+        (step,) = chance.choices(("alloc", "reclaim", "zap", "ask"), (100, 10, 1, 1))
+        number = chance.randrange(16 * limit)
+        if step == "alloc" and number not in there:
+            alloc(curve, number, number in known)
+            slow.alloc(number, number in known)
+            there.append(number)
+        elif step == "reclaim":
+            gone, there = there[: number % 20], there[number % 20 :]
+            curve.reclaimed(gone)
+            for page in gone:
+                slow.reclaimed(page)
+            known |= set(gone)
+        elif step == "zap" and there:
+            page = there.pop(number % len(there))
+            curve.zapped(page)
+            slow.zapped(page)
+            known.add(page)
+        elif step == "ask":
+            curve.freeze()
+    assert curve.freeze() == (
+        Limited(1.0, slow.again, 0),
+        *map(Limited, MULTIPLES, slow.refaults, slow.unseen),
+    )
 
 
 def test_what_went_too_long_ago_for_the_model_is_known_to_the_longest_list() -> None:
@@ -192,9 +279,9 @@ def test_what_another_cause_took_is_taken_under_every_limit() -> None:
     curve = Curve(0)
     curve.begin(64, [1, 2, 3])
     curve.zapped(2)
-    curve.alloc(2, True)
-    curve.reclaimed(3)
-    curve.alloc(3, True)
+    alloc(curve, 2, True)
+    curve.reclaimed([3])
+    alloc(curve, 3, True)
     as_it_is, *higher = curve.freeze()
     assert as_it_is.refaults == 2
     assert {limited.refaults for limited in higher} == {1}
@@ -204,13 +291,13 @@ def test_a_page_that_would_have_gone_earlier_is_unseen() -> None:
     """It came on the longer list long before KVM allocated it last; until it is zapped it may be used."""
     curve = Curve(0)
     curve.begin(64, [7])
-    curve.reclaimed(7)
+    curve.reclaimed([7])
     for page in range(100, 195):
-        curve.alloc(page, False)
-        curve.reclaimed(page)
+        alloc(curve, page, False)
+        curve.reclaimed([page])
         if page == 150:
-            curve.alloc(7, True)
-    curve.reclaimed(7)
+            alloc(curve, 7, True)
+    curve.reclaimed([7])
     assert curve.freeze()[1] == Limited(1.5, 0, 1)
     assert curve.freeze()[2] == Limited(2.0, 0, 0)
     assert curve.freeze()[1].likely == 0.5
@@ -244,6 +331,21 @@ def test_before_the_first_reclaim_there_is_no_curve() -> None:
     told.reclaim(PAGE_FAULT)
     model.feed(told.records())
     assert {each.refaults for each in limited(model)} == {1}
+
+
+def test_while_nothing_is_to_be_read_the_lists_are_brought_up_to_date() -> None:
+    """So that a scrape need not do it for a thousand VMs."""
+    told, _ = story(60)
+    told.zap(0)
+    told.alloc(0, gfn=0)
+    watch = Watch(FACTS, str)
+    watch.take(Batch(told.ns, 0, 0, told.records()))
+    curve = watch._model.vm(told.kvm).curve
+    assert curve
+    assert curve.fresh or curve._runs
+    watch.take(Batch(told.ns, 0, 0, b""))
+    assert not curve.fresh
+    assert not curve._runs
 
 
 def test_figures_never_fall() -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from shadowwatch.event.abi import Kind
 from shadowwatch.mmu.model import Model
 from shadowwatch.mmu.vm import Vm
@@ -200,6 +202,31 @@ def test_age_and_position_at_zap_are_kept() -> None:
     assert vm.zap_position[2].total == 1 - 1 / 6
     story.zap(51)
     assert frozen(story).zap_position[1].total == 0
+
+
+def test_a_gfn_that_no_guest_has_does_no_harm() -> None:
+    """A forged capture may have one of more than 40 bits, which are the role's where both are one number."""
+    story = Story()
+    story.alloc(1, gfn=1 << 41)
+    story.zap(1)
+    vm = frozen(story)
+    assert vm.pages == {}
+    assert sum(vm.zaps.values()) == 1
+
+
+@pytest.mark.parametrize("caller", [GUEST_WRITE, "__kvm_mmu_prepare_zap_page"])
+def test_a_position_is_that_of_the_moment(caller: str) -> None:
+    """What goes between two pages that reclaim chooses, for another cause or along with a parent, is older no more."""
+    story = Story()
+    for page in range(5):
+        story.alloc(page)
+    story.zap(1)
+    story.zap(0, caller=caller)
+    story.zap(2)
+    story.zap(4)
+    positions = frozen(story).zap_position[1]
+    assert positions.total == (1 - 1 / 4) + 1 + 0
+    assert sum(positions.counts) == 3
 
 
 def test_a_refault_is_the_same_gfn_and_role_again() -> None:
