@@ -198,6 +198,16 @@ class VmSnapshot:
         return "ended" if self.ended else "exact" if self.exact else "oversize" if self.oversize else "resyncing"
 
     @property
+    def reclaim_least_seconds(self) -> float:
+        """How long reclaim has held mmu_lock, at least."""
+        return self.reclaim_ns[0] / 1e9
+
+    @property
+    def reclaim_most_seconds(self) -> float:
+        """And at most."""
+        return self.reclaim_ns[1] / 1e9
+
+    @property
     def all_pages(self) -> int:
         """Shadow pages on active_mmu_pages, of all levels."""
         return sum(self.pages.values())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from shadowwatch import __version__
 from shadowwatch.event.abi import Kind
@@ -23,13 +24,27 @@ Samples = Iterable[tuple[tuple[str, ...], Value]]
 
 @dataclass(frozen=True, slots=True)
 class VmMetric:
-    """A metric with a sample or more for each VM; the label `vm` comes first by itself."""
+    """A metric with a sample or more for each VM; the label `vm` comes first by itself.
+
+    `of` names an attribute of VmSnapshot: a value, None where there is none, or those of levels. Or it tells the
+    samples of a VM, which has some only if the attribute `needs` is not empty.
+    """
 
     name: str
     type: str
     help: str
-    samples: Callable[[VmSnapshot], Samples]
+    of: str | Callable[[VmSnapshot], Samples]
     labels: tuple[str, ...] = ()
+    needs: str = ""
+
+    def samples(self, vm: VmSnapshot) -> Samples:
+        """Those of this VM; text.py makes the same at once of all VMs."""
+        if callable(self.of):
+            return self.of(vm)
+        value = getattr(vm, self.of)
+        if self.labels:
+            return [(LABELS[level], each) for level, each in value.items()]
+        return () if value is None else (((), +value if isinstance(value, bool) else value),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +58,12 @@ class DaemonMetric:
     labels: tuple[str, ...] = ()
 
 
-#: Level -> the label that it makes; 6 to 15 only if an event is damaged.
-_LEVELS = tuple(("unknown" if level == UNKNOWN_LEVEL else str(level),) for level in range(LEVELS))
+#: Level -> the values of labels that it makes; 6 to 15 only if an event is damaged.
+LABELS = tuple(("unknown" if level == UNKNOWN_LEVEL else str(level),) for level in range(LEVELS))
 
 
 def _one(value: Value) -> Samples:
     return (((), value),)
-
-
-def _by_level(values: Mapping[int, Value]) -> Samples:
-    return [(_LEVELS[level], value) for level, value in values.items()]
 
 
 def _by_cause(vm: VmSnapshot) -> Samples:
@@ -64,12 +75,18 @@ def _by_cause(vm: VmSnapshot) -> Samples:
 
 def _directories(vm: VmSnapshot, values: Mapping[int, Value]) -> Samples:
     """A sample for every level of directories that the VM has had: a counter that is 0 is there, too."""
-    return [(_LEVELS[level], values.get(level, 0)) for level in vm.allocations if level > 1]
+    return [(LABELS[level], values.get(level, 0)) for level in vm.allocations if level > 1]
 
 
 _LEVELS_AND_CAUSES = {
-    (level, int(cause)): (*_LEVELS[level], cause.name.lower()) for level in range(LEVELS) for cause in CAUSES
+    (level, int(cause)): (*LABELS[level], cause.name.lower()) for level in range(LEVELS) for cause in CAUSES
 }
+
+
+@cache
+def _times(times: float) -> tuple[str, ...]:
+    return (f"{times:g}",)
+
 
 #: What KVM itself did, beside what policies would have done.
 AS_RECORDED = "as_recorded"
@@ -105,53 +122,53 @@ VM_METRICS = (
         "parenting_age_allocations",
         "histogram",
         "Pages allocated from the last time a child was linked beneath a directory to its zap by reclaim.",
-        lambda vm: _by_level(vm.parenting_age),
+        "parenting_age",
         ("level",),
     ),
     VmMetric(
         "parenting_age_seconds",
         "histogram",
         "Time from the last linking of a child beneath a directory to its zap by reclaim.",
-        lambda vm: _by_level(vm.parenting_age_seconds),
+        "parenting_age_seconds",
         ("level",),
     ),
     VmMetric(
         "zap_list_position_ratio",
         "histogram",
         "Position on active_mmu_pages of the pages that reclaim chose: 0 is the newest, 1 the oldest.",
-        lambda vm: _by_level(vm.zap_position),
+        "zap_position",
         ("level",),
     ),
     VmMetric(
         "pages",
         "gauge",
         "Shadow pages on active_mmu_pages, the kernel's list of them.",
-        lambda vm: _by_level(vm.pages),
+        "pages",
         ("level",),
     ),
     VmMetric(
         "pages_limit",
         "gauge",
         "Number of shadow pages above which KVM reclaims (n_max_mmu_pages).",
-        lambda vm: _one(vm.limit),
+        "limit",
     ),
     VmMetric(
         "mapped_pages",
         "gauge",
         "Guest memory that shadow pages map, in 4 KiB pages (pages_4k, pages_2m, pages_1g), if the kernel counts it.",
-        lambda vm: () if vm.mapped is None else _one(vm.mapped),
+        "mapped",
     ),
     VmMetric(
         "orphaned_pages",
         "gauge",
         "Shadow pages that had a parent and have none now; they stay on the list until reuse or reclaim.",
-        lambda vm: _one(vm.orphans),
+        "orphans",
     ),
     VmMetric(
         "allocations",
         "counter",
         "Shadow pages allocated (the kernel's mmu_cache_miss); of level unknown are those in events that were lost.",
-        lambda vm: _by_level(vm.allocations),
+        "allocations",
         ("level",),
     ),
     VmMetric(
@@ -167,102 +184,103 @@ VM_METRICS = (
         "root_zaps",
         "counter",
         "Roots zapped a second time, after a zap while they were in use.",
-        lambda vm: _one(vm.root_zaps),
+        "root_zaps",
     ),
     VmMetric(
         "recursive_zaps",
         "counter",
         "Zaps of pages that went along with their parent; zaps_total counts them too, with the parent's cause.",
-        lambda vm: _by_level(vm.recursive_zaps),
+        "recursive_zaps",
         ("level",),
     ),
     VmMetric(
         "reclaims",
         "counter",
         "Times that KVM started to reclaim pages.",
-        lambda vm: _one(vm.reclaims),
+        "reclaims",
     ),
     VmMetric(
         "reclaim_least_seconds",
         "counter",
         "Time for which reclaim held mmu_lock, at least: from its beginning to its last zap.",
-        lambda vm: _one(vm.reclaim_ns[0] / 1e9),
+        "reclaim_least_seconds",
     ),
     VmMetric(
         "reclaim_most_seconds",
         "counter",
         "The same at most: from its beginning to what the fault did next that it made room for.",
-        lambda vm: _one(vm.reclaim_ns[1] / 1e9),
+        "reclaim_most_seconds",
     ),
     VmMetric(
         "reclaim_newest_first",
         "gauge",
         "1 when reclaim takes the newest pages, as Linux 5.9 to 5.11.1 did by mistake.",
-        lambda vm: _one(int(vm.newest_first)),
+        "newest_first",
     ),
     VmMetric(
         "guest_page_writes",
         "counter",
         "Guest writes to memory that KVM emulated; each may take a parent away from a page.",
-        lambda vm: _one(vm.writes),
+        "writes",
     ),
     VmMetric(
         "links",
         "counter",
         "Times that an spte was made to point to a shadow page.",
-        lambda vm: _one(vm.links),
+        "links",
     ),
     VmMetric(
         "parent_moves",
         "counter",
         "Pages moved to the head of active_mmu_pages by mmu_parent_walk (patched KVM).",
-        lambda vm: _one(vm.moves),
+        "moves",
     ),
     VmMetric(
         "refaults",
         "counter",
         "Allocations for a gfn and role that had been zapped before.",
-        lambda vm: _by_level(vm.refaults),
+        "refaults",
         ("level",),
     ),
     VmMetric(
         "refault_distance_allocations",
         "histogram",
         "Pages allocated from a zap to the next allocation for the same gfn and role.",
-        lambda vm: _one(vm.refault_distance),
+        "refault_distance",
     ),
     VmMetric(
         "limit_refaults",
         "counter",
         "Refaults that there would have been under so many times the VM's limit, estimated, since KVM first reclaimed."
         " Once the limit: those that there were, also of pages that were zapped too long ago for refaults.",
-        lambda vm: [((f"{limited.times:g}",), limited.likely) for limited in vm.limited],
+        lambda vm: [(_times(limited.times), limited.likely) for limited in vm.limited],
         ("times",),
+        needs="limited",
     ),
     VmMetric(
         "vm_exact",
         "gauge",
         "1 while the model equals the kernel's list; 0 after a start or a loss, until the list has been read, and while"
         " events are more than a second behind.",
-        lambda vm: _one(int(vm.exact)),
+        "exact",
     ),
     VmMetric(
         "vm_events_lost",
         "counter",
         "Events of this VM that never arrived, counted by their sequence numbers.",
-        lambda vm: _one(vm.lost),
+        "lost",
     ),
     VmMetric(
         "vm_resyncs",
         "counter",
         "Times that the model became exact again after a loss, or was corrected by an audit.",
-        lambda vm: _one(vm.resyncs),
+        "resyncs",
     ),
     VmMetric(
         "vm_audits",
         "counter",
         "Times that the model was compared with the kernel's own list.",
-        lambda vm: _one(vm.audits),
+        "audits",
     ),
     VmMetric(
         "vm_audit_entries",
@@ -277,6 +295,7 @@ VM_METRICS = (
         "Events about a page that is not in the model although the model is exact.",
         lambda vm: (((Kind(kind).name.lower(),), count) for kind, count in sorted(vm.unknown_pages.items())),
         ("kind",),
+        needs="unknown_pages",
     ),
     VmMetric(
         "what_if_faults",
@@ -284,6 +303,7 @@ VM_METRICS = (
         "Page faults that build page tables, estimated for a reclaim policy (`run --what-if`).",
         lambda vm: _what_if(vm, lambda of: of.recorded_faults, lambda of: of.likely_faults),
         ("policy",),
+        needs="what_if",
     ),
     VmMetric(
         "what_if_faults_least",
@@ -291,6 +311,7 @@ VM_METRICS = (
         "Lower bound of that: assumes that no page zapped earlier than in reality was used again in between.",
         lambda vm: _what_if(vm, lambda of: of.recorded_faults, lambda of: of.faults),
         ("policy",),
+        needs="what_if",
     ),
     VmMetric(
         "what_if_faults_most",
@@ -298,6 +319,7 @@ VM_METRICS = (
         "Upper bound of that: assumes that every page zapped earlier than in reality was used once more in between.",
         lambda vm: _what_if(vm, lambda of: of.recorded_faults, lambda of: of.most_faults),
         ("policy",),
+        needs="what_if",
     ),
     VmMetric(
         "what_if_zaps",
@@ -305,6 +327,7 @@ VM_METRICS = (
         "Pages zapped by reclaim, estimated for a reclaim policy.",
         lambda vm: _what_if(vm, lambda of: of.recorded_zaps, lambda of: of.likely_zaps),
         ("policy",),
+        needs="what_if",
     ),
     VmMetric(
         "what_if_refaults",
@@ -312,6 +335,7 @@ VM_METRICS = (
         "Pages allocated again after such a zap, estimated for a reclaim policy.",
         lambda vm: _what_if(vm, lambda of: of.recorded_refaults, lambda of: of.likely_refaults),
         ("policy",),
+        needs="what_if",
     ),
 )
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import accumulate, repeat
+from operator import attrgetter
 from typing import Any
 
-from shadowwatch.metrics.declarations import DAEMON_METRICS, VM_METRICS, DaemonMetric, VmMetric
+from shadowwatch.metrics.declarations import DAEMON_METRICS, LABELS, VM_METRICS, DaemonMetric, Samples, VmMetric
 from shadowwatch.snapshot import VmSnapshot
 from shadowwatch.watch import Watch
 
@@ -42,30 +43,57 @@ def _histogram(name: str, bounds: Sequence[float]) -> tuple[str, ...]:
 
 def _texts(metric: VmMetric, vms: Sequence[VmSnapshot], names: Sequence[str]) -> list[str]:
     """The lines of each VM. This is the hot path of a scrape: a hundred of them for a VM."""
-    name, histogram = _full_name(metric), metric.type == "histogram"
-    samples: Callable[[VmSnapshot], Iterable[tuple[tuple[str, ...], Any]]] = metric.samples
-    start, bounds = f"{name}{{", None
-    between: tuple[str, ...] = ()
-    if histogram:
-        names = [called.replace("%", "%%") for called in names]
+    if callable(metric.of):
+        return _told(metric, metric.of, vms, names)
+    values: Iterator[Any] = map(attrgetter(metric.of), vms)
+    if metric.type == "histogram":
+        return _histograms(metric, values, names)
+    start = f"{_full_name(metric)}{{"
+    if metric.labels:
+        ends = [f"{''.join(map(_label, metric.labels, label))}}} " for label in LABELS]
+        return [
+            "".join([f"{start}{called}{ends[level]}{value}\n" for level, value in by_level.items()])
+            for called, by_level in zip(names, values, strict=True)
+        ]
+    # Plus, for of what is true or false a number is told.
+    return [
+        "" if value is None else f"{start}{called}}} {+value}\n" for called, value in zip(names, values, strict=True)
+    ]
+
+
+def _told(
+    metric: VmMetric, samples: Callable[[VmSnapshot], Samples], vms: Sequence[VmSnapshot], names: Sequence[str]
+) -> list[str]:
+    start = f"{_full_name(metric)}{{"
+    needed: Iterable[object] = map(attrgetter(metric.needs), vms) if metric.needs else repeat(True)
     #: Values of the metric's own labels -> their text; they are levels, causes and the like, so few.
     known: dict[tuple[str, ...], str] = {}
-    texts: list[str] = []
-    for vm, called in zip(vms, names, strict=True):
+    texts = []
+    for vm, called, needs in zip(vms, names, needed, strict=False):
         text = ""
-        for values, value in samples(vm):
-            if values in known:
-                labels = called + known[values]
-            else:
-                labels = called + known.setdefault(values, "".join(map(_label, metric.labels, values)))
-            if histogram:
-                if bounds is not value.bounds:
-                    bounds = value.bounds
-                    between = _histogram(name, bounds)
-                below = (*accumulate(value.counts),)
-                text += labels.join(between) % (*below, below[-1], value.total)
-            else:
-                text += f"{start}{labels}}} {value}\n"
+        if needs:
+            for values, value in samples(vm):
+                if values not in known:
+                    known[values] = "".join(map(_label, metric.labels, values))
+                text += f"{start}{called}{known[values]}}} {value}\n"
+        texts.append(text)
+    return texts
+
+
+def _histograms(metric: VmMetric, values: Iterable[Any], names: Sequence[str]) -> list[str]:
+    name = _full_name(metric)
+    ends = ["".join(map(_label, metric.labels, label)) for label in LABELS] if metric.labels else [""]
+    bounds: Sequence[float] | None = None
+    between: Sequence[str] = ()
+    texts = []
+    for called, value in zip(names, values, strict=True):
+        called = called.replace("%", "%%")
+        text = ""
+        for level, (its_bounds, counts, total) in value.items() if metric.labels else ((0, value),):
+            if bounds is not its_bounds:
+                bounds, between = its_bounds, _histogram(name, its_bounds)
+            below = (*accumulate(counts),)
+            text += (called + ends[level]).join(between) % (*below, below[-1], total)
         texts.append(text)
     return texts
 
