@@ -20,8 +20,9 @@ from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.simulate.simulator import Simulator
 from shadowwatch.snapshot import Estimate, Snapshot, VmDetail, VmSnapshot
 
-#: So many VMs are frozen (some 20 µs each, if they had events) before a thread that waits to feed the model may do so.
-AT_ONCE, GIVE_WAY_SECONDS = 64, 0.0002
+#: So many VMs are frozen (some 20 µs each, if they had events, or 80 if the ring was never empty since) before a thread
+#: that waits to feed the model may do so.
+AT_ONCE, GIVE_WAY_SECONDS = 32, 0.0002
 
 #: A model is not exact while the event that it took last is older than this, or the ring has not been read for so long.
 CURRENT_NS = 10**9
