@@ -3,8 +3,8 @@
 
 Nothing of shadowwatch is used, and no kernel: the accesses are those of vmm.c, and what KVM does at a fault is
 written down here from its source (Linux 6.1, arch/x86/kvm/mmu/mmu.c). With the orders of `stock`, `parents`,
-`leaf-first` and `newest` it comes to the faults that the kernel counts; so what it says of orders that no kernel has,
-such as one that knows the future, can be set beside them.
+`leaf-first`, `childless`, `accessed` and `newest` it comes to the faults that the kernel counts; so what it says of
+orders that no kernel has, such as one that knows the future, can be set beside them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from tests.lab.workload import Workload
 ROOT_LEVEL = 4
 #: KVM_MIN_FREE_MMU_PAGES and KVM_REFILL_PAGES (arch/x86/include/asm/kvm_host.h).
 MIN_FREE, REFILL = 5, 25
+#: MMU_RECLAIM_SPARED of patches/.
+MOST_SPARED = 256
 
 #: A shadow page by its level and the number of what it maps, so that its parent's is the next level's.
 Page = tuple[int, int]
@@ -62,9 +64,10 @@ class Guest:
             self.now = now
             for touched in instructions:
                 self.order.used(self, touched)
-                # An instruction begins again after each fault.
                 while (missing := self._first_missing(touched)) is not None:
                     self._fault(missing)
+                    # An instruction begins again after each fault.
+                    self.order.used(self, touched)
         return self
 
     def _first_missing(self, touched: tuple[int, ...]) -> int | None:
@@ -77,10 +80,7 @@ class Guest:
         return None
 
     def _in_reach(self, page: Page) -> bool:
-        return page == ROOT or (self._is_linked(page) and self._in_reach(above(page)))
-
-    def _is_linked(self, page: Page) -> bool:
-        return page in self.children.get(above(page), ())
+        return page == ROOT or (self.is_linked(page) and self._in_reach(above(page)))
 
     def _fault(self, number: int) -> None:
         self.faults += 1
@@ -88,7 +88,7 @@ class Guest:
         if free < MIN_FREE:
             self._reclaim(REFILL - free)
         for page in path(number):
-            if not self._is_linked(page):
+            if not self.is_linked(page):
                 if page not in self.pages:
                     self.allocations += 1
                     self.pages[page] = None
@@ -106,9 +106,9 @@ class Guest:
     def _reclaim(self, wanted: int) -> None:
         self.seen.clear()
         counted = 0
-        for page in self.order.victims(self, wanted):
-            if counted >= wanted:
-                break
+        victims = iter(self.order.victims(self, wanted))
+        # No page is looked at after the last one that goes.
+        while counted < wanted and (page := next(victims, None)):
             if page in self.pages:
                 counted += self._zap(page)
 
@@ -124,6 +124,10 @@ class Guest:
             if self.accesses.workload.nested:
                 counted += min(1, self._zap(child))
         return counted
+
+    def is_linked(self, page: Page) -> bool:
+        """Whether an entry of the page above leads to this one."""
+        return page in self.children.get(above(page), ())
 
     def idle(self) -> list[Page]:
         """All pages but the root, which is in use, the oldest first."""
@@ -163,6 +167,64 @@ class LeafFirst(Order):
         window = max(wanted, min(4 * wanted, len(guest.pages) // 2))
         leaves = [page for page in list(guest.pages)[:window] if page[0] == 1]
         return leaves + guest.idle()
+
+
+class Childless(Order):
+    """`childless`: the oldest of those that lead to nothing, over and over as long as there are some."""
+
+    def victims(self, guest: Guest, wanted: int) -> Iterator[Page]:
+        """After so many that were passed over, whatever is oldest."""
+        spared, progress = 0, True
+        while progress and spared <= MOST_SPARED:
+            progress = False
+            for page in guest.idle():
+                if self.has_second_chance(guest, page):
+                    spared += 1
+                    if spared > MOST_SPARED:
+                        break
+                    guest.pages[page] = guest.pages.pop(page)
+                    progress = True
+                elif guest.is_linked(page) and guest.children[page]:
+                    spared += 1
+                    if spared > MOST_SPARED:
+                        break
+                else:
+                    takes_others = bool(guest.children[page])
+                    yield page
+                    progress = True
+                    if takes_others:
+                        break
+        yield from guest.idle()
+
+    def has_second_chance(self, guest: Guest, page: Page) -> bool:
+        """Whether a page becomes the newest instead."""
+        return False
+
+
+class Accessed(Childless):
+    """`accessed`: the same, but what the processor went through since it was last asked becomes newer."""
+
+    def __init__(self) -> None:
+        self._accessed: set[Page] = set()
+
+    def linked(self, guest: Guest, page: Page) -> None:
+        """An entry is accessed to begin with."""
+        self._accessed.add(page)
+
+    def used(self, guest: Guest, touched: tuple[int, ...]) -> None:
+        """Each entry on the way, up to the first that is not there."""
+        for number in touched:
+            for page in path(number):
+                if not guest.is_linked(page):
+                    break
+                self._accessed.add(page)
+
+    def has_second_chance(self, guest: Guest, page: Page) -> bool:
+        """It has to earn the next one."""
+        if not guest.is_linked(page) or page not in self._accessed:
+            return False
+        self._accessed.remove(page)
+        return True
 
 
 class Newest(Order):
@@ -233,6 +295,8 @@ ORDERS: Mapping[str, Callable[[Accesses], Order]] = {
     "stock": lambda _: Order(),
     "parents": lambda _: Parents(),
     "leaf-first": lambda _: LeafFirst(),
+    "childless": lambda _: Childless(),
+    "accessed": lambda _: Accessed(),
     "newest": lambda _: Newest(),
     "random leaf": lambda _: RandomLeaf(),
     "least recently used": lambda _: LeastRecentlyUsed(),
