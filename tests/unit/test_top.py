@@ -158,12 +158,13 @@ def test_a_thousand_vms_scroll(tmp_path: Path) -> None:
     """To the end and back."""
     path = lively.capture(tmp_path / "many.capture", idle=998)
     tmux = Tmux(tmp_path, [*TOP, "--replay", str(path), "--sort", "name", "--interval", "0.25"])
+    # Two spaces follow a name in the table, and one in the sentence above it.
     try:
         tmux.until("1,000 VMs", "web1")
         tmux.press("End")
-        tmux.until("db1", gone="web1 ")
+        tmux.until("db1", gone="web1  ")
         tmux.press("PageUp", "PageUp", "Home")
-        tmux.until("web1", gone="db1 ")
+        tmux.until("web1", gone="db1  ")
     finally:
         tmux.close()
 
