@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tests.lab.matrix import Cell, Kept, Row, cells, page
+from tests.lab.matrix import Cell, Kept, Row, cells, missing, page
 
 CELL = Cell("6.1", "stock", "shadow", processors=2)
 ROW = Row(
@@ -48,7 +48,17 @@ def test_rows_of_other_machines_are_on_the_page(tmp_path: Path) -> None:
     Kept(tmp_path / "matrix.jsonl").add([ROW, intel])
     besides = Kept(tmp_path / "matrix.jsonl").besides(list(cells(["6.1"], (1, 2))))
     assert besides == [intel]
-    assert "| 6.1.0-56-amd64 | 2 Intel | stock | shadow | zipf-shadow | 12 |" in page(besides)
+    assert "| 6.1.0-56-amd64 | 2 Intel | stock | shadow | zipf-shadow | 12 |" in page(besides, [])
+
+
+def test_what_did_not_run_is_named() -> None:
+    """A cell without a row, and one in which the real Linux has none; nothing of what never has one."""
+    nested = replace(CELL, mode="nested")
+    assert missing([ROW], [CELL, nested]) == (
+        "Not in it, since it did not run to an end: 6.1 stock shadow on 2 AMD (a real Linux),"
+        " 6.1 stock nested on 2 AMD.\n\n"
+    )
+    assert missing([ROW, replace(ROW, workload="linux"), replace(ROW, cell=nested)], [CELL, nested]) == ""
 
 
 def test_a_row_with_a_difference_is_wrong() -> None:
