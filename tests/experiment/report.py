@@ -379,9 +379,11 @@ def _predictions(figures: Figures) -> str:
     if not errors:
         return "No run was recorded."
     exact = sum(bool(row["reproduced"]) for row in recorded)
+    others = dict.fromkeys(f"{row['case']} under `{row['policy']}`" for row in recorded if not row["reproduced"])
+    but = f" (not in all of {', '.join(others)})" if others else ""
     text = (
         f"`shadowwatch simulate` made the zaps of the policy that was in force again, each in its place, in {exact} of"
-        f" {len(recorded)} recorded runs. What it predicts of page faults under `parents` from stock order is"
+        f" {len(recorded)} recorded runs{but}. What it predicts of page faults under `parents` from stock order is"
         f" {median(errors.values()):.1f} percentage points off in the median ({min(errors.values()):.1f} to"
         f" {max(errors.values()):.1f})."
     )
