@@ -178,16 +178,14 @@ class Childless(Order):
         while progress and spared <= MOST_SPARED:
             progress = False
             for page in guest.idle():
-                if self.has_second_chance(guest, page):
+                accessed = self.has_second_chance(guest, page)
+                if accessed or (guest.is_linked(page) and guest.children[page]):
                     spared += 1
                     if spared > MOST_SPARED:
                         break
-                    guest.pages[page] = guest.pages.pop(page)
-                    progress = True
-                elif guest.is_linked(page) and guest.children[page]:
-                    spared += 1
-                    if spared > MOST_SPARED:
-                        break
+                    if accessed:
+                        guest.pages[page] = guest.pages.pop(page)
+                        progress = True
                 else:
                     takes_others = bool(guest.children[page])
                     yield page
