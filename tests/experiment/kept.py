@@ -21,7 +21,9 @@ GUESTS: Sequence[Input] = [
     *(programs.VMM, programs.INIT, programs.NESTED_INIT),
 ]
 REFERENCE: Sequence[Input] = [Path(str(module.__file__)) for module in (accesses, reference)]
-LISTENERS: Sequence[Input] = [Path(__file__).with_name(name) for name in ("lock_time.py", "link_time.py")]
+LISTENERS: Sequence[Input] = [
+    Path(__file__).with_name(name) for name in ("answering.py", "lock_time.py", "link_time.py")
+]
 
 
 class Kept:

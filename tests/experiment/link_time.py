@@ -2,14 +2,12 @@
 """Runs in the lab, on its own Python: how long __link_shadow_page() takes in each process, and what KVM maps.
 
 Whatever a policy does when a page gets a child, it does in that function. A hit of the two probes takes as long under
-every policy, so it is no part of the difference between two of them. Prints a line when it listens; a line on its
-standard input has it print {pid: [links, ns, mappings]} as JSON.
+every policy, so it is no part of the difference between two of them. Answers with [links, ns, mappings].
 """
 
-import json
-import sys
-
 from bcc import BPF
+
+from tests.experiment.answering import answer
 
 PROGRAM = """
 #include <uapi/linux/ptrace.h>
@@ -59,10 +57,7 @@ def main() -> None:
     bpf = BPF(text=PROGRAM)
     bpf.attach_kprobe(event="__link_shadow_page", fn_name="linking")
     bpf.attach_kretprobe(event="__link_shadow_page", fn_name="linked")
-    print("listening", flush=True)
-    for _ in sys.stdin:
-        totals = {pid.value: [total.links, total.ns, total.mappings] for pid, total in bpf["totals"].items()}
-        print(json.dumps(totals), flush=True)
+    answer(bpf)
 
 
 if __name__ == "__main__":

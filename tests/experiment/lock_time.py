@@ -2,13 +2,12 @@
 """Runs in the lab, on its own Python: how long each process holds mmu_lock for writing.
 
 Of the kernel's rwlocks, kvm.ko takes hardly another: a call of _raw_write_lock() from its text is one of mmu_lock.
-Prints a line when it listens; a line on its standard input has it print {pid: [times, ns, longest ns]} as JSON.
+Answers with [times, ns, longest ns].
 """
 
-import json
-import sys
-
 from bcc import BPF
+
+from tests.experiment.answering import answer
 
 PROGRAM = """
 #include <uapi/linux/ptrace.h>
@@ -63,10 +62,7 @@ def main() -> None:
     bpf = BPF(text=PROGRAM, cflags=[f"-DKVM_TEXT={start}ULL", f"-DKVM_TEXT_END={start + size}ULL"])
     bpf.attach_kprobe(event="_raw_write_lock", fn_name="taken")
     bpf.attach_kprobe(event="_raw_write_unlock", fn_name="given")
-    print("listening", flush=True)
-    for _ in sys.stdin:
-        totals = {pid.value: [total.times, total.ns, total.longest] for pid, total in bpf["totals"].items()}
-        print(json.dumps(totals), flush=True)
+    answer(bpf)
 
 
 if __name__ == "__main__":

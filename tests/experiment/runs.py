@@ -141,7 +141,7 @@ def _bare(lab: Lab, runs: Sequence[Run], folder: Path) -> list[Row]:
 
 def _held(lab: Lab, runs: Sequence[Run], folder: Path) -> list[Row]:
     rows = []
-    with listening(lab, "lock_time.py") as read:
+    with listening(lab, "lock_time") as read:
         for run in runs:
             held = [read()[pid] for pid in execute(lab, run).pids]
             times, ns, longest = zip(*held, strict=True)
@@ -151,7 +151,7 @@ def _held(lab: Lab, runs: Sequence[Run], folder: Path) -> list[Row]:
 
 def _linked(lab: Lab, runs: Sequence[Run], folder: Path) -> list[Row]:
     rows = []
-    with listening(lab, "link_time.py") as read:
+    with listening(lab, "link_time") as read:
         for run in runs:
             counted = execute(lab, run)
             links, ns, mappings = (sum(each) for each in zip(*(read()[pid] for pid in counted.pids), strict=True))
@@ -160,9 +160,9 @@ def _linked(lab: Lab, runs: Sequence[Run], folder: Path) -> list[Row]:
 
 
 @contextmanager
-def listening(lab: Lab, script: str) -> Iterator[Callable[[], dict[int, list[int]]]]:
+def listening(lab: Lab, tool: str) -> Iterator[Callable[[], dict[int, list[int]]]]:
     """Run one of this folder's tools in the lab, and yield what asks it for its totals by process."""
-    command = f"exec python3 /srv/shadowwatch/tests/experiment/{script}"
+    command = f"cd /srv/shadowwatch && exec python3 -m tests.experiment.{tool}"
     process = lab.popen(command, stderr=subprocess.STDOUT)
 
     def answer(wanted: str) -> str:
@@ -171,7 +171,7 @@ def listening(lab: Lab, script: str) -> Iterator[Callable[[], dict[int, list[int
             if line.startswith(wanted):
                 return line
             said.append(line)
-        raise LabError(f"{script} ended in the lab, and said: {''.join(said[-3:])}")
+        raise LabError(f"{tool} ended in the lab, and said: {''.join(said[-3:])}")
 
     def read() -> dict[int, list[int]]:
         print(file=process.stdin, flush=True)
