@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every kernel, stock and patched, in every way that the shadow MMU comes to be used, against the kernel itself."""
 
-import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tests.lab import programs, workload
 from tests.lab.bochs import watched as bochs
@@ -17,6 +16,7 @@ from tests.lab.cache import default_root, key
 from tests.lab.errors import LabError
 from tests.lab.guest import RealGuest
 from tests.lab.hosts import DEFAULT, HOSTS
+from tests.lab.kept import Lines
 from tests.lab.machine import Kvm, Lab, Mode, build, say
 from tests.lab.scrape import PORT, Metrics, scrape_until, settled
 from tests.lab.snapshot import daemon_files
@@ -241,34 +241,32 @@ def page(rows: Sequence[Row], wanted: Sequence[Cell]) -> str:
 
 
 class Kept:
-    """The rows of cells that were right, as lines of JSON: those of other sources are as if they were not there."""
+    """The rows of cells that were right: those of other sources are as if they were not there."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._lines = Lines(path)
         files = [Path(__file__), Path(str(workload.__file__)), programs.VMM]
         self._key = key([*daemon_files(), *files])
-        self._rows = list(self._read())
 
     def of(self, cell: Cell, release: str) -> list[Row]:
         """Return the rows of a cell with this kernel; none when it is still to be done."""
-        return [row for row in self._rows if row.cell == cell and row.release == release]
+        return _rows(self._lines.rows.get(self._name(cell, release), ()))
 
     def besides(self, cells: Sequence[Cell]) -> list[Row]:
         """Return the rows of other cells, which other machines have come to."""
-        return [row for row in self._rows if row.cell not in cells]
+        found = (_rows(rows) for name, rows in self._lines.rows.items() if name.startswith(self._key))
+        return [row for rows in found for row in rows if row.cell not in cells]
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, cell: Cell, release: str, rows: Sequence[Row]) -> None:
         """Keep the rows of a cell."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as file:
-            file.writelines(json.dumps({"key": self._key, **asdict(row)}) + "\n" for row in rows)
+        self._lines.add(self._name(cell, release), [asdict(row) for row in rows])
 
-    def _read(self) -> Iterator[Row]:
-        for line in self._path.read_text().splitlines() if self._path.exists() else ():
-            row = json.loads(line)
-            if row.pop("key") == self._key:
-                counters = tuple((mine, kernels) for mine, kernels in row.pop("counters"))
-                yield Row(cell=Cell(**row.pop("cell")), counters=counters, **row)
+    def _name(self, cell: Cell, release: str) -> str:
+        return f"{self._key} {release} {cell}"
+
+
+def _rows(kept: Iterable[Mapping[str, Any]]) -> list[Row]:
+    return [Row(**{**row, "cell": Cell(**row["cell"]), "counters": tuple(map(tuple, row["counters"]))}) for row in kept]
 
 
 def _keep_difference(lab: Lab, cell: Cell) -> None:
@@ -311,7 +309,7 @@ def main(hosts: Sequence[str]) -> int:
                             found = list(watch(lab, cell, ACCESSES, RESTED_AUDITS))
                             _keep_difference(lab, cell)
                         if all(row.right for row in found):
-                            kept.add(found)
+                            kept.add(cell, release, found)
                 except LabError as error:
                     failed += 1
                     print(f"matrix: {cell}: {error}", file=sys.stderr)

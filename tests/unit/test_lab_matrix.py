@@ -27,7 +27,7 @@ ROW = Row(
 
 def test_a_row_comes_back_as_it_was(tmp_path: Path) -> None:
     """For its own cell and kernel alone."""
-    Kept(tmp_path / "new/matrix.jsonl").add([ROW])
+    Kept(tmp_path / "new/matrix.jsonl").add(CELL, ROW.release, [ROW])
     kept = Kept(tmp_path / "new/matrix.jsonl")
     assert kept.of(CELL, "6.1.0-56-amd64") == [ROW]
     assert kept.of(CELL, "6.1.0-57-amd64") == []
@@ -37,7 +37,7 @@ def test_a_row_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_rows_of_other_sources_are_left_out(tmp_path: Path) -> None:
     """What the daemon was then is not what it is now."""
     path = tmp_path / "matrix.jsonl"
-    Kept(path).add([ROW])
+    Kept(path).add(CELL, ROW.release, [ROW])
     path.write_text(path.read_text().replace('"key": "', '"key": "another-'))
     assert Kept(path).of(CELL, "6.1.0-56-amd64") == []
 
@@ -45,7 +45,8 @@ def test_rows_of_other_sources_are_left_out(tmp_path: Path) -> None:
 def test_rows_of_other_machines_are_on_the_page(tmp_path: Path) -> None:
     """Those of Intel's processors come from another lab."""
     intel = replace(ROW, cell=replace(CELL, maker="Intel"))
-    Kept(tmp_path / "matrix.jsonl").add([ROW, intel])
+    for row in (ROW, intel):
+        Kept(tmp_path / "matrix.jsonl").add(row.cell, row.release, [row])
     besides = Kept(tmp_path / "matrix.jsonl").besides(list(cells(["6.1"], (1, 2))))
     assert besides == [intel]
     assert "| 6.1.0-56-amd64 | 2 Intel | stock | shadow | zipf-shadow | 12 |" in page(besides, [])
