@@ -13,7 +13,8 @@ from itertools import accumulate, repeat
 from operator import attrgetter
 from typing import Any
 
-from shadowwatch.metrics.declarations import DAEMON_METRICS, LABELS, VM_METRICS, DaemonMetric, Samples, VmMetric
+from shadowwatch.metrics.declarations import DAEMON_METRICS, VM_METRICS
+from shadowwatch.metrics.metric import LABELS, DaemonMetric, Samples, VmMetric
 from shadowwatch.snapshot import VmSnapshot
 from shadowwatch.watch import Watch
 

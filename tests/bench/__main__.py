@@ -24,11 +24,15 @@ from tests.bench.following_cost import following_cost
 from tests.bench.scrape_cost import scrape_cost
 from tests.bench.top_cost import top_cost
 from tests.captures import CAPTURES
+from tests.compiled import compiled
 from tests.unit.big import big
 from tests.unit.story import FACTS
 
 REPETITIONS = 15
 PAGES = 24_000
+
+#: Reader of the ring -> the events and the seconds of each round.
+Readers = dict[str, list[tuple[int, float]]]
 
 
 def _rates(work: Callable[[], int]) -> list[float]:
@@ -115,27 +119,34 @@ def memory() -> Figure:
 
 
 def readers() -> list[Figure]:
-    """The same model fed by our reader of the ring, and by bcc's callback, on a real ring in the lab."""
+    """The same model fed by our reader of the ring, and by bcc's callback, on a real ring in the lab; also compiled."""
     from tests.lab.machine import Lab, say
     from tests.lab.workload import Workload
 
-    command = Workload("bench", accesses=15_000).argv()
+    command = json.dumps(Workload("bench", accesses=15_000).argv())
+    measured: dict[str, Readers] = {}
     with Lab.boot(kvm="patched", progress=say) as lab:
-        said = lab.run(
-            ["env", "PYTHONPATH=/srv/shadowwatch", "python3", "-m", "tests.bench.ring_readers", json.dumps(command)]
-        )
-    measured = json.loads(said.stdout.splitlines()[-1])
-    rates = {name: [events / seconds for events, seconds in rounds] for name, rounds in measured.items()}
+        compiled(lab.out / "compiled")
+        for flavour, tree in (("from sources", "/srv/shadowwatch"), ("compiled", "/srv/out/compiled")):
+            run = ["env", f"PYTHONPATH={tree}", "python3", "-m", "tests.bench.ring_readers", command]
+            measured[flavour] = json.loads(lab.run(run).stdout.splitlines()[-1])
+    alone = _compared(measured["from sources"], " alone", "no model")
+    return [
+        *alone,
+        *(figure for each in measured for figure in _compared(measured[each], "", f"then the model {each}")),
+    ]
+
+
+def _compared(measured: Readers, suffix: str, what: str) -> list[Figure]:
     assert all(events > 10_000 for rounds in measured.values() for events, _ in rounds)
-    figures = []
-    for suffix, what in ((" alone", "no model"), ("", "then the model")):
-        look, callback = rates["look" + suffix], rates["callback" + suffix]
-        ratio = median(look) / median(callback)
-        figures += [
-            Figure.of(f"bcc's callback for each event, {what}, in the lab", callback, "events/s"),
-            Figure.of(f"look at the ring, {what}, in the lab", look, "events/s", ratio, "bcc's callback"),
-        ]
-    return figures
+    look, callback = (
+        [events / seconds for events, seconds in measured[reader + suffix]] for reader in ("look", "callback")
+    )
+    ratio = median(look) / median(callback)
+    return [
+        Figure.of(f"bcc's callback for each event, {what}, in the lab", callback, "events/s"),
+        Figure.of(f"look at the ring, {what}, in the lab", look, "events/s", ratio, "bcc's callback"),
+    ]
 
 
 def guest() -> list[Figure]:

@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from shadowwatch.event.abi import Batch
-from shadowwatch.metrics.declarations import DAEMON_METRICS, VM_METRICS, DaemonMetric, Samples, VmMetric
+from shadowwatch.metrics.declarations import DAEMON_METRICS, VM_METRICS
+from shadowwatch.metrics.metric import DaemonMetric, Samples, VmMetric
 from shadowwatch.metrics.text import Exposition, exposition
 from shadowwatch.mmu.model import KEEP_NS
 from shadowwatch.snapshot import Distribution
