@@ -80,6 +80,19 @@ class SimulatedPage:
             return NEVER
         return self.before if self.before >= written and self.before else self.reclaimed
 
+    def gone(self) -> int:
+        """When it went out of reach in the simulated life; NEVER if it has not."""
+        died = NEVER
+        below: SimulatedPage | None = self
+        while below is not None:
+            up = below.up
+            if not below.resident:
+                died = min(died, below.died)
+            elif up is not None and below.parents.get(up, -1) < up.died:
+                died = min(died, up.died)
+            below = up
+        return died
+
     def was_used(self, now: int) -> bool:
         """Whether the guest, which faults for none that is there, has likely used this one since that was asked."""
         return 0 < self.wait <= (self.lost or now) - self.asked

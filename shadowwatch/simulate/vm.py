@@ -3,11 +3,8 @@
 
 What is recorded are the faults that build page tables, each a chain of sptes from a page that was there down to
 level 1, and what became of the pages in the kernel's own list. A policy that zaps other pages meets these faults with
-other pages in place: some find all there and would not have been, others must build more. What no event tells is
-how often the guest used a page while it was there. So whenever the policy has a page out of reach that the recorded
-guest still had, that is counted as unseen, and how likely a fault was meanwhile is taken from how soon the guest
-came back to the pages that it did lose. Under a higher limit pages stay longer than they did: if the guest came back
-before a page that comes meanwhile would have gone again, that fault is instead of the recorded one, and not one more.
+other pages in place: some find all there and would not have been, others must build more. And for pages that the
+recorded guest had all the time, which the policy has not, nothing was recorded (unseen.py).
 """
 
 from __future__ import annotations
@@ -20,14 +17,11 @@ from shadowwatch.simulate.kept import KeptList
 from shadowwatch.simulate.page import NEVER, SimulatedPage
 from shadowwatch.simulate.policies import AS_RECORDED, Limit
 from shadowwatch.simulate.policies.stock import Stock
-from shadowwatch.simulate.spans import Spans
+from shadowwatch.simulate.unseen import Unseen
 from shadowwatch.snapshot import Cause, Estimate
 
 #: Pages that are in neither life are forgotten when there are so many for each that is, and some more.
 SLACK, FLOOR = 4, 4096
-
-#: How long a page stays in reach is the mean over about so many that did not.
-LIVES = 64
 
 _BY_RECLAIM, _BY_PARENT, _QUOTA = int(Unsettled.BY_RECLAIM), int(Unsettled.BY_PARENT), int(Cause.QUOTA)
 _NO_RECLAIM = -1
@@ -37,21 +31,17 @@ class SimulatedVm(KeptList):
     """The list of one VM under a policy, fed with what was recorded under another."""
 
     __slots__ = (
-        "_absences",
         "_by_reclaim",
         "_causes",
         "_chosen",
         "_due",
         "_faulted",
         "_fresh",
+        "_higher",
         "_leaders",
         "_levels",
-        "_life",
-        "_likely",
         "_limit",
-        "_losses",
         "_lowered",
-        "_missing",
         "_pages",
         "_parent",
         "_rebuilt",
@@ -91,21 +81,13 @@ class SimulatedVm(KeptList):
         #: What limits the list, and what limited the recorded one.
         self._limit = limit
         self._recorded_limit = 0
-        self._lowered = False
+        self._lowered = self._higher = False
         self.limit = 0
         self.faults = 0
         self.recorded_faults = self.recorded_zaps = self.recorded_refaults = 0
         #: Recorded zaps that the policy made, too, in the same reclaim and the same order.
         self.reproduced = 0
-        #: Level-1 pages that went out of reach in the recorded life, after how long the guest came back to some of
-        #: them, how many went earlier in the simulated life, and for how long a fault for one would have been one more.
-        self._losses = 0
-        self._absences = Spans()
-        self._unseen = 0
-        self._missing = Spans()
-        self._likely = 0.0
-        #: How long a level-1 page stays in reach in the simulated life, under a higher limit.
-        self._life = 0.0
+        self._unseen = Unseen()
         self.forget()
 
     def forget(self) -> None:
@@ -155,6 +137,7 @@ class SimulatedVm(KeptList):
             self._recorded_limit = limit
             self.limit = self._limit.instead_of(limit)
             self._lowered = self._lowered or self.limit < limit
+            self._higher = self.limit > limit
         self._unlisted = used - len(self._tables)
         self._fresh = page
 
@@ -231,27 +214,24 @@ class SimulatedVm(KeptList):
             if taken:
                 if child.level == 1:
                     if not child.lost:
-                        self._lose(child, broken)
+                        self._unseen.lost(child, broken, self._higher)
                     broken = child.lost
                 if broken == self._swept == clock - 1 and not self._faulted:
                     # Gone by the reclaim that made room for this very fault: perhaps all of it was in place before.
-                    self._back(child, clock)
+                    self._unseen.back(child, clock)
                     self._rebuilt.append((parent, child))
                     return
                 if child.level == 1:
-                    child.wait = clock - broken
-                    self._absences.add(child.wait)
-        self._back(child, clock)
+                    self._unseen.came_back(child, clock - broken)
+        self._unseen.back(child, clock)
         kept = taken and child.resident and child.parents.get(parent, -1) >= parent.died
         if kept and (begins or self._rebuilt):
             kept = self._in_reach(parent)
         self._rebuilt = []
         if kept:
             return
-        if child.level == 1 and self.limit > self._recorded_limit:
-            if child.reached and (gone := self._gone(child)) < NEVER:
-                self._life += (gone - child.reached - self._life) / LIVES
-            child.reached = clock
+        if child.level == 1 and self._higher:
+            self._unseen.reached(child, clock)
         self._fault(parent)
         self._attach(parent, child)
 
@@ -368,7 +348,7 @@ class SimulatedVm(KeptList):
         clock = self._clock = self._clock + 1
         for page in self._chosen:
             if page.level == 1:
-                self._lose(page, clock)
+                self._unseen.lost(page, clock, self._higher)
         for page in self._chosen:
             page.before, page.reclaimed = page.reclaimed, clock
         if cause == _QUOTA:
@@ -388,47 +368,6 @@ class SimulatedVm(KeptList):
         self._chosen = []
         self._leaders = []
 
-    def _lose(self, page: SimulatedPage, lost: int) -> None:
-        """A level-1 page went out of reach, or had been since one above it went: note what the policy did."""
-        self._losses += 1
-        died = min(lost, self._gone(page))
-        below: SimulatedPage | None = page
-        while below is not None:
-            up = below.up
-            if up is not None:
-                lost = min(lost, up.broke(below.links.get(up, 0)))
-            below = up
-        page.lost = lost
-        if 0 < died < lost:
-            self._unseen += 1
-            if self.limit > self._recorded_limit:
-                page.missed = died
-            else:
-                self._missing.add(lost - died)
-
-    def _gone(self, page: SimulatedPage) -> int:
-        """When a page went out of reach in the simulated life; NEVER if it has not."""
-        died = NEVER
-        below: SimulatedPage | None = page
-        while below is not None:
-            up = below.up
-            if not below.resident:
-                died = min(died, below.died)
-            elif up is not None and below.parents.get(up, -1) < up.died:
-                died = min(died, up.died)
-            below = up
-        return died
-
-    def _back(self, page: SimulatedPage, now: int) -> None:
-        """A page is in reach again in the recorded life."""
-        if page.missed:
-            # What comes later than one life of a page ago is still there now.
-            missing = min(page.lost, now - round(self._life)) - page.missed
-            if missing > 0:
-                self._missing.add(missing)
-            page.missed = 0
-        page.lost = 0
-
     def _make_room(self) -> None:
         """As make_mmu_pages_available() does at the beginning of each fault."""
         free = self.limit - len(self._list) - self._unlisted
@@ -442,19 +381,17 @@ class SimulatedVm(KeptList):
         """What came of it; no more is heard of the VM."""
         self._settle()
         for page in self._pages.values():
-            self._back(page, NEVER)
+            self._unseen.back(page, NEVER)
         return self.estimate()
 
     def estimate(self) -> Estimate:
         """What came of it so far, but for a fault that is under way."""
-        # It must not fall when pages that were lost are found not to be wanted.
-        self._likely = max(self._likely, self._missing.likely(self._absences, self._losses))
         return Estimate(
             faults=self.faults,
             zaps=self.zaps,
             refaults=self.refaults,
-            unseen=self._unseen,
-            likely=self._likely,
+            unseen=self._unseen.number,
+            likely=self._unseen.likely(),
             recorded_faults=self.recorded_faults,
             recorded_zaps=self.recorded_zaps,
             recorded_refaults=self.recorded_refaults,
