@@ -14,11 +14,10 @@ from shadowwatch.errors import ShadowwatchError
 from shadowwatch.probe.attach import source_folder
 from shadowwatch.probe.checks import losses, require
 from shadowwatch.probe.host import LAYOUTS, Host, function_of
-from shadowwatch.probe.layouts import completed
 from shadowwatch.probe.plan import DEFINES, OPTIONAL, POINTS, make_plan, unknown_clones
 from shadowwatch.view.doctor import show
 from tests.golden import matches
-from tests.unit.hosts import HOSTS, PATCHED, RECORDED, STOCK, WHOLE, with_symbols
+from tests.unit.hosts import HOSTS, PATCHED, STOCK, WHOLE, with_symbols
 
 #: What needs a walk.
 WALK = {"walk", "vms", "counts"}
@@ -351,30 +350,6 @@ def test_hidden_addresses_are_a_loss_with_its_cure() -> None:
 def test_no_recorded_host_has_a_clone_that_nobody_checked(name: str) -> None:
     """Each clone of a wanted function on these kernels is known, and .cold parts are none."""
     assert unknown_clones(HOSTS[name]) == ()
-
-
-@pytest.mark.parametrize("name", RECORDED["layouts"])
-def test_the_shipped_layout_is_taken_for_5_10_alone(name: str) -> None:
-    """Every other kernel, its kvm.ko without BTF, stays unknown instead of being misread."""
-    vmlinux = {
-        struct: members
-        for struct, members in RECORDED["layouts"][name].items()
-        if struct not in ("kvm_mmu_page", "pte_list_desc")
-    }
-    assert ("kvm_mmu_page" in completed(vmlinux)) == (name == "5.10")
-
-
-def test_a_kernel_before_5_10_does_not_get_its_layout() -> None:
-    """Without kvm_arch.tdp_mmu_enabled, as up to 5.9, kvm_mmu_page was another."""
-    layouts = {struct: dict(members) for struct, members in RECORDED["layouts"]["5.10"].items()}
-    del layouts["kvm_arch"]["tdp_mmu_enabled"]
-    assert completed(layouts) == layouts
-
-
-def test_a_kernel_that_tells_its_layout_is_believed() -> None:
-    """A 5.10 that was built with BTF for modules may have been changed: what it says counts."""
-    told = {**RECORDED["layouts"]["5.10"], "kvm_mmu_page": {"link": 8}}
-    assert completed(told) == told
 
 
 @pytest.mark.parametrize("name", [name for name, host in WHOLE.items() if "mmu_page_zap_pte.cold" in host.symbols])
