@@ -107,8 +107,9 @@ def cells(hosts: Sequence[str], processors: Sequence[int] = (1,)) -> Iterator[Ce
 
 
 def intel_cells(hosts: Sequence[str]) -> list[Cell]:
-    """Return the cells of an Intel processor: there is one host that is watched on it."""
-    return [Cell(DEFAULT, "stock", mode, maker="Intel") for mode in MODES if DEFAULT in hosts]
+    """Return the cells of an Intel processor: of one Linux, and of the same as PREEMPT_RT has it."""
+    watched = [host for host in hosts if host == DEFAULT or not HOSTS[host].runs_guests]
+    return [Cell(host, "stock", mode, maker="Intel") for host in watched for mode in MODES]
 
 
 def workloads(cell: Cell, accesses: int) -> Iterator[Workload]:
@@ -171,7 +172,7 @@ def watch_intel(release: str, cell: Cell) -> Iterator[Row]:
     """Likewise on an Intel processor, whose emulator is slower, and has no clients that would change a VM meanwhile."""
     # Its initramfs has no nice(1).
     guests = [(replace(each, yields=False), ("",)) for each in workloads(cell, INTEL_ACCESSES) if not each.unrest]
-    readings, metrics = bochs.watched(cell.mode, guests, INTEL_AUDITS, say)
+    readings, metrics = bochs.watched(cell.mode, guests, INTEL_AUDITS, host=cell.host, progress=say)
     for reading in readings:
         yield _row(release, cell, reading.name, reading.counters, metrics)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.lab.bochs.host import Host, loading
 from tests.lab.bochs.machine import Hardware
 from tests.lab.cache import Progress
+from tests.lab.hosts import DEFAULT
 from tests.lab.machine import CHECKOUT, Mode, quiet
 from tests.lab.scrape import PORT, Metrics
 from tests.lab.snapshot import DAEMON
@@ -72,7 +73,12 @@ TRIES = 60
 
 
 def watched(
-    mode: Mode, guests: Sequence[tuple[Workload, Sequence[str]]], audits: int, progress: Progress = quiet
+    mode: Mode,
+    guests: Sequence[tuple[Workload, Sequence[str]]],
+    audits: int,
+    *,
+    host: str = DEFAULT,
+    progress: Progress = quiet,
 ) -> tuple[list[Reading], Metrics]:
     """Return the kernel's counters after each step of each guest, and the daemon's after so many audits of each then.
 
@@ -100,13 +106,16 @@ def watched(
     for number, (_, steps) in enumerate(guests):
         files[f"steps-{number}"] = "".join(f"{step}\n" for step in steps if step).encode()
     readings, metrics = [], []
-    with Host(script, modules=MODULES, files=files, with_root=True, hardware=HARDWARE, progress=progress) as host:
-        for line in host.lines():
+    machine = Host(
+        script, host=host, modules=MODULES, files=files, with_root=True, hardware=HARDWARE, progress=progress
+    )
+    with machine:
+        for line in machine.lines():
             if line.startswith("{"):
                 readings.append(Reading(**json.loads(line)))
             elif line.startswith(METRICS):
                 metrics.append(f"{line}\n")
             else:
                 progress(f"intel: {line}")
-        progress(f"intel: {host.machine.processor_seconds():.0f} s of processor time")
+        progress(f"intel: {machine.machine.processor_seconds():.0f} s of processor time")
     return readings, Metrics("".join(metrics))
