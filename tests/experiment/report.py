@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from textwrap import fill
 from typing import Any
 
-from shadowwatch.simulate.policies import SENSIBLE
+from tests.experiment import tables
 from tests.experiment.cases import CASES, SEEDS
-from tests.experiment.claims import CLAIMS, Effects, named, over, percent, share
-from tests.experiment.figures import BEST, SAME, STOCK, Figures, Place
+from tests.experiment.claims import CLAIMS, Effects, named, over, share
+from tests.experiment.figures import SAME, STOCK, Figures
 from tests.experiment.plots import draw
 from tests.experiment.reference import REFERENCES
 
@@ -42,33 +42,9 @@ UNTESTED = """\
 """
 
 
-def _spread(values: Sequence[float], show: Callable[[float], str]) -> str:
-    """The median, and behind it the lowest and the highest."""
-    low, high = show(min(values)), show(max(values))
-    return show(median(values)) + (f" ({low} to {high})" if low != high else "")
-
-
-def _tenth(ratio: float) -> str:
-    return percent(ratio, 1)
-
-
 def _filled(text: str, indent: str = "") -> str:
     """A paragraph in lines as long as this project's."""
     return fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]], texts: int = 2) -> str:
-    rule = [*["---"] * texts, *["--:" for _ in head[texts:]]]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))
-
-
-def _at(place: Place) -> str:
-    case, limit = place
-    return case if case.endswith(f"-{limit}") else f"{case}, {limit}"
 
 
 def read() -> list[dict[str, Any]]:
@@ -137,7 +113,7 @@ recently used**, or a **random leaf**. Percentages are the share of what farthes
 it is close to the best, not proven to be. The simulator has the kernel's orders as well.
 {_exact(figures)}
 
-{_possible(figures)}
+{tables.possible(figures)}
 
 ## What was not tested
 
@@ -145,13 +121,13 @@ it is close to the best, not proven to be. The simulator has the kernel's orders
 
 ## What ran
 
-{_ran(figures)}
+{tables.ran(figures)}
 
 ## What each policy does
 
 ![Page faults under each policy, as a change from stock order](experiment-faults.svg)
 
-{_effects(figures)}
+{tables.effects(figures)}
 
 ## The saw-tooth
 
@@ -161,7 +137,7 @@ From crest to trough and number of changes of direction, of two figures: the tab
 by which the guest reaches its memory, and KVM's own count of mapped guest pages (`pages_4k` and the like), which has
 what orphans map in it, too.
 
-{_teeth(figures)}
+{tables.teeth(figures)}
 
 ## What it costs
 
@@ -169,13 +145,13 @@ Instructions of the VMM's process, or of a Linux those of its vCPU's thread, wit
 (1 ns of the machine's clock is one instruction). Time under mmu_lock is that from taking it for writing to giving it
 back, with the instructions of the probe that looks at it.
 
-{_costs(figures)}
+{tables.costs(figures)}
 
 What the walk itself takes is measured apart: `__link_shadow_page()` is timed under `parents` and in stock order, by the
 same probes, and the difference of the two means is one walk. The last column is computed: as many walks from a table on
 as KVM mapped pages, if each mapping led to one.
 
-{_walks(figures)}
+{tables.walks(figures)}
 
 ## What was predicted
 
@@ -184,7 +160,7 @@ as KVM mapped pages, if each mapping led to one.
 What is simulated are faults that build page tables; the others are taken to stay as they were. What mapping a page of
 the guest's leads to under `mapped` shows in no event of another policy, so it is predicted as `parents`.
 
-{_predicted(figures)}
+{tables.predicted(figures)}
 """
 
 
@@ -249,20 +225,6 @@ def _exact(figures: Figures) -> str:
     )
 
 
-def _possible(figures: Figures) -> str:
-    policies = [policy for policy in (*figures.policies(), *REFERENCES) if policy not in (STOCK, BEST)]
-    lines = []
-    for place in figures.places():
-        best = figures.effect(place, BEST, "page_faults")
-        if best:
-            cells = [_count(median(figures.values(place, STOCK, "page_faults"))), _spread(best.changes, _tenth)]
-            for policy in policies:
-                shares = figures.possible(place, policy)
-                cells.append(_spread(shares, share) if shares else "")
-            lines.append((_at(place), *cells))
-    return _table(("guest, limit", "stock", BEST, *policies), lines, 1)
-
-
 def _left_out(figures: Figures) -> str:
     """What this experiment has fewer of than it should."""
     ran = {case for case, _ in figures.places()}
@@ -275,7 +237,7 @@ def _left_out(figures: Figures) -> str:
             " always came first and no run was thrown away. Of the real Linux the first run of the lab is left out, and"
             " so are instructions, which were counted in another thread than the guest's."
         )
-    few = [f"{_at(place)}: {number}" for place, number in seeds.items() if number < len(SEEDS)]
+    few = [f"{tables.at(place)}: {number}" for place, number in seeds.items() if number < len(SEEDS)]
     if few:
         said.append(f"- **More seeds** than these of {len(SEEDS)}, by which to know the spread: {'; '.join(few)}.")
     return "\n".join(_filled(line, "  ") for line in said)
@@ -284,91 +246,6 @@ def _left_out(figures: Figures) -> str:
 def _earlier(figures: Figures) -> list[str]:
     """Cases whose rows are older than the shuffled order."""
     return list(dict.fromkeys(row["case"] for row in figures.rows if row.get("earlier")))
-
-
-def _ran(figures: Figures) -> str:
-    lines = []
-    for place in figures.places():
-        case = CASES[place[0]]
-        bare, recorded = (figures.seeds(place, name) for name in ("page_faults", "watched_page_faults"))
-        cells = [f"{len(bare)} of {len(case.seeds)}", f"{len(recorded)} of {len(case.recorded)}"]
-        cells += ["yes" if figures.seeds(place, name) else "no" for name in ("lock_ns", "timed_links")]
-        lines.append((_at(place), case.says, *cells))
-    head = ("guest, limit", "", "seeds", "recorded", "mmu_lock timed", "walk timed")
-    return _table(head, lines)
-
-
-def _effects(figures: Figures) -> str:
-    lines = []
-    for place in figures.places():
-        for policy in figures.policies(place):
-            faults = figures.effect(place, policy, "page_faults")
-            if not faults:
-                continue
-            cells = [_spread(figures.values(place, policy, "page_faults"), _count)]
-            cells.append("" if policy == STOCK else _spread(faults.changes, _tenth) + _none(faults.sign))
-            for name in ("zaps", "recently_parented", "refaults", "links"):
-                values = figures.values(place, policy, name)
-                cells.append(_count(median(values)) if values else "")
-            lines.append((_at(place), policy, *cells))
-    head = ("guest, limit", "policy", "page faults", "change", "zaps", "recently parented", "refaults", "links")
-    return _table(head, lines)
-
-
-def _none(sign: int) -> str:
-    return "" if sign else ", no effect seen"
-
-
-def _teeth(figures: Figures) -> str:
-    lines = []
-    for place in figures.places():
-        for policy in figures.policies(place):
-            names = ("in_reach_amplitude", "in_reach_turns", "mapped_amplitude", "mapped_turns")
-            found = [figures.values(place, policy, name) for name in names]
-            if all(found):
-                shown = ("{:,.1f}", "{:,.0f}", "{:,.1f}", "{:,.0f}")
-                cells = [form.format(median(values)) for form, values in zip(shown, found, strict=True)]
-                lines.append((_at(place), policy, *cells))
-    head = ("guest, limit", "policy", "tables in reach, crest to trough", "changes", "mapped pages", "changes")
-    return _table(head, lines)
-
-
-def _costs(figures: Figures) -> str:
-    lines = []
-    for place in figures.places():
-        for policy in figures.policies(place):
-            instructions = figures.effect(place, policy, "instructions")
-            if not instructions:
-                continue
-            used, faults = (median(figures.values(place, policy, name)) for name in ("instructions", "page_faults"))
-            cells = ["" if policy == STOCK else _spread(instructions.changes, _tenth) + _none(instructions.sign)]
-            cells.append(_count(used / faults))
-            held = figures.effect(place, policy, "lock_ns")
-            cells.append("" if policy == STOCK or not held else _tenth(held.median))
-            longest = figures.values(place, policy, "lock_longest_ns")
-            cells.append(_count(median(longest) / 1000) if longest else "")
-            moves, links = (figures.values(place, policy, name) for name in ("moves", "links"))
-            cells.append(f"{median(moves) / median(links):.2f}" if links else "")
-            lines.append((_at(place), policy, *cells))
-    head = (
-        *("guest, limit", "policy", "instructions", "for each page fault", "time under mmu_lock"),
-        *("longest, thousands of instructions", "moves for each link"),
-    )
-    return _table(head, lines)
-
-
-def _walks(figures: Figures) -> str:
-    lines = []
-    for place in figures.places():
-        each, walks, unthrottled = figures.walk(place), figures.walks(place), figures.unthrottled(place)
-        if each is not None and walks and unthrottled:
-            counts = [_count(median(figures.values(place, "parents", name))) for name in ("timed_links", "mappings")]
-            lines.append((_at(place), _count(each), *counts, share(walks.median), share(unthrottled.median)))
-    head = (
-        *("guest, limit", "instructions of a walk", "links", "mappings"),
-        *("all walks, of all instructions", "if every mapping walked"),
-    )
-    return _table(head, lines, 1)
 
 
 def _predictions(figures: Figures) -> str:
@@ -392,24 +269,3 @@ def _predictions(figures: Figures) -> str:
         reasons = (f"{case}: {CASES[case].unlike or 'why is not known'}" for case in worse)
         text += f" It is more than {POINTS:.0f} off for " + "; ".join(reasons) + "."
     return _filled(text)
-
-
-def _predicted(figures: Figures) -> str:
-    lines = []
-    for place in figures.places():
-        for policy in figures.policies(place):
-            error, faults = figures.error(place, policy), figures.effect(place, policy, "watched_page_faults")
-            tables = figures.effect(place, policy, "table_faults")
-            if policy not in SENSIBLE or policy == STOCK or error is None or not faults or not tables:
-                continue
-            cells = [_tenth(faults.median), _tenth(median(figures.predicted(place, policy, "faults")))]
-            cells += [f"{error:.1f}", _tenth(tables.median)]
-            cells.append(_tenth(median(figures.building(place, policy, "faults"))))
-            bounds = [_tenth(median(figures.building(place, policy, bound))) for bound in ("least", "most")]
-            cells.append(" to ".join(bounds) + ("" if figures.within(place, policy) else ", **not so**"))
-            lines.append((_at(place), policy, *cells))
-    head = (
-        *("guest, limit", "policy", "page faults", "predicted", "error, points"),
-        *("of them those that build page tables", "predicted", "between"),
-    )
-    return _table(head, lines)
