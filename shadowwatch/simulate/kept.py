@@ -74,8 +74,16 @@ class KeptList(Life):
         if not child.resident:
             self._place(child)
         child.parents[parent] = self._clock
-        parent.children[child] = None
+        parent.children[child] = child.slot
         self._policy.linked(self._list, parent)
+
+    def _cut(self, parent: SimulatedPage, offsets: range) -> None:
+        """What sptes at these offsets lead to is not led to by them any more, in either life."""
+        for child in [child for child, offset in parent.children.items() if offset in offsets]:
+            del parent.children[child]
+            del child.parents[parent]
+            child.links.pop(parent, None)
+            child.accessed = False
 
     def _place(self, page: SimulatedPage) -> None:
         """Allocate a page."""

@@ -26,8 +26,9 @@ class SimulatedPage:
     last. `accessed` ones were gone through by a fault since that was asked last, at the time `asked`; `wait` is for how
     long the guest did without the page when it last came back to it. `lost` is when no root led here any more in the
     recorded life, `missed` when in the simulated one, if that was earlier, and `reached` when it came there. `children`
-    are the pages that this one leads to in the simulated life; a `nested` one, which stands for a page table of a
-    guest's guest, goes with its last parent. `followers` are the pages that were recorded to go along with this one.
+    are the pages that this one leads to in the simulated life, and the offset of the spte; a `nested` one, which stands
+    for a page table of a guest's guest, goes with its last parent. `followers` are the pages that were recorded to go
+    along with this one.
     """
 
     __slots__ = (
@@ -64,7 +65,7 @@ class SimulatedPage:
         self.died = 0
         self.links: dict[SimulatedPage, int] = {}
         self.parents: dict[SimulatedPage, int] = {}
-        self.children: dict[SimulatedPage, None] = {}
+        self.children: dict[SimulatedPage, int] = {}
         self.up: SimulatedPage | None = None
         self.slot = 0
         self.loaded = False
@@ -88,7 +89,7 @@ class SimulatedPage:
             up = below.up
             if not below.resident:
                 died = min(died, below.died)
-            elif up is not None and below.parents.get(up, -1) < up.died:
+            elif up is not None and up in below.links and below.parents.get(up, -1) < up.died:
                 died = min(died, up.died)
             below = up
         return died

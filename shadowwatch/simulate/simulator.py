@@ -41,6 +41,8 @@ class Simulator(Decoder[SimulatedVm]):
         _, _, spt, parent_pte, gfn, _, _, role, _, _, _, _, _, kind, _ = event
         if kind == Kind.PAGE:
             vm.known(spt, gfn, role, parent_pte)
+        elif kind == Kind.WRITE:
+            vm.write(gfn)
 
     def _end_vm(self, vm: SimulatedVm, ns: int) -> None:
         super()._end_vm(vm, ns)

@@ -39,8 +39,8 @@ class Unseen:
         below: SimulatedPage | None = page
         while below is not None:
             up = below.up
-            if up is not None:
-                when = min(when, up.broke(below.links.get(up, 0)))
+            if up is not None and up in below.links:
+                when = min(when, up.broke(below.links[up]))
             below = up
         page.lost = when
         if 0 < died < when:

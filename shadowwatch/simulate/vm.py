@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from shadowwatch.mmu.cause import CauseTables, Unsettled
 from shadowwatch.mmu.curve import MIN_FREE, REFILL
-from shadowwatch.mmu.page import GFN_BITS, OFFSET, PAGE_SHIFT
+from shadowwatch.mmu.page import GFN_BITS, GFN_MASK, OFFSET, PAGE_SHIFT
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.simulate.kept import KeptList
 from shadowwatch.simulate.page import NEVER, SimulatedPage
@@ -34,6 +34,7 @@ class SimulatedVm(KeptList):
         "_by_reclaim",
         "_causes",
         "_chosen",
+        "_directories",
         "_due",
         "_faulted",
         "_fresh",
@@ -95,6 +96,8 @@ class SimulatedVm(KeptList):
         self._empty()
         self._pages: dict[int, SimulatedPage] = {}
         self._tables: dict[int, SimulatedPage] = {}
+        #: Directories, by the gfn that they shadow.
+        self._directories: dict[int, list[SimulatedPage]] = {}
         #: Pages that KVM counts but has not on the list, as roots that were zapped while in use.
         self._unlisted = 0
         #: The page that was allocated last, until its spte is written: a root has none.
@@ -155,19 +158,35 @@ class SimulatedVm(KeptList):
             page.up = parent
             page.slot = parent_pte & OFFSET
             page.links[parent] = page.parents[parent] = self._clock
-            parent.children[page] = None
+            parent.children[page] = page.slot
 
     def _page(self, identity: int, role: int) -> SimulatedPage:
         page = self._pages.get(identity)
         if page is None:
             if len(self._pages) > SLACK * (len(self._list) + len(self._tables)) + FLOOR:
                 self._pages = {key: page for key, page in self._pages.items() if page.recorded or page.resident}
+                self._directories = {}
+                for page in self._pages.values():
+                    self._index(page)
             page = SimulatedPage(identity, self._levels[role], bool(self._roles.field(role, "guest_mode")))
             self._pages[identity] = page
+            self._index(page)
         return page
 
+    def _index(self, page: SimulatedPage) -> None:
+        if page.level > 1:
+            self._directories.setdefault(page.identity & GFN_MASK, []).append(page)
+
     def unlink(self, ns: int, parent_pte: int) -> None:
-        """An spte maps memory: no fault that builds a page table."""
+        """An spte maps memory, maybe in place of a page: no fault that builds a page table."""
+        parent = self._tables.get(parent_pte >> PAGE_SHIFT)
+        if parent is not None:
+            self._cut(parent, range(parent_pte & OFFSET, (parent_pte & OFFSET) + 1))
+
+    def write(self, address: int) -> None:
+        """The guest wrote to a page of its own: the sptes made from what was there are cleared."""
+        for page in self._directories.get(address >> PAGE_SHIFT, ()):
+            self._cut(page, self._roles.written(page.identity >> GFN_BITS, address))
 
     def link(self, ns: int, spt: int, parent_pte: int) -> None:
         """A fault makes an spte point to a page."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shadowwatch.event.abi import Kind
-from tests.unit.kernel import KernelVm, Ring, role_of
+from tests.unit.kernel import PAGE_SIZE, KernelVm, Ring, role_of
 from tests.unit.story import FACTS, PAGE_FAULT, RECLAIM, Story, within
 
 ROOT_LEVEL = 3
@@ -116,6 +116,13 @@ class Faulting(KernelVm):
             assert self.pages[child].gfn == gfn
             spt = child
         return True
+
+    def forget(self, address: Address, level: int) -> None:
+        """The guest clears the entry of this level on the way to an address, as when a process ends."""
+        entries = [(0, address[0]), (1 + address[0], address[1])]
+        gfn, index = entries[ROOT_LEVEL - level]
+        self.accessed.discard(self.edges.get(self._by_gfn.get(gfn, 0) + 8 * index, 0))
+        self.write(gfn * PAGE_SIZE + 8 * index)
 
     def _go_through(self, address: Address) -> None:
         """The processor sets accessed bits as far as it gets."""

@@ -59,6 +59,26 @@ def test_the_policy_in_force_makes_the_recorded_zaps_again(policy: str, addresse
     assert (estimate.unseen, estimate.likely) == (0, 0.0)
 
 
+@pytest.mark.parametrize("policy", ALL)
+@given(
+    addresses=ADDRESSES,
+    forgets=st.dictionaries(st.integers(0, 400), st.sampled_from([2, 3])),
+    limit=st.integers(30, 60),
+)
+def test_so_it_does_of_a_guest_that_clears_entries(
+    policy: str, addresses: list[Address], forgets: dict[int, int], limit: int
+) -> None:
+    """What they led to stays on the list: a directory may have no child then, or no parent, and is zapped as such."""
+    vm = Faulting(policy, limit)
+    for number, address in enumerate(addresses):
+        vm.access(address)
+        if number in forgets:
+            vm.forget(address, forgets[number])
+    _, estimate = simulate(vm, policy)
+    zaps = len(vm.zapped)
+    assert (estimate.reproduced, estimate.recorded_zaps, estimate.zaps) == (zaps, zaps, zaps)
+
+
 @pytest.mark.parametrize("policy", [name for name in ALL if not POLICIES[name].by_access])
 @pytest.mark.parametrize(
     "recorded",
