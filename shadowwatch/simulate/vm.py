@@ -11,17 +11,15 @@ from __future__ import annotations
 
 from shadowwatch.mmu.cause import CauseTables, Unsettled
 from shadowwatch.mmu.curve import MIN_FREE, REFILL
-from shadowwatch.mmu.page import GFN_BITS, GFN_MASK, OFFSET, PAGE_SHIFT
+from shadowwatch.mmu.page import OFFSET, PAGE_SHIFT
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.simulate.kept import KeptList
 from shadowwatch.simulate.page import NEVER, SimulatedPage
+from shadowwatch.simulate.pages import Pages
 from shadowwatch.simulate.policies import AS_RECORDED, Limit
 from shadowwatch.simulate.policies.stock import Stock
 from shadowwatch.simulate.unseen import Unseen
 from shadowwatch.snapshot import Cause, Estimate
-
-#: Pages that are in neither life are forgotten when there are so many for each that is, and some more.
-SLACK, FLOOR = 4, 4096
 
 _BY_RECLAIM, _BY_PARENT, _QUOTA = int(Unsettled.BY_RECLAIM), int(Unsettled.BY_PARENT), int(Cause.QUOTA)
 _NO_RECLAIM = -1
@@ -34,13 +32,11 @@ class SimulatedVm(KeptList):
         "_by_reclaim",
         "_causes",
         "_chosen",
-        "_directories",
         "_due",
         "_faulted",
         "_fresh",
         "_higher",
         "_leaders",
-        "_levels",
         "_limit",
         "_lowered",
         "_pages",
@@ -74,7 +70,6 @@ class SimulatedVm(KeptList):
         second_chances: bool = False,
     ) -> None:
         super().__init__(kvm, pid, policy, whole)
-        self._levels = roles.levels
         self._roles = roles
         self._causes = causes
         #: Whether a move is one that the policy is told by: an accessed bit's, or that of a new child or mapping.
@@ -94,10 +89,8 @@ class SimulatedVm(KeptList):
     def forget(self) -> None:
         """Events were lost: the pages are not known any more, and the events from here on build them up again."""
         self._empty()
-        self._pages: dict[int, SimulatedPage] = {}
+        self._pages = Pages(self._roles)
         self._tables: dict[int, SimulatedPage] = {}
-        #: Directories, by the gfn that they shadow.
-        self._directories: dict[int, list[SimulatedPage]] = {}
         #: Pages that KVM counts but has not on the list, as roots that were zapped while in use.
         self._unlisted = 0
         #: The page that was allocated last, until its spte is written: a root has none.
@@ -131,7 +124,7 @@ class SimulatedVm(KeptList):
             self._end_reclaim()
         if self._fresh:
             self._root(self._fresh)
-        page = self._page(role << GFN_BITS | gfn, role)
+        page = self._pages.get(gfn, role, len(self._list) + len(self._tables))
         if page.reclaimed:
             self.recorded_refaults += 1
         page.recorded = True
@@ -148,7 +141,7 @@ class SimulatedVm(KeptList):
         """A walk over the kernel's list told of a page: of those so far the newest."""
         if spt >> PAGE_SHIFT in self._tables:
             return
-        page = self._page(role << GFN_BITS | gfn, role)
+        page = self._pages.get(gfn, role, len(self._list) + len(self._tables))
         page.recorded = True
         self._tables[spt >> PAGE_SHIFT] = page
         if not page.resident:
@@ -160,23 +153,6 @@ class SimulatedVm(KeptList):
             page.links[parent] = page.parents[parent] = self._clock
             parent.children[page] = page.slot
 
-    def _page(self, identity: int, role: int) -> SimulatedPage:
-        page = self._pages.get(identity)
-        if page is None:
-            if len(self._pages) > SLACK * (len(self._list) + len(self._tables)) + FLOOR:
-                self._pages = {key: page for key, page in self._pages.items() if page.recorded or page.resident}
-                self._directories = {}
-                for page in self._pages.values():
-                    self._index(page)
-            page = SimulatedPage(identity, self._levels[role], bool(self._roles.field(role, "guest_mode")))
-            self._pages[identity] = page
-            self._index(page)
-        return page
-
-    def _index(self, page: SimulatedPage) -> None:
-        if page.level > 1:
-            self._directories.setdefault(page.identity & GFN_MASK, []).append(page)
-
     def unlink(self, ns: int, parent_pte: int) -> None:
         """An spte maps memory, maybe in place of a page: no fault that builds a page table."""
         parent = self._tables.get(parent_pte >> PAGE_SHIFT)
@@ -185,8 +161,8 @@ class SimulatedVm(KeptList):
 
     def write(self, address: int) -> None:
         """The guest wrote to a page of its own: the sptes made from what was there are cleared."""
-        for page in self._directories.get(address >> PAGE_SHIFT, ()):
-            self._cut(page, self._roles.written(page.identity >> GFN_BITS, address))
+        for page, offsets in self._pages.written(address):
+            self._cut(page, offsets)
 
     def link(self, ns: int, spt: int, parent_pte: int) -> None:
         """A fault makes an spte point to a page."""
@@ -399,7 +375,7 @@ class SimulatedVm(KeptList):
     def end(self) -> Estimate:
         """What came of it; no more is heard of the VM."""
         self._settle()
-        for page in self._pages.values():
+        for page in self._pages:
             self._unseen.back(page, NEVER)
         return self.estimate()
 
