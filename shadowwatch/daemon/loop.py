@@ -210,7 +210,8 @@ def _about(facts: Facts, address: str) -> str:
 
 def _status(facts: Facts) -> Status:
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * PAGESIZE
-    return Status(facts=facts, policy=reclaim_policy(), cpu_ns=time.process_time_ns(), resident=resident)
+    policy = reclaim_policy() or facts.policy
+    return Status(facts=facts, policy=policy, cpu_ns=time.process_time_ns(), resident=resident)
 
 
 @dataclass(frozen=True, slots=True)

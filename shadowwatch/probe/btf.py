@@ -120,6 +120,10 @@ class Btf:
             return self._first_string + found + 1
         return self._base._string_offset(text) if self._base else None
 
+    def names(self, text: str) -> bool:
+        """Whether something here or in the base has this name: a type, a member, a function or a value of an enum."""
+        return self._string_offset(text) is not None
+
     def _type(self, type_id: int) -> tuple[Btf, int]:
         """The blob that has this type, and where in it."""
         if self._base and type_id < self._first_id:

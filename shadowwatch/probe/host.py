@@ -37,6 +37,10 @@ LAYOUTS = {
 }
 ROLE = "kvm_mmu_page_role"
 
+#: A name in BTF -> the policy of the KVM that it is from, which has no choice of them: how many pages the reclaim of
+#: patches/upstream passes over.
+ONLY_POLICIES = {"KVM_MMU_MAX_SPARED_PAGES": "childless"}
+
 #: The kernel's own symbols that are worth knowing, besides those of the kvm module.
 SYMBOLS = ("__x64_sys_sched_rr_get_interval",)
 
@@ -71,7 +75,8 @@ class Host:
     `parameters` maps "module.parameter" to its value, `symbols` a name to its address,
     `functions` are those of CALLERS and their clones as (name, first address, address behind),
     lower halves; `layouts` maps a struct to its members' byte offsets, `role` the role's
-    fields to (first bit, width). `damaged` is the file whose BTF cannot be read, and why.
+    fields to (first bit, width). `damaged` is the file whose BTF cannot be read, and why, and
+    `only_policy` how a KVM reclaims that has another order than the stock one, and no choice.
     """
 
     release: str
@@ -89,11 +94,17 @@ class Host:
     layouts: Layouts
     role: Mapping[str, tuple[int, int]]
     damaged: str = ""
+    only_policy: str = ""
 
     @property
     def patched(self) -> bool:
         """Whether this KVM carries the patch series of patches/: only that has the parameter."""
         return "kvm.reclaim_policy" in self.parameters
+
+    @property
+    def policy(self) -> str:
+        """KVM's reclaim policy, "" for a stock KVM."""
+        return self.parameters.get("kvm.reclaim_policy", self.only_policy)
 
 
 def _read(path: Path) -> str | None:
@@ -127,22 +138,24 @@ def _symbols(root: Path) -> tuple[dict[str, int], tuple[Function, ...]]:
     return symbols, functions
 
 
-def _types(root: Path) -> tuple[bool, Mapping[str, Mapping[str, tuple[int, int]]], str]:
-    """Whether vmlinux has BTF, the members of each struct, and which file is damaged."""
+def _types(root: Path) -> tuple[bool, Mapping[str, Mapping[str, tuple[int, int]]], str, str]:
+    """Whether vmlinux has BTF, the members of each struct, the only policy, and which file is damaged."""
     members: dict[str, Mapping[str, tuple[int, int]]] = {name: {} for name in (*LAYOUTS, ROLE)}
     files: list[Btf] = []
+    only = ""
     for name in ("vmlinux", "kvm"):
         path = root / "sys/kernel/btf" / name
         try:
             types = Btf.load(path, *files)
             # A module's are those of vmlinux and its own.
             members = {struct: types.members(*struct.split(".")) for struct in members}
+            only = next((policy for name, policy in ONLY_POLICIES.items() if types.names(name)), "")
         except OSError:
             break
         except BtfError as error:
-            return bool(files), members, f"/{path.relative_to(root)}: {error}"
+            return bool(files), members, only, f"/{path.relative_to(root)}: {error}"
         files.append(types)
-    return bool(files), members, ""
+    return bool(files), members, only, ""
 
 
 def _as_root(root: Path) -> bool:
@@ -151,7 +164,7 @@ def _as_root(root: Path) -> bool:
 
 
 def reclaim_policy(root: Path = Path("/")) -> str:
-    """The patched KVM's reclaim policy, "" when this KVM has none."""
+    """The patched KVM's reclaim policy now, "" when this KVM has no choice."""
     return _read(root / "sys/module/kvm/parameters/reclaim_policy") or ""
 
 
@@ -164,7 +177,7 @@ def gather(root: Path = Path("/")) -> Host:
     """Read this host's facts; nothing is changed, and nothing that is missing is an error."""
     symbols, functions = _symbols(root)
     release = _read(root / "proc/sys/kernel/osrelease") or os.uname().release
-    btf, members, damaged = _types(root)
+    btf, members, only_policy, damaged = _types(root)
     parameters = {
         f"{module}.{name}": value
         for module, name in _PARAMETERS
@@ -192,4 +205,5 @@ def gather(root: Path = Path("/")) -> Host:
         ),
         role={field: place for field, place in members[ROLE].items() if place[1]},
         damaged=damaged,
+        only_policy=only_policy,
     )

@@ -90,7 +90,7 @@ def collect(
     facts = Facts(
         host=platform.node(),
         kernel=host.release,
-        policy=host.parameters.get("kvm.reclaim_policy", ""),
+        policy=host.policy,
         probes={each.point: each.symbol for each in plan.attachments if each.program},
         role=host.role,
         functions=host.functions,

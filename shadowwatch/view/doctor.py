@@ -20,6 +20,8 @@ _GOOD, _BAD = Text("ok", "green"), Text("no", "bold red")
 def _kvm(host: Host) -> str:
     if host.patched:
         return f"patched, reclaim_policy is {host.parameters['kvm.reclaim_policy']}"
+    if host.policy:
+        return f"patched, always reclaims as reclaim_policy {host.policy}"
     return "stock: no reclaim_policy parameter" if host.kvm else "not loaded"
 
 

@@ -130,6 +130,13 @@ def test_doctor_fits_one_screen(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     matches(f"doctor-{name}.txt", text)
 
 
+def test_doctor_says_how_a_kvm_without_a_choice_reclaims() -> None:
+    """With the series for the KVM list it is no stock KVM, though it has no parameter."""
+    host, out = replace(STOCK, only_policy="childless"), io.StringIO()
+    show(host, make_plan(host), False, out)
+    assert "patched, always reclaims as reclaim_policy childless" in out.getvalue()
+
+
 def test_doctor_ends_with_what_to_do_in_which_order() -> None:
     """One sentence of all fixes, from the top of the screen down, and a line's end behind it."""
     host = replace(STOCK, root=False, headers=False, symbols={})

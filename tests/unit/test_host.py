@@ -49,6 +49,14 @@ struct task_struct the_task;
 """
 
 
+def write_btf(root: Path, source: str) -> None:
+    """Give the host's vmlinux the BTF of this source."""
+    (root / "structs.c").write_text(source)
+    subprocess.run(["gcc", "-g", "-O2", "-c", "-o", root / "structs.o", root / "structs.c"], check=True)
+    target = root / "sys/kernel/btf/vmlinux"
+    subprocess.run(["pahole", "--btf_encode_detached", target, root / "structs.o"], check=True)
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A host with everything, KVM stock and shadow paging."""
@@ -68,10 +76,7 @@ def root(tmp_path: Path) -> Path:
         (tmp_path / name).write_text(text)
     btf = tmp_path / "sys/kernel/btf"
     btf.mkdir()
-    source = tmp_path / "structs.c"
-    source.write_text(STRUCTS)
-    subprocess.run(["gcc", "-g", "-c", "-o", tmp_path / "structs.o", source], check=True)
-    subprocess.run(["pahole", "--btf_encode_detached", btf / "vmlinux", tmp_path / "structs.o"], check=True)
+    write_btf(tmp_path, STRUCTS)
     # A module's blob without types of its own: all that is asked for is in its base.
     header = (btf / "vmlinux").read_bytes()[:8]
     (btf / "kvm").write_bytes(header + bytes(12) + (1).to_bytes(4, "little") + b"\0")
@@ -210,6 +215,19 @@ def test_lockdown_and_the_patch_are_seen(root: Path) -> None:
     host = gather(root)
     assert host.lockdown
     assert host.patched
+    assert host.policy == "stock"
+
+
+def test_the_policy_of_a_kvm_without_a_choice_is_told_by_btf(root: Path) -> None:
+    """By the enum of patches/upstream, of which the code only uses the value; a choice says more."""
+    assert gather(root).policy == ""
+    patch = "enum { KVM_MMU_MAX_SPARED_PAGES = 256 }; int spare(int n) { return n <= KVM_MMU_MAX_SPARED_PAGES; }"
+    write_btf(root, f"{STRUCTS}{patch}\n")
+    host = gather(root)
+    assert host.policy == "childless"
+    assert not host.patched
+    (root / "sys/module/kvm/parameters/reclaim_policy").write_text("stock\n")
+    assert gather(root).policy == "stock"
 
 
 def test_damaged_btf_counts_as_none(root: Path) -> None:
