@@ -9,7 +9,8 @@ import subprocess
 from dataclasses import asdict
 
 from tests.captures import CAPTURES
-from tests.lab.machine import Kvm, Lab, Policy, say
+from tests.lab.hosts import Kvm
+from tests.lab.machine import Lab, Policy, say
 from tests.lab.workload import Vmm, Workload
 
 WORKLOAD = Workload("zipf", accesses=6_000)

@@ -8,7 +8,8 @@ from collections.abc import Generator, Iterator
 import pytest
 
 from tests.kernel.watched import AUDITS, Watched
-from tests.lab.machine import Kvm, Lab, say
+from tests.lab.hosts import Kvm
+from tests.lab.machine import Lab, say
 from tests.lab.snapshot import ready
 
 

@@ -17,7 +17,8 @@ from shadowwatch.view.screen import Frame
 from tests.kernel.causes import parameters
 from tests.lab.cost import measured
 from tests.lab.errors import LabError
-from tests.lab.machine import Kvm, Lab, Policy, say
+from tests.lab.hosts import Kvm
+from tests.lab.machine import Lab, Policy, say
 from tests.lab.scrape import PORT, Metrics, scrape_until, settled
 from tests.lab.snapshot import ready
 from tests.lab.workload import Reading, Vmm, Workload

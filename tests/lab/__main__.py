@@ -13,8 +13,8 @@ from tests.lab import show
 from tests.lab.cache import Progress
 from tests.lab.errors import LabError
 from tests.lab.guest import RealGuest
-from tests.lab.hosts import DEFAULT, HOSTS
-from tests.lab.machine import Kvm, Lab, Mode, Policy, build
+from tests.lab.hosts import DEFAULT, HOSTS, Kvm
+from tests.lab.machine import Lab, Mode, Policy, build
 from tests.lab.workload import WORKLOADS, Vmm, Workload
 
 REAL_GUEST = "real-linux"

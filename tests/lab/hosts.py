@@ -4,18 +4,23 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tests.lab.archive import FLAVOUR
+
+#: Debian's own, or one with the patches of a folder of patches/.
+Kvm = Literal["stock", "patched", "upstream"]
 
 PATCHES = Path(__file__).resolve().parents[2] / "patches"
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What a patched KVM is built from; the patches are in patches/linux-<host>."""
+    """What a KVM with patches is built from."""
 
     package: str
     compiler: str  # that built Debian's kernel, so what its modules have to be built with
+    folders: Mapping[Kvm, str]  # of patches/
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,9 @@ class Host:
         """Whether its KVM takes the lab's AMD processor: PREEMPT_RT's asks for a constant TSC, which that lacks."""
         return self.flavour == FLAVOUR
 
-    @property
-    def patches(self) -> list[Path]:
-        """The project's patches for its KVM, in their order."""
-        return patches_in(f"linux-{self.name}")
+    def patches(self, kvm: Kvm = "patched") -> list[Path]:
+        """The project's patches that make this KVM of its own, in their order."""
+        return patches_in(self.sources.folders[kvm]) if self.sources and kvm in self.sources.folders else []
 
 
 def patches_in(folder: str) -> list[Path]:
@@ -58,11 +62,16 @@ HOSTS: Mapping[str, Host] = {
     for host in (
         # Debian 11's own bcc and Python are older than what the daemon needs.
         Host("5.10", _BULLSEYE, _BOOKWORM),
-        Host("6.1", _BOOKWORM, _BOOKWORM, Sources("linux-source-6.1", "gcc-12")),
+        Host("6.1", _BOOKWORM, _BOOKWORM, Sources("linux-source-6.1", "gcc-12", {"patched": "linux-6.1"})),
         # PREEMPT_RT, whose locks are others.
         Host("6.1-rt", _BOOKWORM, _BOOKWORM, flavour="rt-amd64"),
-        Host("6.12", _TRIXIE, _TRIXIE, Sources("linux-source-6.12", "gcc-14")),
-        Host("7.x", ("trixie-backports",), _TRIXIE, Sources("linux-source-7.3", "gcc-14")),
+        Host("6.12", _TRIXIE, _TRIXIE, Sources("linux-source-6.12", "gcc-14", {"patched": "linux-6.12"})),
+        Host(
+            "7.x",
+            ("trixie-backports",),
+            _TRIXIE,
+            Sources("linux-source-7.3", "gcc-14", {"patched": "linux-7.x", "upstream": "upstream"}),
+        ),
     )
 }
 DEFAULT = "6.1"

@@ -18,11 +18,10 @@ from tests.lab.command import tail
 from tests.lab.connection import Command, Connection, wait_for_server
 from tests.lab.emulator import Emulator, Hardware
 from tests.lab.errors import LabError
-from tests.lab.hosts import DEFAULT, HOSTS
+from tests.lab.hosts import DEFAULT, HOSTS, Kvm
 from tests.lab.parts import Parts, prepare
 from tests.lab.run_folder import RunFolder
 
-Kvm = Literal["patched", "stock"]
 #: The patched KVM's, as its enum mmu_reclaim_policy has them.
 Policy = Literal["stock", "parents", "mapped", "leaf-first", "childless", "accessed", "newest"]
 Mode = Literal["shadow", "tdp", "nested"]
@@ -56,9 +55,9 @@ def build(host: str = DEFAULT, kvm: Kvm = "patched", progress: Progress = quiet)
     """Make whatever of this lab is not in the cache."""
     if host not in HOSTS:
         raise LabError(f"there is no host {host}: take {', '.join(HOSTS)}")
-    if kvm == "patched":
-        patched.check(HOSTS[host])
-    return prepare(Cache(default_root(), progress), HOSTS[host], with_patches=kvm == "patched")
+    if kvm != "stock":
+        patched.check(HOSTS[host], kvm)
+    return prepare(Cache(default_root(), progress), HOSTS[host], kvm)
 
 
 class Lab:
@@ -168,7 +167,7 @@ class Lab:
     def load_kvm(self, kvm: Kvm, mode: Mode = "shadow") -> None:
         """Load this KVM, in this mode, in place of the one that is loaded."""
         self.unload_kvm()
-        if kvm == "patched":
+        if kvm != "stock":
             self.run("modprobe -a irqbypass ccp")
         for module, wanted in MODES[mode].items():
             command = f"modprobe {module}" if kvm == "stock" else f"insmod /srv/lab/kvm/{module.replace('_', '-')}.ko"

@@ -15,9 +15,9 @@ from tests.lab.bochs import watched as bochs
 from tests.lab.cache import default_root, key
 from tests.lab.errors import LabError
 from tests.lab.guest import RealGuest
-from tests.lab.hosts import DEFAULT, HOSTS
+from tests.lab.hosts import DEFAULT, HOSTS, Kvm
 from tests.lab.kept import Lines
-from tests.lab.machine import Kvm, Lab, Mode, build, say
+from tests.lab.machine import Lab, Mode, build, say
 from tests.lab.scrape import PORT, Metrics, scrape_until, settled
 from tests.lab.snapshot import daemon_files
 from tests.lab.workload import Vmm, Workload

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from tests.lab import boot, image, kernel, patched, programs, qemu
 from tests.lab.archive import KernelSet, MissingError, kernels, newest_first
@@ -14,7 +14,7 @@ from tests.lab.cache import Cache, Whole
 from tests.lab.command import beside
 from tests.lab.debian import Apt, sources
 from tests.lab.errors import ArchiveError
-from tests.lab.hosts import Host
+from tests.lab.hosts import Host, Kvm
 
 UNITS = (("day", 86400), ("hour", 3600), ("minute", 60))
 T = TypeVar("T")
@@ -29,7 +29,7 @@ class Parts:
     boot: boot.Boot
     image: image.Image
     guests: Path  # their programs
-    patched: Path | None  # KVM's modules with the project's patches
+    patched: Path | None  # KVM's modules with patches of the project's
 
 
 @dataclass(frozen=True)
@@ -37,32 +37,30 @@ class Fetched:
     """What of a lab comes from an archive as it is."""
 
     kernel: kernel.Kernel
-    source: Path | None  # of the patched KVM
+    source: Path | None  # of a KVM with patches
 
 
-def prepare(cache: Cache, host: Host, *, with_patches: bool) -> Parts:
+def prepare(cache: Cache, host: Host, kvm: Kvm) -> Parts:
     """Return the parts of this host's lab, made when they are not in the cache."""
-    return newest_or_last(cache, host, _assemble, with_patches=with_patches)
+    return newest_or_last(cache, host, lambda cache, fetched: _assemble(cache, fetched, kvm), kvm)
 
 
 def newest_or_last(
     cache: Cache,
     host: Host,
     make: Callable[[Cache, Fetched], T],
-    *,
-    with_patches: bool,
+    kvm: Kvm,
     lines: str | None = None,
 ) -> T:
     """Return what `make` makes of the newest kernel that can be had, or of the last one if an archive fails it.
 
     `lines` is a sources.list, by default one for the host's suites. ArchiveError: there is no last one either.
     """
-    own, other = f"lab-{host.name}-patched", f"lab-{host.name}-stock"
-    if not with_patches:
-        own, other = other, own
+    names = {each: f"lab-{host.name}-{each}" for each in get_args(Kvm)}
+    own, with_patches = names[kvm], kvm != "stock"
     with cache.locked(f"lab-{host.name}"):
-        # A lab with the patched KVM has all that one without it needs.
-        last = cache.whole(own) if with_patches else cache.whole(own, other)
+        # A lab with a KVM of our own has all that one without it needs.
+        last = cache.whole(own) if with_patches else cache.whole(own, *names.values())
         kept = _kept(host, last) if last else None
         try:
             fetched = _fetch(cache, host, lines, kept.kernel.packages if kept else None, with_source=with_patches)
@@ -73,7 +71,7 @@ def newest_or_last(
                 raise ArchiveError(what, error.cure) from None
             cache.progress(f"lab: the one built {_age(last.built)} ago stays in use, since {error.what}")
             return make(Cache(cache.root, cache.progress, last), kept)
-        cache.remember(own, instead_of=other if with_patches else "")
+        cache.remember(own, instead_of=names["stock"] if with_patches else "")
     return made
 
 
@@ -126,12 +124,12 @@ def _kept(host: Host, last: Whole) -> Fetched:
     return Fetched(kernel.unpacked(host, folder), last.artifacts.get(patched.source_kind(host)))
 
 
-def _assemble(cache: Cache, fetched: Fetched) -> Parts:
+def _assemble(cache: Cache, fetched: Fetched, kvm: Kvm) -> Parts:
     stock = fetched.kernel
 
     def build() -> tuple[qemu.Program, Path, Path | None]:
         emulator, guests = qemu.prepare(cache), programs.prepare(cache, stock)
-        return emulator, guests, patched.prepare(cache, stock, fetched.source) if fetched.source else None
+        return emulator, guests, patched.prepare(cache, stock, fetched.source, kvm) if fetched.source else None
 
     # Each of the two leaves a second processor idle for half of its time.
     with beside(build) as built:

@@ -19,7 +19,7 @@ from tests.lab.archive import FLAVOUR, KernelSet
 from tests.lab.cache import Cache, Input
 from tests.lab.command import PATH, output
 from tests.lab.errors import LabError
-from tests.lab.hosts import HOSTS, Host, Sources
+from tests.lab.hosts import HOSTS, Host, Kvm, Sources
 from tests.lab.kernel import Kernel, decompressed
 
 MODULES = ("kvm.ko", "kvm-amd.ko", "kvm-intel.ko")
@@ -28,7 +28,7 @@ MODULES = ("kvm.ko", "kvm-amd.ko", "kvm-intel.ko")
 FILES = """
     Documentation/admin-guide/kernel-parameters.txt Documentation/virt/kvm Kbuild Makefile */Kconfig* arch/x86 certs
     kernel/*.h kernel/bounds.c kernel/sched kernel/time/timeconst.bc rust scripts security tools/Makefile tools/arch
-    tools/bpf tools/build tools/include tools/lib tools/objtool tools/scripts usr virt
+    tools/bpf tools/build tools/include tools/lib tools/objtool tools/scripts tools/testing/selftests/kvm usr virt
 """
 
 # Debian's package for each tool and header that a kernel build asks for, besides the compiler.
@@ -65,12 +65,12 @@ done
 """
 
 
-def check(host: Host) -> Sources:
-    """Return what the host's patched KVM is built from; LabError when there is no such KVM."""
-    if host.sources and host.patches:
+def check(host: Host, kvm: Kvm = "patched") -> Sources:
+    """Return what this KVM of the host's is built from; LabError when there is no such KVM."""
+    if host.sources and host.patches(kvm):
         return host.sources
-    others = " or ".join(other.name for other in HOSTS.values() if other.sources and other.patches)
-    raise LabError(f"there are no patches for the KVM of host {host.name}: take its stock KVM, or host {others}")
+    others = " or ".join(other.name for other in HOSTS.values() if other.patches(kvm))
+    raise LabError(f"there is no {kvm} KVM for host {host.name}: take its stock KVM, or host {others}")
 
 
 def source_kind(host: Host) -> str:
@@ -107,14 +107,14 @@ def apply(patches: list[Path], tree: Path, what: str) -> None:
         output(["patch", "-p1", "-s", "-F0", "-d", tree, "-i", patch], cure=cure)
 
 
-def prepare(cache: Cache, kernel: Kernel, source: Path) -> Path:
-    """Return a folder with MODULES for this kernel, built from its source when they are not in the cache."""
+def prepare(cache: Cache, kernel: Kernel, source: Path, kvm: Kvm) -> Path:
+    """Return a folder with this KVM's MODULES, built from the kernel's source when they are not in the cache."""
     host = kernel.host
-    sources = check(host)
-    patches = host.patches
+    sources = check(host, kvm)
+    patches = host.patches(kvm)
 
     def build(folder: Path) -> None:
-        cache.progress(f"patched KVM: {len(patches)} patches")
+        cache.progress(f"{kvm} KVM: {len(patches)} patches")
         work = folder / "tree"
         shutil.copytree(source, work, symlinks=True)
         _adapt(work, kernel)
@@ -131,11 +131,11 @@ def prepare(cache: Cache, kernel: Kernel, source: Path) -> Path:
             _build_elsewhere(cache, host, sources, folder)
         for name in MODULES:
             if " .BTF " not in output(["readelf", "-SW", folder / name]):
-                raise LabError(f"the patched {name} has no BTF: is Debian's own pahole the first on PATH?")
+                raise LabError(f"the {kvm} {name} has no BTF: is Debian's own pahole the first on PATH?")
         shutil.rmtree(work)
 
     inputs: list[Input] = [*kernel.packages.binaries, source.name, *patches, Path(__file__)]
-    return cache.artifact(f"kvm-{host.name}", inputs, build)
+    return cache.artifact(f"kvm-{host.name}-{kvm}", inputs, build)
 
 
 def _adapt(tree: Path, kernel: Kernel) -> None:

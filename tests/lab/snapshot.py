@@ -12,8 +12,8 @@ from pathlib import Path
 from tests.lab import emulator, image, machine
 from tests.lab.cache import Cache, Input, Progress, default_root
 from tests.lab.emulator import Hardware
-from tests.lab.hosts import DEFAULT
-from tests.lab.machine import CHECKOUT, Kvm, Lab, build, quiet
+from tests.lab.hosts import DEFAULT, Kvm
+from tests.lab.machine import CHECKOUT, Lab, build, quiet
 from tests.lab.parts import Parts
 
 HARDWARE = Hardware()

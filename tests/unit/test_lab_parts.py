@@ -16,7 +16,7 @@ import pytest
 
 from tests.lab.cache import Cache
 from tests.lab.errors import ArchiveError
-from tests.lab.hosts import HOSTS
+from tests.lab.hosts import HOSTS, Kvm
 from tests.lab.parts import Fetched, newest_or_last
 from tests.unit.archive import SOURCE, Archive
 
@@ -41,7 +41,7 @@ class Labs:
         self.root = root
         self.said: list[str] = []
 
-    def make(self, lines: str, host: str = "6.1", *, with_patches: bool = True, image: str = "") -> Fetched:
+    def make(self, lines: str, host: str = "6.1", kvm: Kvm = "patched", image: str = "") -> Fetched:
         """Fetch a kernel and make an image of it, of these inputs, too; an archive that fails is part of the image."""
 
         def make(cache: Cache, fetched: Fetched) -> Fetched:
@@ -56,7 +56,7 @@ class Labs:
 
         self.said.clear()
         cache = Cache(self.root, self.said.append)
-        return newest_or_last(cache, HOSTS[host], make, with_patches=with_patches, lines=lines)
+        return newest_or_last(cache, HOSTS[host], make, kvm, lines)
 
     def a_day_later(self) -> None:
         """Let what is known of each archive be so old that it is asked again, and let each lab be as old."""
@@ -127,7 +127,7 @@ def test_a_host_without_patches_needs_no_source(tmp_path: Path, labs: Labs) -> N
         archive.image(release, version)
         archive.headers(release, version, "linux-kbuild-5.10")
     archive.add("linux-kbuild-5.10", "5.10.262-1")
-    lab = labs.make(archive.publish().lines, "5.10", with_patches=False)
+    lab = labs.make(archive.publish().lines, "5.10", kvm="stock")
     assert (lab.kernel.release, lab.source) == ("5.10.0-46-amd64", None)
 
 
@@ -135,7 +135,7 @@ def test_a_host_of_another_flavour(archive: Archive, labs: Labs) -> None:
     """Each takes the kernels of its own alone, though one archive has both."""
     archive.kernel("6.1.0-56-rt-amd64", "6.1.192-1")
     lines = archive.publish().lines
-    assert labs.make(lines, "6.1-rt", with_patches=False).kernel.release == "6.1.0-56-rt-amd64"
+    assert labs.make(lines, "6.1-rt", kvm="stock").kernel.release == "6.1.0-56-rt-amd64"
     assert labs.make(lines).kernel.release == OLD
 
 
@@ -172,7 +172,7 @@ def test_parts_of_one_package_each(tmp_path: Path, labs: Labs) -> None:
     archive.headers(release, version, f"linux-base-{release} (= {version}), linux-kbuild-7.3.4+deb13")
     archive.add("linux-kbuild-7.3.4+deb13", version)
     archive.add("linux-source-7.3", version)
-    lab = labs.make(archive.publish().lines, "7.x", with_patches=False)
+    lab = labs.make(archive.publish().lines, "7.x", kvm="stock")
     assert sorted(lab.kernel.packages.image) == [
         f"linux-{part}-{release}" for part in ("base", "binary", "image", "modules")
     ]
@@ -203,7 +203,7 @@ def served(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_an_archive_that_moved_on_is_asked_again(archive: Archive, served: str, labs: Labs) -> None:
     """What is known of it leads to a 404, and what it has now to a kernel that is newer still."""
     archive.publish()
-    labs.make(served, with_patches=False)
+    labs.make(served, kvm="stock")
     archive.kernel(NEW, "6.1.192-2")
     archive.add(KBUILD, "6.1.192-2")
     for part in (SOURCE, f"linux-image-{OLD}"):
@@ -243,7 +243,7 @@ def test_a_lab_with_patches_stays_in_use_without_them(archive: Archive, labs: La
     before = labs.make(archive.publish().lines)
     labs.a_day_later()
     archive.folder.rename(archive.folder.with_name("gone"))
-    assert labs.make(archive.lines, with_patches=False).kernel == before.kernel
+    assert labs.make(archive.lines, kvm="stock").kernel == before.kernel
     for record in labs.root.glob("lab-*-patched.json"):
         record.rename(labs.root / "lab-6.1-stock.json")
     with pytest.raises(ArchiveError, match="has no lab of host"):
