@@ -19,6 +19,7 @@ from tests.lab.connection import Command, Connection, wait_for_server
 from tests.lab.emulator import Emulator, Hardware
 from tests.lab.errors import LabError
 from tests.lab.hosts import DEFAULT, HOSTS, Kvm
+from tests.lab.own import kernel_of_a_tree
 from tests.lab.parts import Parts, prepare
 from tests.lab.run_folder import RunFolder
 
@@ -57,7 +58,8 @@ def build(host: str = DEFAULT, kvm: Kvm = "patched", progress: Progress = quiet)
         raise LabError(f"there is no host {host}: take {', '.join(HOSTS)}")
     if kvm != "stock":
         patched.check(HOSTS[host], kvm)
-    return prepare(Cache(default_root(), progress), HOSTS[host], kvm)
+    cache = Cache(default_root(), progress)
+    return kernel_of_a_tree(cache, prepare(cache, HOSTS[host], kvm))
 
 
 class Lab:
