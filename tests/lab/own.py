@@ -32,7 +32,6 @@ def kernel_of_a_tree(cache: Cache, parts: Parts) -> Parts:
     release = named.read_text().strip()
     if not release.startswith(parts.kernel.host.series):
         return parts
-    modules = sorted(tree.rglob("*.ko"))
 
     def make(folder: Path) -> None:
         cache.progress(f"kernel: {release} of {tree}")
@@ -44,17 +43,17 @@ def kernel_of_a_tree(cache: Cache, parts: Parts) -> Parts:
             f"{EXTRA}/usr/{path.relative_to(folder)}": path for path in library.rglob("*") if path.is_file()
         }
         # What bcc reads of the headers does not depend on the configuration.
-        headers = f"/usr/src/linux-headers-{parts.kernel.release}"
-        link = f"ln -s {headers} /{EXTRA}/usr/lib/modules/{release}/build\ncp -a /{EXTRA}/. /root\n"
-        init = INIT.read_text().replace("mount --move /dev", f"{link}mount --move /dev").encode()
-        (folder / "init").write_bytes(init)
+        modules = f"/{EXTRA}/usr/lib/modules/{release}"
+        link = f"ln -s ../{parts.kernel.release}/build ../{parts.kernel.release}/source {modules}\n"
+        init = INIT.read_text().replace("mount --move", f"{link}cp -a /{EXTRA}/. /root\nmount --move")
+        (folder / "init").write_text(init)
         (folder / "init").chmod(0o755)
         archive(folder / "initramfs.cpio", {"init": folder / "init", "modules/order": b"", **files}, ("root",))
         (folder / "kvm").mkdir()
         for path in library.rglob("kvm*.ko"):
             shutil.copy(path, folder / "kvm")
 
-    folder = cache.artifact("own", [tree / "vmlinux", *modules, INIT, Path(__file__)], make)
+    folder = cache.artifact("own", [tree / "vmlinux", *sorted(tree.rglob("*.ko")), INIT, Path(__file__)], make)
     return replace(
         parts,
         kernel=replace(parts.kernel, packages=replace(parts.kernel.packages, release=release)),
