@@ -342,8 +342,8 @@ static void lay_out_memory(void)
 	/* Of what is spread out, the host need give only the pages that the guest touches. */
 	memory = mmap(NULL, memory_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	checked(memory, "guest memory");
-	/* Whether the host has huge pages to give must not show in the counts. */
-	if (madvise(memory, memory_size, MADV_NOHUGEPAGE))
+	/* Whether the host has huge pages to give must not show in the counts; PREEMPT_RT has none, and says EINVAL. */
+	if (madvise(memory, memory_size, MADV_NOHUGEPAGE) && errno != EINVAL)
 		err(1, "madvise");
 
 	memcpy(memory + take_pages(1), guest_code, guest_code_end - guest_code);
