@@ -10,6 +10,7 @@ import pytest
 from tests.kernel.watched import Watched
 from tests.lab.errors import LabError
 from tests.lab.guest import RealGuest
+from tests.lab.machine import Lab
 from tests.lab.show import booting
 
 SECONDS = 1.0
@@ -65,3 +66,17 @@ def test_a_guest_that_ends_is_an_error_with_its_last_words(patched: Watched) -> 
 def _wait_for_ever() -> None:
     while True:
         signal.pause()
+
+
+@pytest.mark.soak
+def test_a_nested_linux_takes_its_pages_along_when_it_ends() -> None:
+    """Its hypervisor, a KVM as well, clears what led to its page tables: the host's zaps them, and reclaim none."""
+    with (
+        Lab.boot(mode="nested") as lab,
+        RealGuest(lab, name="takes-along", pages=1024, memory=512, processes=1, sources=2, nested=True) as guest,
+    ):
+        guest.wait()
+        counters = guest.counters()
+        assert counters["mmu_cache_miss"] > 30
+        assert counters["mmu_cache_miss"] - counters["mmu_shadow_zapped"] < 10
+        assert counters["mmu_recycled"] == 0

@@ -25,6 +25,7 @@ LINE_SECONDS = 300.0
 STARTED = "guest: init runs"
 CURE = 'give the lab more of this machine, or look for the reason beside one: make lab ARGS="--workload real-linux"'
 MARKER = "processes done"
+ENDED = "guest: its guest has ended"
 PAGE_SIZE = 4096
 
 
@@ -120,10 +121,10 @@ class Guest(Ending):
 
 
 class RealGuest(Guest):
-    """A Linux that runs processes: a crowd that lives on, each woken in its turn, and then one after another.
+    """A Linux that builds sources and runs processes: a crowd that lives on, each woken in its turn, then others.
 
     Beside them are those that sleep. `nested`: in a Linux that is a guest itself, whose own guest's page tables are
-    shadowed in mode "nested".
+    shadowed in mode "nested"; that guest ends when it has done so.
     """
 
     def __init__(
@@ -136,23 +137,25 @@ class RealGuest(Guest):
         sleepers: int = 0,
         crowd: int = 0,
         turns: int = 0,
+        sources: int = 0,
         endless: bool = False,
         memory: int = 96,
         nested: bool = False,
     ) -> None:
+        append = f"sleepers={sleepers} crowd={crowd} turns={turns} sources={sources} forks={processes}"
+        append += f" endless={'yes' if endless else 'no'}"
+        self._last = ENDED if nested else MARKER
         if nested:
             # Its guest's memory in small pages, so that as many page tables map it.
-            append = f"linux={processes} transparent_hugepage=never"
-            share = "-virtfs local,path=/,mount_tag=lab,security_model=none,multidevs=remap,readonly=on"
-            super().__init__(lab, name, pages, memory, "nested.cpio", append, share)
-            return
-        append = f"sleepers={sleepers} crowd={crowd} turns={turns} forks={processes}"
-        super().__init__(lab, name, pages, memory, "guest.cpio", f"{append} endless={'yes' if endless else 'no'}")
+            append += " linux=yes transparent_hugepage=never cryptomgr.notests"
+        else:
+            append += " ends=no"
+        super().__init__(lab, name, pages, memory, "nested-linux.cpio" if nested else "guest.cpio", append)
 
     def wait(self) -> None:
-        """Wait until the guest, or the guest's guest, has run its processes."""
+        """Wait until the guest has run its processes, or its guest has and has ended."""
         self.booted()
-        while MARKER not in self._line():
+        while self._last not in self._line():
             pass
 
 
