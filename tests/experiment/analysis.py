@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from shadowwatch.capture.format import reading
 from shadowwatch.capture.series import SawTooth
@@ -28,14 +29,19 @@ class InReach:
     def tables(self) -> int:
         """Count them, from the roots down."""
         top = max(self.levels.values(), default=0)
+        roots = [spt for spt, level in self.levels.items() if level == top]
+        return sum(self.levels.get(spt) == 1 for spt in self.from_(roots))
+
+    def from_(self, roots: Sequence[int]) -> set[int]:
+        """These pages and all that they lead to."""
         reached: set[int] = set()
-        waiting = [spt for spt, level in self.levels.items() if level == top]
+        waiting = [*roots]
         while waiting:
             spt = waiting.pop()
             if spt not in reached:
                 reached.add(spt)
                 waiting += self.children.get(spt, {}).values()
-        return sum(self.levels.get(spt) == 1 for spt in reached)
+        return reached
 
     def take(self, event: Event, levels: Mapping[int, int]) -> None:
         """A page comes, is linked, or goes with all of its edges."""
@@ -56,6 +62,33 @@ class InReach:
             self.parents[child].discard(pte)
 
 
+class Ended(NamedTuple):
+    """Pages that there were when a nested guest was over: all, those of guests before it, and directories of these."""
+
+    held: int
+    stale: int
+    directories: int
+
+
+@dataclass
+class Turns:
+    """Nested guests that come one after another, each with a root of its own, which is told by its gfn."""
+
+    gfns: set[int] = field(default_factory=set)
+    root: int = 0  # the page that shadows the last one
+    ended: list[Ended] = field(default_factory=list)
+
+    def take(self, event: Event, tree: InReach, levels: Mapping[int, int]) -> None:
+        """A root of a gfn that had none yet is the next guest's."""
+        if event.kind != Kind.ALLOC or levels[event.role] < max(tree.levels.values(), default=0):
+            return
+        if event.gfn not in self.gfns and self.gfns:
+            stale = set(tree.levels) - tree.from_([self.root])
+            self.ended.append(Ended(len(tree.levels), len(stale), sum(tree.levels[spt] > 1 for spt in stale)))
+        self.gfns.add(event.gfn)
+        self.root = event.spt
+
+
 @dataclass
 class Teeth:
     """The saw-teeth of one VM: guest pages that KVM counts as mapped, and tables that a root leads to."""
@@ -63,6 +96,7 @@ class Teeth:
     mapped: SawTooth = field(default_factory=SawTooth)
     in_reach: SawTooth = field(default_factory=SawTooth)
     tree: InReach = field(default_factory=InReach)
+    turns: Turns = field(default_factory=Turns)
     reclaimed: bool = False
     allocated: int = 0
     #: (pages allocated so far, tables in reach) at each turn of the latter.
@@ -77,6 +111,7 @@ class Recorded:
     mapped: SawTooth
     in_reach: SawTooth
     over_time: Sequence[tuple[int, int]]
+    ended: Sequence[Ended]
 
     @property
     def estimates(self) -> Mapping[str, Estimate]:
@@ -107,7 +142,10 @@ def analyse(path: Path) -> dict[str, Recorded]:
         if vm.name.endswith("-accessed") == (policy == "accessed")
     ]
     found = {vm.name: (vm, teeth[vm.pid]) for vm in vms if vm.pid in teeth}
-    return {name: Recorded(vm, each.mapped, each.in_reach, each.over_time) for name, (vm, each) in found.items()}
+    return {
+        name: Recorded(vm, each.mapped, each.in_reach, each.over_time, each.turns.ended)
+        for name, (vm, each) in found.items()
+    }
 
 
 def _events(records: bytes) -> Iterator[Event]:
@@ -126,7 +164,19 @@ def _follow(teeth: Teeth, event: Event, levels: Mapping[int, int]) -> None:
         teeth.over_time.append((teeth.allocated, tables))
         teeth.reclaimed = event.kind == Kind.RECLAIM
     teeth.allocated += event.kind == Kind.ALLOC
+    teeth.turns.take(event, tree, levels)
     tree.take(event, levels)
+
+
+def ended(recorded: Recorded) -> dict[str, int]:
+    """What was held for nested guests when the first was over, and when the last but one was."""
+    first, last = recorded.ended[0], recorded.ended[-1]
+    return {
+        "held_first": first.held,
+        "held": last.held,
+        "stale": last.stale,
+        "stale_directories": last.directories,
+    }
 
 
 def _directories(vm: VmSnapshot) -> int:

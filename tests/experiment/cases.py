@@ -23,6 +23,7 @@ class Linux:
     processes: int = 40
     crowd: int = 0
     turns: int = 0
+    sources: int = 0
     memory: int = 96  # MiB
     nested: bool = False
 
@@ -40,6 +41,11 @@ class Case:
     seeds: tuple[int, ...] = SEEDS  # of a Linux, the numbers of its runs
     recorded: tuple[int, ...] = SEEDS[:3]  # those of which shadowwatch records a run as well
     unlike: str = ""  # why a predicted change may be far from the measured one
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether the guest has guests one after another, none of which comes again."""
+        return any(workload.inner > 1 for workload in self.workloads)
 
     def vms(self, limit: int, seed: int, policy: str) -> list[Workload]:
         """The VMs of one run; none of a Linux."""
@@ -85,6 +91,23 @@ CASES: Mapping[str, Case] = {
             (Workload("", "zipf", nested=True),),
             mode="nested",
             unlike="a zap takes much of the tree along, and of what the guest did with that nothing was recorded",
+        ),
+        Case(
+            "nested-linux",
+            "a real Linux in a real Linux that is a guest: it boots, builds 48 sources and ends",
+            linux=Linux(processes=0, sources=48, memory=512, nested=True),
+            mode="nested",
+            limits=(64,),
+            recorded=SEEDS[:1],
+            unlike="no two runs are alike",
+        ),
+        Case(
+            "nested-ended",
+            "nine nested guests one after another, 500 accesses each, of a hypervisor that clears nothing at their end",
+            (Workload("", "zipf", nested=True, inner=9, accesses=9 * 500),),
+            mode="nested",
+            limits=(128, 256, 1024),
+            recorded=SEEDS[:1],
         ),
         _large(1024, 48, 32, 60_000),
         Case(

@@ -16,7 +16,7 @@ from tests.lab.snapshot import daemon_files
 #: What becomes part of a run, beside the case itself and the KVM that runs it.
 GUESTS: Sequence[Input] = [
     *(Path(str(module.__file__)) for module in (runs, guest, workload, programs)),
-    *(programs.VMM, programs.INIT, programs.NESTED_INIT),
+    *(programs.VMM, programs.LINUX, programs.INIT, programs.NESTED_INIT),
 ]
 REFERENCE: Sequence[Input] = [Path(str(module.__file__)) for module in (accesses, reference)]
 LISTENERS: Sequence[Input] = [

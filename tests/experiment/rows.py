@@ -20,7 +20,8 @@ def joined(kept: Kept) -> list[Row]:
         for block in blocks(case, (*COUNTING, *RECORDING)):
             for row in kept.of(block) or ():
                 by_run.setdefault((row["limit"], row["seed"], row["policy"]), {}).update(row)
-        for seed in sorted({seed for _, seed, _ in by_run} if case.workloads else ()):
+        # The reference has one guest of a guest.
+        for seed in sorted({seed for _, seed, _ in by_run} if case.workloads and not case.in_turn else ()):
             for row in _references(kept, Block(case, "reference", seed)):
                 of_run = by_run.setdefault((row["limit"], seed, row["policy"]), row)
                 of_run.update({"reference_faults": row["page_faults"], "reference_zaps": row["zaps"]})

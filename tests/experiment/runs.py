@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from shadowwatch.simulate.policies import POLICIES
-from tests.experiment.analysis import Recorded, analyse, together
+from tests.experiment.analysis import Recorded, analyse, ended, together
 from tests.experiment.cases import SHOWN, Case
 from tests.lab.errors import LabError
 from tests.lab.guest import RealGuest
@@ -192,6 +192,8 @@ def _recorded(lab: Lab, runs: Sequence[Run], folder: Path) -> list[Row]:
     for run, row in zip(runs, rows, strict=True):
         stock = Run(run.case, run.limit, run.seed, "stock")
         row |= together([vms[name] for name in run.names()])
+        if run.case.in_turn:
+            row |= ended(vms[run.names()[0]])
         if ((run.case.name, run.limit), run.seed) == SHOWN:
             row["over_time"] = list(vms[run.names()[0]].over_time)
         row |= _predicted(run.policy, [vms[name] for name in run.names()], [vms[name] for name in stock.names()])

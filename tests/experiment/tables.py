@@ -12,6 +12,9 @@ from tests.experiment.claims import percent, share
 from tests.experiment.figures import BEST, STOCK, Figures, Place
 from tests.experiment.reference import REFERENCES
 
+#: What KVM has for a shadow page that is not direct: sptes, and what each was made from (shadowed_translation).
+PAGE_BYTES, MIB = 2 * 4096, 1 << 20
+
 
 def _spread(values: Sequence[float], show: Callable[[float], str]) -> str:
     """The median, and behind it the lowest and the highest."""
@@ -86,6 +89,27 @@ def effects(figures: Figures) -> str:
 
 def _none(sign: int) -> str:
     return "" if sign else ", no effect seen"
+
+
+def ended(figures: Figures) -> str:
+    """What is held for nested guests that have ended."""
+    lines = []
+    for place in figures.places():
+        for policy in figures.policies(place):
+            names = ("held_first", "held", "stale", "stale_directories")
+            found = [figures.values(place, policy, name) for name in names]
+            faults = figures.effect(place, policy, "page_faults")
+            if all(found) and faults:
+                first, held, stale, directories = (median(values) for values in found)
+                cells = [_count(first), _count(held), _count(stale), f"{stale * PAGE_BYTES / MIB:.2f}"]
+                cells.append(_count(directories))
+                cells.append("" if policy == STOCK else _spread(faults.changes, _tenth) + _none(faults.sign))
+                lines.append((at(place), policy, *cells))
+    head = (
+        *("guest, limit", "policy", "pages after the first", "after the eighth", "of guests before that", "MiB"),
+        *("directories among them", "page faults"),
+    )
+    return _table(head, lines)
 
 
 def teeth(figures: Figures) -> str:

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from tests.experiment.analysis import Ended, InReach, Turns
 from tests.experiment.cases import CASES
 from tests.experiment.claims import CLAIMS, Claim
 from tests.experiment.figures import Effect, Figures
 from tests.experiment.kept import Kept
 from tests.experiment.report import DOCS, MARKS, PAGE, ROOT, between, page, quoted, read
 from tests.experiment.runs import COUNTING, RECORDING, Block, blocks
+from tests.unit.story import Story
 
 POLICIES = ("stock", "parents", "mapped", "leaf-first")
 
@@ -144,6 +146,26 @@ def test_the_share_of_what_was_possible() -> None:
     assert figures.possible(("zipf", 64), "parents") == [0.5]
     assert figures.possible(("zipf", 64), "mapped") == [-0.25]
     assert figures.policies() == ["stock", "parents", "mapped"]
+
+
+def test_what_is_there_of_nested_guests_that_have_ended() -> None:
+    """When the next one's root comes: what the last one's does not lead to is of those before, whatever came again."""
+    story = Story()
+    story.alloc(1, level=4, gfn=100)
+    story.alloc(2, level=3)
+    story.link(1, 0, 2)
+    story.alloc(3, level=4, gfn=200)
+    story.zap(3, level=4)
+    story.alloc(3, level=4, gfn=200)
+    story.alloc(4)
+    story.link(3, 0, 4)
+    story.alloc(5)
+    story.alloc(6, level=4, gfn=300)
+    turns, tree, levels = Turns(), InReach(), {level: level for level in range(1, 5)}
+    for event in story.events:
+        turns.take(event, tree, levels)
+        tree.take(event, levels)
+    assert turns.ended == [Ended(held=2, stale=0, directories=0), Ended(held=5, stale=3, directories=2)]
 
 
 def test_a_document_is_written_between_its_marks_only() -> None:
