@@ -22,7 +22,8 @@ from tests.lab.workload import Vmm, Workload
 
 #: Whole audits of each VM while it runs, and of one at rest.
 LOADED, RESTED = 3, 2
-AUDIT_SECONDS = 0.3
+#: Which leaves little of the emulated machine to the guests.
+AUDITED = "[run]\naudit-interval = 0.3\n"
 LIMIT_SECONDS = 400.0
 
 LARGE = Workload("large", "uniform", directories=60, tables=500, accesses=60_000, pages=24_000, vcpus=2, yields=True)
@@ -35,7 +36,7 @@ SMALL_PAUSE_MS = 60_000
 
 @pytest.fixture
 def large() -> Iterator[Watched]:
-    """A lab with the memory for it, in which no audits take the processor until a guest has what it is to have."""
+    """A lab with the memory for it, in which there are no audits yet."""
     daemon = "--ring-mib 32 --difference /var/lib/shadowwatch/difference.capture"
     with ready("large", kvm="stock", daemon=daemon, hardware=Hardware(memory="6G"), progress=say) as lab:
         yield Watched(lab)
@@ -53,13 +54,14 @@ def uptime(lab: Lab) -> float:
     return float(lab.run("cat /proc/uptime").stdout.split()[0])
 
 
-def audits(watched: Watched, vms: Sequence[str], number: int, what: str) -> Metrics:
-    """Have the lists audited all the time from now on; wait for so many more audits of each VM, none of which differs.
+def configure(lab: Lab, text: str) -> None:
+    """Give the daemon this file of settings."""
+    lab.run("cat >/etc/shadowwatch.toml && systemctl reload shadowwatch", stdin=text)
 
-    Say how long they took.
-    """
-    watched.lab.run("cat >/etc/shadowwatch.toml", stdin=f"[run]\naudit-interval = {AUDIT_SECONDS}\n")
-    watched.lab.run("systemctl reload shadowwatch")
+
+def audits(watched: Watched, vms: Sequence[str], number: int, what: str) -> Metrics:
+    """Have each VM audited so often, from whose list none differs, and say how long they took."""
+    configure(watched.lab, AUDITED)
     begun, since = watched.metrics().by("vm", "vm_audits_total"), uptime(watched.lab)
 
     def enough(metrics: Metrics) -> bool:
@@ -68,6 +70,7 @@ def audits(watched: Watched, vms: Sequence[str], number: int, what: str) -> Metr
 
     metrics = scrape_until(watched.port, enough, LIMIT_SECONDS)
     took = uptime(watched.lab) - since
+    configure(watched.lab, "")
     pages = metrics.by("vm", "pages")
     results = metrics.by("result", "vm_audit_entries_total")
     done = metrics.by("vm", "vm_audits_total")
