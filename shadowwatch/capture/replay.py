@@ -29,7 +29,7 @@ class Replay:
         """No more than `copies` are kept; 1 is the beginning alone, for who does not go back."""
         self._reader = reader
         self._first_ns, last_ns = reader.span()
-        #: Seconds from the first batch to the last, and where the capture is now.
+        #: Seconds from the first batch to the last, or to where it was found to break off, and where it is now.
         self.length = (last_ns - self._first_ns) / 1e9
         self.position = 0.0
         self._now_ns = self._first_ns
@@ -76,6 +76,10 @@ class Replay:
             if due and batch.now_ns > self._copies[-1][0]:
                 self._keep(batch.now_ns)
         self._next = batch and self._begun(batch)
+        if self._reader.fault:
+            # Nothing is known of the time behind the last whole batch.
+            self._now_ns = max(self._first_ns, self._watch.seen_ns)
+            self.position = self.length = (self._now_ns - self._first_ns) / 1e9
 
     def _begun(self, batch: Batch) -> Batch:
         """Take what a batch holds from before now, and return the rest of it."""

@@ -31,7 +31,8 @@ class Frames:
         for seconds in (position - step, position):
             replay.seek(seconds)
             frame = self.look()
-        return frame
+        # It broke off before that.
+        return frame if position <= replay.length else self.at(replay.length, step)
 
     def look(self) -> Frame:
         """The next frame; the one before when no time has passed since."""

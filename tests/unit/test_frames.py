@@ -145,6 +145,27 @@ def test_stepping_and_playing_on_reads_nothing_again(tmp_path: Path) -> None:
         assert replay._watch is watch
 
 
+@pytest.mark.parametrize("there", [4.0, 9.0, 10.0])
+def test_a_damaged_capture_ends_where_the_damage_is(there: float, tmp_path: Path) -> None:
+    """Nothing is known of the time behind it: rates are those of a capture that was cut at the same place."""
+    content = lively.capture(tmp_path / "whole").read_bytes()
+    with reading(str(tmp_path / "whole")) as reader:
+        next(batch for batch in reader.batches() if batch.now_ns == 4 * 10**9)
+        end = reader.position
+    (tmp_path / "cut").write_bytes(content[:end])
+    (tmp_path / "damaged").write_bytes(content[: end + 40] + bytes([content[end + 40] ^ 1]) + content[end + 41 :])
+    shown = []
+    for name in ("cut", "damaged"):
+        with reading(str(tmp_path / name)) as reader:
+            replay = Replay(reader)
+            frame = Frames(replay).at(there, 1.0)
+            assert "after" in frame.fault
+            shown.append((frame.seconds, frame.now, screen(replace(frame, fault=""))))
+            assert replay.position == replay.length == 3.0
+    assert shown[0][0] == 1.0
+    assert shown[1] == shown[0]
+
+
 def test_in_an_idle_stretch_no_rate_stays(tmp_path: Path) -> None:
     """A capture has no batch of an idle host, but time goes on there."""
     path = tmp_path / "idle"
