@@ -18,6 +18,9 @@ from shadowwatch.snapshot import Cause, VmSnapshot
 
 Value = float | str
 
+#: A pipe has no width: nothing is cut.
+ENDLESS = 1000
+
 
 class Units(Enum):
     """What a counter shows."""

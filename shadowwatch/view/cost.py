@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shadowwatch.cost import Cost, Times, VmCost, edge
-from shadowwatch.view.columns import sparkline
+from shadowwatch.view.columns import ENDLESS, sparkline
 
 #: What the kinds are called here, and in JSON.
 _KINDS = {"building": "faults that build page tables", "other": "other faults", "reclaim": "reclaim"}
@@ -33,7 +33,8 @@ def length(seconds: float) -> str:
 
 def as_text(cost: Cost, out: TextIO) -> None:
     """Print a table of VMs, those that lose most first, and how to read it."""
-    console = Console(file=out, highlight=False, emoji=False, markup=False, width=None if out.isatty() else 120)
+    width = None if out.isatty() else ENDLESS
+    console = Console(file=out, highlight=False, emoji=False, markup=False, width=width)
     console.print(f"{cost.host}  Linux {cost.kernel}  measured for {cost.seconds:.1f} s", style="bold")
     vms = sorted(cost.vms, key=lambda vm: -sum(times.seconds for _, times in vm.kinds()))
     first, behind = _span(vms)

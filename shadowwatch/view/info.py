@@ -11,11 +11,13 @@ from rich.table import Table
 from shadowwatch.capture.contents import Contents
 from shadowwatch.event.abi import RECORD, Kind
 from shadowwatch.event.facts import PAGING
+from shadowwatch.view.columns import ENDLESS
 
 
 def show(found: Contents, out: TextIO) -> None:
     """Print it."""
-    console = Console(file=out, highlight=False, emoji=False, markup=False)
+    width = None if out.isatty() else ENDLESS
+    console = Console(file=out, highlight=False, emoji=False, markup=False, width=width)
     now, facts, size = found.now, found.facts, found.size
     whole = max(1, now.received * RECORD.size)
     grid = Table.grid(padding=(0, 2))

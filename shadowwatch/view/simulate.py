@@ -15,6 +15,7 @@ from rich.table import Table
 from shadowwatch.simulate.policies import parsed
 from shadowwatch.simulate.run import Simulated
 from shadowwatch.snapshot import Estimate
+from shadowwatch.view.columns import ENDLESS
 
 #: Simulations of long captures get a bar: it comes when this many records are read.
 _LONG = 200_000
@@ -42,7 +43,8 @@ def _change(now: float, before: int) -> str:
 
 def as_text(path: str, result: Simulated, out: TextIO) -> None:
     """Print a table of VMs and policies, and how to read it."""
-    console = Console(file=out, highlight=False, emoji=False, markup=False, width=None if out.isatty() else 120)
+    width = None if out.isatty() else ENDLESS
+    console = Console(file=out, highlight=False, emoji=False, markup=False, width=width)
     facts = result.facts
     kvm = f"reclaim_policy {facts.policy}" if facts.policy else "stock KVM"
     console.print(f"{path}: Linux {facts.kernel}, {kvm}, {result.events:,} events", style="bold")

@@ -16,14 +16,11 @@ from rich.console import Console
 
 from shadowwatch.source import Source
 from shadowwatch.view.advice import advice
-from shadowwatch.view.columns import Row
+from shadowwatch.view.columns import ENDLESS, Row
 from shadowwatch.view.frames import Frames
 from shadowwatch.view.screen import Frame, draw, table
 from shadowwatch.view.state import State, ordered, pressed
 from shadowwatch.view.terminal import opened
-
-#: A pipe has no width: nothing is cut.
-ENDLESS = 1000
 
 Wait = Callable[[float], None]
 

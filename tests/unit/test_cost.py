@@ -168,6 +168,15 @@ def test_the_table_has_the_vm_that_loses_most_first() -> None:
     matches("cost.txt", "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines()))
 
 
+def test_a_long_name_takes_nothing_from_the_figures() -> None:
+    """A pipe has no width."""
+    out = io.StringIO()
+    as_text(measurement(replace(WEB, name="web" * 30)), out)
+    assert "…" not in out.getvalue()
+    (line,) = (line for line in out.getvalue().splitlines() if "faults that build page tables" in line)
+    assert line.startswith("web" * 30)
+
+
 def test_the_table_says_what_is_not_in_it() -> None:
     """Faults that could not be timed, and reclaim that could not be told apart."""
     out = io.StringIO()

@@ -38,6 +38,15 @@ def test_a_cut_capture_is_told_up_to_the_cut(tmp_path: Path) -> None:
     assert "zipf" in done.stdout
 
 
+def test_in_a_pipe_a_sentence_is_one_line(tmp_path: Path) -> None:
+    """However long the path is that it names: scripts look for it, whatever COLUMNS says."""
+    (tmp_path / "cut.capture").write_bytes(CAPTURES["stock"].read_bytes()[:100_000])
+    long = f"{'./' * 100}cut.capture"
+    (line,) = (line for line in info(long, tmp_path).stdout.splitlines() if line.startswith("ends"))
+    assert line.split(maxsplit=1)[1].startswith(f"{long} is cut off after ")
+    assert line.rstrip().endswith(" to have all")
+
+
 def test_what_is_no_capture_is_one_sentence(tmp_path: Path) -> None:
     """Nothing there, and something else."""
     (tmp_path / "text").write_text("hello")

@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,18 @@ def test_newest_is_not_estimated_but_where_it_was_in_force() -> None:
     assert "no estimate" in next(line for line in shown.splitlines() if "newest" in line)
     assert "newest" not in SENSIBLE
     assert "newest" in POLICIES
+
+
+def test_a_long_name_takes_nothing_from_the_figures() -> None:
+    """A pipe has no width."""
+    with reading(str(CAPTURES["stock"])) as reader:
+        result = simulated(reader, ["parents"], lambda _: None)
+    called = "web" * 30
+    result = replace(result, vms={(called, pid): of for (_, pid), of in result.vms.items()})
+    out = io.StringIO()
+    view.as_text("a", result, out)
+    assert "…" not in out.getvalue()
+    assert f"\n{called}  as recorded " in out.getvalue()
 
 
 def test_a_cut_capture_is_estimated_up_to_the_cut(tmp_path: Path) -> None:
