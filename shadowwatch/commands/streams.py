@@ -81,8 +81,9 @@ def _fill_closed() -> None:
 
 def _text(raw: _Kept, before: TextIO | None) -> TextIO:
     encoding = before.encoding if before else "utf-8"
-    buffering = isinstance(before, io.TextIOWrapper) and before.line_buffering
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "replace", line_buffering=buffering)
+    # PYTHONUNBUFFERED makes it write through instead.
+    at_once = isinstance(before, io.TextIOWrapper) and (before.line_buffering or before.write_through)
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "replace", line_buffering=at_once)
 
 
 def forget_odd_sizes() -> None:

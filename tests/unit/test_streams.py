@@ -163,6 +163,18 @@ def test_a_fault_that_cannot_be_said_is_still_a_fault() -> None:
         assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_is_said_is_heard_at_once(unbuffered: str) -> None:
+    """On standard error always, and on standard output, too, where PYTHONUNBUFFERED asks for it, as images do."""
+    script = (
+        "import os, sys; from shadowwatch.commands.streams import Output; Output();"
+        " print('out'); print('error', file=sys.stderr); os._exit(0)"
+    )
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("out\n" if unbuffered else "", "error\n")
+
+
 def test_a_pipe_that_would_block_is_waited_for(path: Path) -> None:
     """Whoever has the other end, or shares this one, may have made it so: nothing is lost by it."""
     reader, writer = os.pipe2(os.O_NONBLOCK)
