@@ -132,7 +132,7 @@ class Notices:
                 self._newest_first.add(vm)
                 say(
                     f"VM {vm}: reclaim takes the newest pages instead of the oldest, as Linux 5.9 to 5.11.1 did by"
-                    " mistake (fixed by 8fc517267fb2 in 5.11.2 and 5.12); boot a kernel that has the fix",
+                    " mistake; set reclaim_policy to stock, or where there is none boot a kernel that has 8fc517267fb2",
                     Level.WARNING,
                     vm=vm,
                 )

@@ -55,7 +55,8 @@ def insight(rows: Sequence[Row], status: Status) -> str:
         return "No VM is running."
     newest = next((row.vm.name for row in living if row.vm.newest_first), None)
     if newest:
-        return f"{newest}: reclaim takes the newest pages, as Linux 5.9 to 5.11.1 did by mistake; boot another kernel."
+        cure = "set reclaim_policy to stock, or boot another kernel where there is none"
+        return f"{newest}: reclaim takes the newest pages, as Linux 5.9 to 5.11.1 did by mistake; {cure}."
     if not living[0].seconds:
         return "Measuring: rates come with the next update."
     worst = ranked(living)[0]
