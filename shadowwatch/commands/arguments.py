@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from shadowwatch.config import CONTROL, DEFAULT, Setting
 from shadowwatch.control.protocol import MOST_FILES
+from shadowwatch.errors import ShadowwatchError
 
 #: Where each command adds itself.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -41,6 +42,12 @@ def seconds(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
     return value
+
+
+def of_a_capture(at: float | None, replay: str | None) -> None:
+    """ShadowwatchError when a time is asked for of what is live."""
+    if at is not None and replay is None:
+        raise ShadowwatchError("--at is a time in a capture; add --replay FILE")
 
 
 def files(text: str) -> int:

@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 
 from shadowwatch.commands.arguments import Commands, add_flags, files
 from shadowwatch.config import COLLECTING, CONTROL, LISTEN, POSITIVE
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.start.launch import collect
+
+#: Of a daemon of its own.
+SETTINGS = (LISTEN, *COLLECTING)
 
 
 def add(commands: Commands) -> None:
@@ -29,7 +33,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--metrics", metavar="FILE", default="", help="write the metrics to this file at the end")
     parser.add_argument("--seconds", metavar="S", type=POSITIVE, help="stop after this long (default: at Ctrl-C)")
-    add_flags(parser, (CONTROL, LISTEN, *COLLECTING))
+    add_flags(parser, (CONTROL, *SETTINGS))
     parser.set_defaults(command=run)
 
 
@@ -49,13 +53,20 @@ def run(arguments: argparse.Namespace) -> int:
         live = None
     if live is None:
         return collect(arguments, captures=captures, most=most, metrics_path=arguments.metrics)
-    if arguments.metrics:
-        raise ShadowwatchError("the running daemon serves its metrics itself; leave --metrics out, or add --standalone")
-    files = [(record.create(path), path) for path in captures]
-    line = ProgressLine(sys.stderr)
-    try:
-        done = record.record(live, files, most, arguments.seconds, line.show)
-    finally:
-        line.end()
-    print(f"shadowwatch: {done}")
+    with closing(live):
+        if arguments.metrics:
+            raise ShadowwatchError(
+                "the running daemon serves its metrics itself; leave --metrics out, or add --standalone"
+            )
+        flags = [f"--{each.key}" for each in SETTINGS if getattr(arguments, each.name) != each.default]
+        if flags:
+            own = "the running daemon has settings of its own"
+            raise ShadowwatchError(f"{own}; leave {' and '.join(flags)} out, or add --standalone")
+        files = [(record.create(path), path) for path in captures]
+        line = ProgressLine(sys.stderr)
+        try:
+            done = record.record(live, files, most, arguments.seconds, line.show)
+        finally:
+            line.end()
+        print(f"shadowwatch: {done}")
     return 0

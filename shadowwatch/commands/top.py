@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from shadowwatch.commands.arguments import Commands, add_settings, add_socket, seconds
+from shadowwatch.commands.arguments import Commands, add_settings, add_socket, of_a_capture, seconds
 from shadowwatch.config import POSITIVE, TABLES, fill
 from shadowwatch.errors import ShadowwatchError
 
@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from shadowwatch.view import columns, top
     from shadowwatch.view.state import State
 
+    of_a_capture(arguments.at, arguments.replay)
     fill(arguments, "top")
     chosen = columns.choose(arguments.columns or columns.DEFAULT)
     sort = arguments.sort if arguments.sort in (column.key for column in chosen) else chosen[0].key
@@ -56,20 +57,20 @@ def run(arguments: argparse.Namespace) -> int:
         vm=arguments.vm,
         interval=arguments.interval,
         speed=arguments.speed,
-        replayed=bool(arguments.replay),
+        replayed=arguments.replay is not None,
     )
     scripted = arguments.json or arguments.csv or arguments.once or not top.has_terminal(sys.stdout)
     with ExitStack() as open_now:
         open_now.enter_context(unwinding())
         source: Source
-        if arguments.replay:
+        if arguments.replay is not None:
             reader = open_now.enter_context(reading(arguments.replay))
             source = Replay(reader, copies=1) if scripted else Replay(reader)
         elif arguments.standalone:
             source = open_now.enter_context(live.standalone())
         else:
             source = live.connect(arguments.socket)
-        if arguments.vm and not arguments.replay:
+        if arguments.vm and arguments.replay is None:
             state = replace(state, vm=pick(source.snapshot().vms, arguments.vm).name)
         if not scripted:
             if source.replay:

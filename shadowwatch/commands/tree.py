@@ -10,7 +10,7 @@ import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from shadowwatch.commands.arguments import Commands, add_socket, seconds
+from shadowwatch.commands.arguments import Commands, add_socket, of_a_capture, seconds
 from shadowwatch.commands.output import check, write
 from shadowwatch.errors import ShadowwatchError
 
@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print it, or write it to a file; of a capture that breaks off, and then say so."""
     from shadowwatch.mmu.role import RoleLayout
 
+    of_a_capture(arguments.at, arguments.replay)
     fault: ShadowwatchError | None = None
     if arguments.output is not None:
         check(arguments.output)

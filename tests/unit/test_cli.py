@@ -67,6 +67,10 @@ def test_replay_of_a_cut_file_prints_what_there_is_and_says_so(tmp_path: Path) -
             ("run", "--listen", "nowhere"),
             "nowhere is not an address to listen on; give HOST:PORT, such as 127.0.0.1:9790",
         ),
+        (("tree", "zipf", "--at", "5"), "--at is a time in a capture; add --replay FILE"),
+        (("top", "--once", "--at", "5"), "--at is a time in a capture; add --replay FILE"),
+        # As of a variable of a script that has no value: it is not the live host that was meant.
+        (("top", "--once", "--replay", ""), "cannot read : No such file or directory; check the path"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(words: tuple[str, ...], said: str) -> None:

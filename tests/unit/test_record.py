@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from shadowwatch.capture.format import reading
+from shadowwatch.cli import main
 from shadowwatch.control.client import Live
 from shadowwatch.control.record import create, paths, record
 from shadowwatch.errors import ShadowwatchError
@@ -72,6 +73,17 @@ def test_what_the_daemon_cannot_write_is_said(daemon: Daemon, live: Live) -> Non
     with pytest.raises(ShadowwatchError, match="cannot go on writing /dev/full"):
         record(live, [(create("/dev/full"), "/dev/full")], None, 0.0, SILENT)
     loop.join(10)
+
+
+@pytest.mark.parametrize("flags", [["--difference", "/d"], ["--ring-mib", "8"], ["--audit-interval", "1"]])
+def test_settings_are_the_daemons_own(
+    flags: list[str], daemon: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who gives others hears that they are of no use here, before a recording is made without them."""
+    assert main(["record", str(tmp_path / "a"), "--socket", daemon.path, "--seconds", "0.1", *flags]) == 1
+    said = f"shadowwatch: the running daemon has settings of its own; leave {flags[0]} out, or add --standalone\n"
+    assert capsys.readouterr() == ("", said)
+    assert not (tmp_path / "a").exists()
 
 
 def test_several_files_have_numbers() -> None:
