@@ -125,8 +125,8 @@ class KeptList(Life):
         counted = 1
         for follower in page.followers or ():
             if follower.resident:
-                self._zap(follower)
-                counted += 1
+                went = self._zap(follower)
+                counted += went if self._whole else 1
         for child in sorted((child for child in children if child.nested), key=_slot):
             if child.resident and not any(child.directories()):
                 went = self._zap(child)

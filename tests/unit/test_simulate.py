@@ -23,6 +23,8 @@ from tests.unit.story import FACTS, GUEST_WRITE, PAGE_FAULT, Story
 
 ADDRESSES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), min_size=100, max_size=400)
 ALL = sorted(POLICIES)
+#: Of a role; and what zaps a page that was led to by nothing else.
+GUEST_MODE, BY_PARENT = 1 << 17, "mmu_page_zap_pte"
 
 
 def run(policy: str, addresses: list[Address], limit: int, only_faults: bool = False) -> Faulting:
@@ -185,6 +187,32 @@ def test_what_the_guest_takes_away_is_a_fault_to_every_policy() -> None:
     simulator.feed(story.records())
     (estimate,) = simulator.estimates().values()
     assert (estimate.faults, estimate.recorded_faults, estimate.refaults, estimate.zaps) == (3, 3, 0, 0)
+
+
+def test_what_goes_along_with_a_nested_root_is_counted_whole() -> None:
+    """The patched KVM has then zapped as many as it wanted, and leaves the pages between them alone."""
+    story = Story()
+    root, directory, table, leaf = (GUEST_MODE | level for level in (4, 3, 2, 1))
+    for first in (1, 100):
+        story.alloc(first, level=root)
+        story.alloc(first + 1, level=directory)
+        story.link(first, 0, first + 1)
+        story.alloc(first + 2, level=table)
+        story.link(first + 1, 0, first + 2)
+    for index in range(27):
+        for first in (1, 100):
+            story.alloc(first + 3 + index, level=leaf)
+            story.link(first + 2, index, first + 3 + index)
+    story.reclaim()
+    story.zap(1, level=root)
+    for page, level in ((2, directory), (3, table), *((4 + index, leaf) for index in range(27))):
+        story.zap(page, level=level, caller=BY_PARENT)
+    story.alloc(200, level=leaf)
+    story.link(102, 27, 200)
+    simulator = Simulator(FACTS, "stock")
+    simulator.feed(story.records())
+    (estimate,) = simulator.estimates().values()
+    assert (estimate.reproduced, estimate.recorded_zaps, estimate.zaps) == (30, 30, 30)
 
 
 def test_after_a_loss_it_goes_on_with_what_it_hears() -> None:
