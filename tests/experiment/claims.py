@@ -57,7 +57,7 @@ def named(places: list[Place]) -> str:
     limits: dict[str, list[str]] = {}
     for case, limit in places:
         limits.setdefault(case, []).append("" if case.endswith(f"-{limit}") else f" {limit}")
-    return ", ".join(f"{case}{' and'.join(each)}" for case, each in limits.items())
+    return ", ".join(case + " and".join(filter(None, (",".join(each[:-1]), each[-1]))) for case, each in limits.items())
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,9 @@ def _left(figures: Figures) -> str:
         " A hypervisor that clears nothing, as that of nested-ended, leaves all on active_mmu_pages, until reclaim"
         " takes them or its VM ends. Below is how many there are when its first guest is over, and when its eighth is;"
         " how many of the latter the root of the eighth does not lead to, so that they are of the seven before; what"
-        " memory these hold, 8 KiB each; and how many of them are directories."
+        " memory these hold, 8 KiB each; and how many of them are directories, which tells whether a policy that spares"
+        " these keeps dead ones longer. Three of them are roots whatever the policy: a vCPU keeps its last three"
+        " (`prev_roots`), and reclaim passes over those."
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.experiment.analysis import Ended, InReach, Turns
 from tests.experiment.cases import CASES
-from tests.experiment.claims import CLAIMS, Claim
+from tests.experiment.claims import CLAIMS, Claim, named
 from tests.experiment.figures import Effect, Figures
 from tests.experiment.kept import Kept
 from tests.experiment.report import DOCS, MARKS, PAGE, ROOT, between, page, quoted, read
@@ -123,6 +123,12 @@ def test_a_verdict_is_what_the_figures_say(parents: list[int], verdict: str) -> 
     if verdict == "confirmed":
         assert "the other way: linux 64" in FAULTS.shows(both)
     assert FAULTS.verdict(Figures([])) == "not measured"
+
+
+def test_places_are_named_by_case() -> None:
+    """With all of its limits, but without the one that is in its name."""
+    places = [("zipf", 64), ("nested", 64), ("nested", 96), ("zipf-256", 256), *(("wide", at) for at in (64, 96, 128))]
+    assert named(places) == "zipf 64, nested 64 and 96, zipf-256, wide 64, 96 and 128"
 
 
 def test_a_walk_is_what_a_link_takes_longer() -> None:
