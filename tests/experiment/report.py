@@ -35,6 +35,8 @@ UNTESTED = """\
 - **Several vCPUs that fault at once**, and so how long others wait for mmu_lock. All guests here have one.
 - **Guests that run for hours**, and programs that people use: databases, desktops, Windows.
 - **Intel's EPT**, 32-bit guests, and other kernels than this one.
+- **Other hypervisors that are guests** than Linux's KVM, with its own TDP MMU, and one of a few instructions. What
+  Hyper-V or Xen does with the page tables of a guest that has ended is not known.
 - **Accesses that change over time**: the small guest's come from distributions that stay as they are, but for `hotset`.
   So whatever came first is likely to be wanted for ever, and `newest`, which keeps that, does well with them. It is the
   mistake of Linux 5.9, under which an OpenBSD guest took minutes for what had taken seconds (“Bad performance since
