@@ -231,8 +231,8 @@ def _left(figures: Figures) -> str:
     if rows:
         left = [row["allocations"] - row["zaps"] for row in rows]
         said += (
-            " Linux's KVM as that hypervisor clears what led to them (`tdp_mmu_zap_root()`). The host's KVM sees it write,"
-            " and zaps all below:"
+            " Linux's KVM as that hypervisor clears what led to them (`tdp_mmu_zap_root()`). The host's KVM sees it"
+            " write, and zaps all below:"
             f" when the real Linux of nested-linux had ended, {median(left):.0f} pages were left in the median"
             f" ({min(left)} to {max(left)}, under all policies)."
         )
