@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reclaim policies of the patched KVM: each does what it says, and none of them breaks the kernel.
-
-The kernel looks after its lists here: Debian's has CONFIG_DEBUG_LIST, and CONFIG_BUG_ON_DATA_CORRUPTION, which makes a
-damaged one a BUG. As to locks the audits have to do: a list that is changed without mmu_lock does not stay what the
-events say. Debian builds no kernel with lockdep; patches/README.md has how to run this with one.
-"""
+"""The reclaim policies of the patched KVM: each does what it says."""
 
 from __future__ import annotations
 
@@ -21,11 +16,8 @@ import pytest
 from shadowwatch.capture.format import Reader
 from shadowwatch.event.abi import Event, Kind, decode
 from shadowwatch.mmu.page import SPT_MASK
-from tests.kernel.load import BEFORE_THE_VMS, RESTLESS, is_well_under_load
 from tests.kernel.watched import AUDITS, Watched, audited
-from tests.lab.hosts import HOSTS
-from tests.lab.machine import Policy, say
-from tests.lab.snapshot import ready
+from tests.lab.machine import Policy
 from tests.lab.workload import Vmm, Workload
 
 POLICIES: Sequence[Policy] = get_args(Policy)
@@ -44,19 +36,6 @@ ROOT_LEVEL = 4
 
 #: Where a role has the level, on every kernel.
 LEVEL = 0xF
-
-#: All policies in turn, again and again, with a shrinker at work.
-SWITCHING = """\
-set -e
-for turn in $(seq {turns}); do
-    for policy in {policies}; do
-        echo $policy >/sys/module/kvm/parameters/reclaim_policy
-        [ $(cat /sys/module/kvm/parameters/reclaim_policy) = $policy ]
-        echo 2 >/proc/sys/vm/drop_caches
-        sleep 0.1
-    done
-done
-"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -272,21 +251,3 @@ def test_a_walk_looks_at_64_parents(patched: Watched) -> None:
     path = after[:ROOT_LEVEL]
     assert [level for _, level in path] == [4, 3, 2, 1]
     assert after[ROOT_LEVEL:] == [page for page in before if page not in path]
-
-
-@pytest.fixture
-def on(request: pytest.FixtureRequest) -> Iterator[Watched]:
-    """The patched KVM of another Linux."""
-    host: str = request.param
-    with ready("patched", host=host, kvm="patched", daemon=AUDITS, progress=say) as lab:
-        lab.start_daemon(RESTLESS)
-        lab.run(BEFORE_THE_VMS)
-        yield Watched(lab)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("on", [host.name for host in HOSTS.values() if host.sources], indirect=True)
-def test_no_policy_harms_the_kernel(on: Watched) -> None:
-    """All of them in turn, while slots and limits change, the shrinker runs and VMs are killed: all is well."""
-    script = SWITCHING.format(turns=8, policies=" ".join(POLICIES))
-    assert is_well_under_load(on, script).sum("parent_moves_total", vm="restless") > 0

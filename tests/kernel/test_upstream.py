@@ -13,7 +13,6 @@ import pytest
 
 from shadowwatch.capture.format import reading
 from shadowwatch.simulate.run import simulated
-from tests.kernel.load import BEFORE_THE_VMS, RESTLESS, is_well_under_load
 from tests.kernel.watched import AUDITS, Watched, audited
 from tests.lab import patched, selftests
 from tests.lab.cache import Cache, default_root
@@ -31,9 +30,6 @@ SELFTEST = "x86/mmu_reclaim_test"
 #: What it says of Debian's KVM.
 UNMAPPED = "KVM unmapped memory that was used recently"
 WHY: Mapping[Mode, str] = {"shadow": UNMAPPED, "tdp": UNMAPPED, "nested": "KVM recycled only"}
-
-#: Reclaim by a lowered limit and by quota, again and again, the daemon's audits beside it.
-SHRINKING = "for turn in $(seq 60); do echo 2 >/proc/sys/vm/drop_caches; sleep 0.1; done"
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +101,3 @@ def test_the_daemon_follows_it_by_its_own_tracepoint(beside: Watched, tmp_path: 
     same = of["childless"]
     assert same.reproduced == same.zaps == same.recorded_zaps == counters["mmu_recycled"] > 0
     assert of["stock"].reproduced < same.recorded_zaps
-
-
-def test_it_bears_load(beside: Watched) -> None:
-    """As the patched KVM does, which has a choice of policies."""
-    beside.lab.start_daemon(RESTLESS)
-    beside.lab.run(BEFORE_THE_VMS)
-    is_well_under_load(beside, SHRINKING)
