@@ -51,7 +51,7 @@ class Kind:
         try:
             return self.make(self.parse(text))
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text} is not {self.right}") from None
+            raise argparse.ArgumentTypeError(f"{text or repr(text)} is not {self.right}") from None
 
     def take(self, value: Any) -> Any:
         """The value of a key; ValueError or ShadowwatchError when it cannot be meant."""
@@ -70,10 +70,8 @@ def _between(least: float, most: float) -> Callable[[float], float]:
 
 
 def _above_0(value: float) -> float:
-    if not 0 < value < float("inf"):
+    if not 0 < value <= MOST:
         raise ValueError
-    if value > MOST:
-        raise ShadowwatchError(f"this is more than {MOST:,.0f}, the most that there can be")
     return float(value)
 
 
@@ -125,10 +123,10 @@ def _policies(names: list[str]) -> list[str]:
     return list(choose(names))
 
 
-POSITIVE = Kind("a number above 0", "S", (int, float), _above_0, float)
+POSITIVE = Kind(f"a number above 0 and at most {MOST:,.0f}", "S", (int, float), _above_0, float)
 SIZE = Kind(f"a number between {RING_LEAST} and 512", "N", (int, float), _between(RING_LEAST, 512), float)
 ADDRESS = Kind("HOST:PORT", "HOST:PORT", (str,), _address)
-PATH = Kind("a path that begins with /", "FILE", (str,), _path, os.path.abspath)
+PATH = Kind("a path that begins with /", "FILE", (str,), _path, lambda text: text and os.path.abspath(text))
 USER = Kind("the name of a user", "NAME", (str,), _word)
 COLUMN = Kind("the name of a column", "KEY", (str,), _column)
 COLUMNS = Kind('a list of names, such as ["name", "recent"]', "KEYS", (list,), _columns, _split)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from shadowwatch.config import CONTROL, DEFAULT, Setting
@@ -27,8 +28,11 @@ def add_settings(parser: argparse.ArgumentParser, settings: Iterable[Setting]) -
 def add_flags(parser: argparse.ArgumentParser, settings: Iterable[Setting], **defaults: Any) -> None:
     """Add the flags of settings that no file has a say in, with their own defaults but for these."""
     for setting in settings:
+        if setting.name in defaults:
+            help = setting.help.partition(" (default")[0]
+            setting = replace(setting, default=defaults[setting.name], help=help)
         setting.add_to(parser)
-        parser.set_defaults(**{setting.name: defaults.get(setting.name, setting.default)})
+        parser.set_defaults(**{setting.name: setting.default})
 
 
 def add_socket(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ def add(commands: Commands) -> None:
     """Add it to the command line."""
     parser = commands.add_parser("audit", help="compare the model with the kernel's own lists, then exit (root)")
     parser.add_argument("--rounds", metavar="N", type=whole, default=2, help="audits of each VM (default 2)")
-    add_flags(parser, COLLECTING, audit_interval=1.0)
+    add_flags(parser, COLLECTING, audit_interval=1)
     parser.set_defaults(command=run, listen="")
 
 

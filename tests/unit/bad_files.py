@@ -41,8 +41,10 @@ PLACES: dict[str, Bad] = {
 
 #: Of the main configuration.
 TOML: dict[str, Bad] = {
-    "a number that is too large": _text(f"[top]\ninterval = {'9' * 400}", "interval: this is more than"),
-    "one with an exponent": _text("[run]\nrecent-seconds = 1e300", "recent-seconds: this is more than"),
+    "a number that is too large": _text(
+        f"[top]\ninterval = {'9' * 400}", "is not a number above 0 and at most 1,000,000,000"
+    ),
+    "one with an exponent": _text("[run]\nrecent-seconds = 1e300", "recent-seconds = 1e+300 is not a number above"),
     "one with thousands of digits": _text(f"[top]\ninterval = {'9' * 5000}", "has thousands of digits"),
     "a hexadecimal one": _text(f"[top]\nsort = 0x{'f' * 5000}", "is not the name of a column"),
     "a deep list": _text(f"a = {'[' * 5000}", "is nested too deep"),

@@ -69,6 +69,10 @@ def test_replay_of_a_cut_file_prints_what_there_is_and_says_so(tmp_path: Path) -
         ),
         (("tree", "zipf", "--at", "5"), "--at is a time in a capture; add --replay FILE"),
         (("top", "--once", "--at", "5"), "--at is a time in a capture; add --replay FILE"),
+        (
+            ("simulate", "/no", "--limit", "2"),
+            "'2' is not a limit; give a number of shadow pages from 64 on, or times the VM's own, such as 2x",
+        ),
         # As of a variable of a script that has no value: it is not the live host that was meant.
         (("top", "--once", "--replay", ""), "cannot read : No such file or directory; check the path"),
     ],
@@ -87,6 +91,13 @@ def test_without_a_daemon_only_flags_of_the_command_are_named(words: tuple[str, 
     assert named <= set(re.findall(r"--[\w-]+", shadowwatch(words[0], "--help").stdout))
 
 
+def test_audits_say_how_far_apart_they_are() -> None:
+    """Its default is not that of the daemon, which makes none."""
+    shown = " ".join(shadowwatch("audit", "--help").stdout.split())
+    assert "kernel's own lists every so many seconds (default 1) --difference" in shown
+    assert "every so many seconds (default: never)" in " ".join(shadowwatch("run", "--help").stdout.split())
+
+
 def test_without_root_one_line_says_so() -> None:
     """Before anything else is tried."""
     if os.geteuid() != 0:
@@ -101,7 +112,15 @@ def test_without_root_one_line_says_so() -> None:
     assert done.returncode == 1
 
 
-@pytest.mark.parametrize("option", [("--recent-seconds", "0"), ("--recent-seconds", "nan"), ("--ring-mib", "0")])
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(("--recent-seconds", seconds) for seconds in ("0", "nan", "1e300")),
+        ("--ring-mib", "0"),
+        ("--difference", ""),
+        ("--socket", ""),
+    ],
+)
 def test_values_out_of_range_are_refused(option: tuple[str, str]) -> None:
     """By argparse, with usage."""
     done = shadowwatch("run", *option)

@@ -65,8 +65,8 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_default(written: Writte
         ("run = 1", "run = 1 is not a table; start it with a line [run]"),
         ("[run]\nring-mib = 0", "[run] ring-mib = 0 is not a number between 0.0625 and 512"),
         ("[run]\nring-mib = true", "[run] ring-mib = True is not a number between 0.0625 and 512"),
-        ('[run]\naudit-interval = "5"', "[run] audit-interval = '5' is not a number above 0"),
-        ("[run]\nrecent-seconds = inf", "[run] recent-seconds = inf is not a number above 0"),
+        ('[run]\naudit-interval = "5"', "[run] audit-interval = '5' is not a number above 0 and at most 1,000,000,000"),
+        ("[run]\nrecent-seconds = inf", "[run] recent-seconds = inf is not a number above 0 and at most 1,000,000,000"),
         ("[run]\nlisten = 9790", "[run] listen = 9790 is not HOST:PORT"),
         (
             '[run]\nlisten = "9790"',

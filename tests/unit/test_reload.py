@@ -55,7 +55,7 @@ def test_a_file_that_is_not_right_changes_nothing(tmp_path: Path, capsys: pytest
     running.read('[run]\naudit-interval = 60\nrecent-seconds = "x"\n')
     assert running.changed == {}
     assert capsys.readouterr().out == (
-        f"shadowwatch: {running.path}: [run] recent-seconds = 'x' is not a number above 0;"
+        f"shadowwatch: {running.path}: [run] recent-seconds = 'x' is not a number above 0 and at most 1,000,000,000;"
         " all settings stay as they are\n"
     )
 

@@ -58,8 +58,8 @@ def limit(text: str) -> Limit:
     meant = Limit(int(found[1] or 0), float(found[2] or 0)) if found else AS_RECORDED
     if not (LOWEST <= meant.pages < HIGHEST or meant.times > 0):
         raise ShadowwatchError(
-            f"{clipped(text)!r} is not a limit; give a number of shadow pages from {LOWEST} on, or times the recorded"
-            " one, as 2x"
+            f"{clipped(text)!r} is not a limit; give a number of shadow pages from {LOWEST} on, or times the VM's"
+            " own, such as 2x"
         )
     return meant
 
