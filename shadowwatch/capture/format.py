@@ -341,16 +341,21 @@ def reading(path: str) -> Iterator[Reader]:
     with ExitStack() as opened:
         try:
             file: BinaryIO = opened.enter_context(open(path, "rb"))
-            if not file.seekable():
-                file = opened.enter_context(_kept(file))
         except OSError as error:
             raise ShadowwatchError(f"cannot read {path}: {error.strerror}; check the path") from None
+        if not file.seekable():
+            try:
+                file = _kept(file, opened.enter_context(TemporaryFile()))
+            except OSError as error:
+                raise ShadowwatchError(
+                    f"cannot keep what comes from {path}: {error.strerror};"
+                    " make room in /tmp, or set TMPDIR to a folder with some"
+                ) from None
         yield Reader(file, path)
 
 
-def _kept(pipe: BinaryIO) -> BinaryIO:
-    """A file of what comes from a pipe, since readers go back in it; of what is no capture only the beginning."""
-    file = TemporaryFile()
+def _kept(pipe: BinaryIO, file: BinaryIO) -> BinaryIO:
+    """Fill a file with what comes from a pipe, since readers go back; of what is no capture only the beginning."""
     beginning = pipe.read(_PREAMBLE.size)
     file.write(beginning)
     if beginning.startswith(MAGIC):

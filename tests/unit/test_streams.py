@@ -18,6 +18,7 @@ import pytest
 
 from shadowwatch.capture.series import read
 from shadowwatch.cli import parser
+from tests.captures import CAPTURES
 from tests.unit.forged import PLOT, READERS, capture, data, frame, name
 from tests.unit.forged import run as in_process
 from tests.unit.story import Story
@@ -208,6 +209,22 @@ def test_a_capture_from_a_pipe_is_read_as_a_file_is(words: str, path: Path, tmp_
     from_file = in_process(words, path)
     assert (code, errors) == (from_file[0], from_file[2]) == (0, "")
     assert out.split() == from_file[1].replace(str(path), str(pipe)).split()
+
+
+def test_a_pipe_that_there_is_no_room_for_is_one_line() -> None:
+    """It is kept in a file, since readers go back: that is what is in the way, and not the pipe."""
+    done = subprocess.run(
+        ["sh", "-c", f"ulimit -f 8; cat {CAPTURES['stock']} | {sys.executable} -m shadowwatch info /dev/stdin"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (
+        1,
+        "",
+        "shadowwatch: cannot keep what comes from /dev/stdin: File too large; make room in /tmp,"
+        " or set TMPDIR to a folder with some\n",
+    )
 
 
 @pytest.mark.parametrize(("content", "said"), [(b"x" * 60_000, "is not a shadowwatch capture"), (b"", "is empty")])
