@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -163,12 +164,24 @@ def connect(
 
 def _not_let_in(path: str, error: OSError, instead: str) -> ShadowwatchError:
     if isinstance(error, PermissionError):
-        group = Path(path).group() if os.path.exists(path) else "shadowwatch"
+        group = _group(path)
+        if not group:
+            return ShadowwatchError(f"{path} is for root alone; use sudo")
         return ShadowwatchError(
             f"{path} is for root and members of the group {group}; use sudo, or have root run"
             f" `adduser {os.environ.get('USER', 'NAME')} {group}`"
         )
     return NoDaemonError(f"no daemon answers at {path}; start it with `systemctl start shadowwatch`, or use {instead}")
+
+
+def _group(path: str) -> str:
+    """The group that may connect there, "" without one."""
+    try:
+        return Path(path).group() if os.stat(path).st_mode & stat.S_IWGRP else ""
+    except KeyError:  # it has no name here, as that of a container's user
+        return ""
+    except OSError:  # who may not look into the folder may not, either
+        return "shadowwatch"
 
 
 @contextmanager

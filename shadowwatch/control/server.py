@@ -72,7 +72,7 @@ def listen(path: str, group: int | None) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ShadowwatchError(
-            f"cannot make the socket {path}: {error.strerror}; choose another place with --socket"
+            f"cannot make the socket {path}: {error.strerror or error}; choose another place with --socket"
         ) from None
     return listener
 

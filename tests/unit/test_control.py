@@ -57,6 +57,12 @@ def test_a_second_daemon_is_refused_and_a_dead_ones_place_is_taken(tmp_path: Pat
     listen(path, None).close()
 
 
+def test_a_path_that_no_socket_can_have_is_one_sentence(tmp_path: Path) -> None:
+    """The kernel has 108 bytes for it."""
+    with pytest.raises(ShadowwatchError, match=r"^cannot make the socket .*: AF_UNIX path too long; choose"):
+        listen(str(tmp_path / ("a" * 108)), None)
+
+
 NO_REQUESTS = [
     *(b"{}", b"null", b"[1]", b"what", b"\xff", b'{"ask": "no"}', b'{"ask": "detail"}', b'{"ask": ["status"]}'),
     *(b"[" * 60_000, b"9" * 60_000, b'{"ask": "record", "paths": ["a"], "most": null}'),

@@ -33,15 +33,28 @@ def test_a_source_behind_the_socket_says_what_the_watch_says(daemon: Daemon, liv
     assert sum(live.snapshot().vms[0].pages.values()) == 9
 
 
-def test_no_daemon_and_no_permission_are_one_sentence_each(tmp_path: Path) -> None:
+def test_no_daemon_is_one_sentence(tmp_path: Path) -> None:
     """What happened, and the cure."""
     with pytest.raises(ShadowwatchError, match=r"no daemon answers at .*; start it with `systemctl start shadowwatch`"):
         connect(str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(
+    ("group", "said"),
+    [
+        (os.getegid(), "is for root and members of the group root; use sudo, or have root run `adduser "),
+        # A daemon that runs as nobody, and the group of a container's user.
+        (None, "is for root alone; use sudo"),
+        (54321, "is for root alone; use sudo"),
+    ],
+)
+def test_no_permission_is_one_sentence(group: int | None, said: str) -> None:
+    """To join a group helps only where there is one, and it may connect."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         path = f"{folder}/control"
-        listener = listen(path, None)
-        said, tell = os.pipe()
+        listener = listen(path, group)
+        heard, tell = os.pipe()
         if not os.fork():
             os.setgroups([])
             os.setgid(NOBODY)
@@ -53,10 +66,10 @@ def test_no_daemon_and_no_permission_are_one_sentence_each(tmp_path: Path) -> No
             os._exit(0)
         os.close(tell)
         os.wait()
-        words = os.read(said, 1000).decode()
-        os.close(said)
+        words = os.read(heard, 1000).decode()
+        os.close(heard)
         listener.close()
-        assert words.startswith(f"{path} is for root and members of the group root; use sudo, or have root run")
+        assert words.startswith(f"{path} {said}")
 
 
 def refused(path: str, answer: bytes | None) -> str:
