@@ -201,7 +201,7 @@ COLLECTING = (
     Setting(
         "difference",
         PATH,
-        "write what led to the first difference to this file, for `replay`; without a difference it stays empty",
+        "write what led to the first difference to this file, for `replay`; without one it stays as it is",
         example="/var/lib/shadowwatch/difference.capture",
     ),
     Setting("ring-mib", SIZE, "size of the event ring in MiB", 4),

@@ -159,6 +159,9 @@ class FlightRecorder:
     def keep(self, names: Iterable[Name]) -> None:
         """Write what is remembered, and the VMs' names, as a capture; ShadowwatchError when that fails."""
         with open(self._descriptor, "wb", buffering=1 << 20) as file:
+            # Until now it had what a daemon before this one found. A pipe has nothing.
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
             writer = Writer(file, self._path, replace(self._facts, midway=True))
             base = Batch(0, 0, 0, b"", self._batches[0].batch.missed if self._batches else 0)
             for packed in self._batches:

@@ -20,10 +20,10 @@ def paths(path: str, files: int) -> tuple[str, ...]:
     return (path,) if files == 1 else tuple(f"{path}.{number}" for number in range(1, files + 1))
 
 
-def create(path: str) -> int:
-    """Open a file to be written; ShadowwatchError when it cannot be."""
+def create(path: str, keep: bool = False) -> int:
+    """Open a file to be written, emptied unless what is in it is to be kept; ShadowwatchError when it cannot be."""
     try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (0 if keep else os.O_TRUNC), 0o644)
     except OSError as error:
         raise ShadowwatchError(f"cannot write {path}: {error.strerror}; choose another place") from None
 

@@ -84,7 +84,7 @@ def collect(
     control = listen(socket_path, group).detach() if socket_path else -1
     files = tuple((create(path), path) for path in captures)
     metrics = create(metrics_path) if metrics_path else -1
-    difference = create(arguments.difference) if arguments.difference else -1
+    difference = create(arguments.difference, keep=True) if arguments.difference else -1
     attached = attach(plan, int(arguments.ring_mib * (1 << 20)))
     cost = _measured(host.release)
     facts = Facts(

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from shadowwatch.capture.format import FlightRecorder, Reader, pack
+from shadowwatch.control.record import create
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Batch
 from shadowwatch.metrics.text import exposition
@@ -32,8 +33,7 @@ class Watched:
         self.kernel = Kernel()
         self.vm = self.kernel.add(KVM, pid=31)
         self.watch = Watch(facts(), {31: "web1"}.__getitem__)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        self.flight = FlightRecorder(descriptor, str(path), facts())
+        self.flight = FlightRecorder(create(str(path), keep=True), str(path), facts())
         self.number = 0
         self.page = 0
         self.missed = 0
@@ -95,6 +95,24 @@ def test_what_is_kept_shows_the_same_difference_when_it_is_replayed(audits: int,
     again = replayed(watched.path)
     assert str(again.difference) == said
     assert exposition(again).count(b'vm="web1"') > 20
+
+
+def test_a_restart_leaves_the_difference_of_the_time_before(tmp_path: Path) -> None:
+    """It is what there is to report; only another difference takes its place, and then the whole of it."""
+    path = tmp_path / "difference.capture"
+    before = Watched(path)
+    before.live(40)
+    before.audit()
+    before.live(400)
+    before.astray()
+    content = path.read_bytes()
+    after = Watched(path)
+    after.live(2)
+    after.audit()
+    assert path.read_bytes() == content
+    said = after.astray()
+    assert path.stat().st_size < len(content)
+    assert str(replayed(path).difference) == said
 
 
 def test_probes_that_were_missed_before_do_not_matter(tmp_path: Path) -> None:
