@@ -129,6 +129,14 @@ def test_kubernetes_takes_the_daemonset(version: str) -> None:
         assert kubernetes_validate.validate(document, version, strict=True) == version
 
 
+def test_the_pod_estimates_what_the_document_says() -> None:
+    """It has the flag that is asked for on every host, to rank the fleet."""
+    (container,) = daemonset_pod()["containers"]
+    flag = re.search(r"`(--what-if \w+)`", FLEET)
+    assert flag
+    assert flag[1] in " ".join(container["args"])
+
+
 def test_each_privilege_of_the_pod_has_its_reason() -> None:
     """What the container is given is what docs/fleet.md explains."""
     pod = daemonset_pod()

@@ -17,7 +17,9 @@ from shadowwatch.simulate.policies import POLICIES, SENSIBLE
 from shadowwatch.simulate.run import simulated
 from shadowwatch.view import simulate as view
 from tests.captures import CAPTURES
-from tests.golden import matches
+from tests.golden import HERE, matches
+
+ROOT = Path(__file__).parents[2]
 
 
 def simulate(*words: str, folder: Path = CAPTURES["stock"].parent) -> subprocess.CompletedProcess[str]:
@@ -31,6 +33,13 @@ def test_the_table_says_what_each_policy_would_have_done() -> None:
     done = simulate("stock.capture")
     assert (done.returncode, done.stderr) == (0, "")
     matches("simulate.txt", done.stdout)
+
+
+def test_the_document_shows_the_table_as_it_is() -> None:
+    """With each policy that is estimated by default."""
+    table = (HERE / "simulate.txt").read_text().partition("\n\n")[0]
+    shown = "".join(f"{line.rstrip()}\n" for line in table.splitlines())
+    assert f"```text\n{shown}```\n" in (ROOT / "docs" / "policies.md").read_text()
 
 
 def test_json_has_every_figure_of_every_policy_asked_for() -> None:
