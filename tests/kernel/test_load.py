@@ -79,7 +79,7 @@ def is_well_under_load(on: Watched, meanwhile: str) -> Metrics:
         for workload in killed:
             with Vmm(lab, workload, rounds=0) as vmm:
                 lab.run(["kill", "-KILL", str(vmm.do("stats").pid)])
-        said, _ = running.communicate(timeout=120)
+        said, _ = running.communicate(timeout=600)
         assert running.returncode == 0, said
         for vm in ("restless", "large", "linux"):
             audited(on, vm)
