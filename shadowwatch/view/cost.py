@@ -12,6 +12,7 @@ from rich.table import Table
 
 from shadowwatch.cost import Cost, Times, VmCost, edge
 from shadowwatch.view.columns import ENDLESS, sparkline
+from shadowwatch.view.whole import show
 
 #: What the kinds are called here, and in JSON.
 _KINDS = {"building": "faults that build page tables", "other": "other faults", "reclaim": "reclaim"}
@@ -50,7 +51,7 @@ def as_text(cost: Cost, out: TextIO) -> None:
             if times.times:
                 table.add_row(name, _KINDS[kind], *_cells(times, cost.seconds, first, behind))
                 name = ""
-    console.print(table)
+    show(console, table)
     console.print()
     if cost.missed:
         console.print(f"{cost.missed:,} more could not be timed; measure one VM alone", style="yellow")

@@ -16,6 +16,7 @@ from shadowwatch.simulate.policies import parsed
 from shadowwatch.simulate.run import Simulated
 from shadowwatch.snapshot import Estimate
 from shadowwatch.view.columns import ENDLESS
+from shadowwatch.view.whole import show
 
 #: Simulations of long captures get a bar: it comes when this many records are read.
 _LONG = 200_000
@@ -51,7 +52,8 @@ def as_text(path: str, result: Simulated, out: TextIO) -> None:
     if not result.vms:
         console.print("no VM had a page fault that built page tables")
         return
-    table = Table(box=None, pad_edge=False, show_edge=False)
+    # Of 80 columns none is left for more between two.
+    table = Table(box=None, pad_edge=False, show_edge=False, collapse_padding=True)
     for heading in ("VM", "policy"):
         table.add_column(heading, no_wrap=True)
     for heading in ("page faults", "", "at least", "at most", "zaps", "", "refaults", ""):
@@ -62,7 +64,7 @@ def as_text(path: str, result: Simulated, out: TextIO) -> None:
         table.add_row(name, "as recorded", f"{counts[0]:,}", "", "", "", f"{counts[1]:,}", "", f"{counts[2]:,}", "")
         for policy, estimate in of.items():
             table.add_row("", policy, *_cells(policy, estimate))
-    console.print(table)
+    show(console, table)
     console.print()
     console.print(_NOTE, style="dim")
 

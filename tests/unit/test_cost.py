@@ -26,6 +26,7 @@ from shadowwatch.probe.plan import Plan
 from shadowwatch.view.cost import as_json, as_text, length
 from tests.golden import matches
 from tests.unit.hosts import HOSTS, STOCK, with_symbols
+from tests.unit.test_record import Terminal
 
 NONE = Times(0, 0.0, (0,) * BUCKETS)
 
@@ -166,6 +167,17 @@ def test_the_table_has_the_vm_that_loses_most_first() -> None:
     out = io.StringIO()
     as_text(measurement(IDLE, WEB), out)
     matches("cost.txt", "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines()))
+
+
+@pytest.mark.parametrize("width", [20, 80])
+def test_a_narrow_terminal_takes_nothing_from_the_figures(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines go on in the next one: what is cut would be what was asked for."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    out, terminal = io.StringIO(), Terminal()
+    as_text(measurement(IDLE, WEB), out)
+    as_text(measurement(IDLE, WEB), terminal)
+    shown = re.sub("\x1b\\[[0-9;]*m", "", terminal.getvalue())
+    assert set(shown.split()) == set(out.getvalue().split())
 
 
 def test_a_long_name_takes_nothing_from_the_figures() -> None:

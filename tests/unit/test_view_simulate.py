@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +19,7 @@ from shadowwatch.simulate.run import simulated
 from shadowwatch.view import simulate as view
 from tests.captures import CAPTURES
 from tests.golden import HERE, matches
+from tests.unit.test_record import Terminal
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,6 +63,20 @@ def test_newest_is_not_estimated_but_where_it_was_in_force() -> None:
     assert "newest" in POLICIES
 
 
+@pytest.mark.parametrize("width", [20, 80])
+def test_a_narrow_terminal_takes_nothing_from_the_figures(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines go on in the next one: what is cut would be what was asked for."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    with reading(str(CAPTURES["stock"])) as reader:
+        result = simulated(reader, ["parents"], lambda _: None)
+    out, terminal = io.StringIO(), Terminal()
+    view.as_text("a", result, out)
+    view.as_text("a", result, terminal)
+    shown = re.sub("\x1b\\[[0-9;]*m", "", terminal.getvalue())
+    assert {"2,564", "−22%", "−26%", "−1%", "2,910", "−16%"} <= set(shown.split())
+    assert set(shown.split()) == set(out.getvalue().split())
+
+
 def test_a_long_name_takes_nothing_from_the_figures() -> None:
     """A pipe has no width."""
     with reading(str(CAPTURES["stock"])) as reader:
@@ -70,7 +86,7 @@ def test_a_long_name_takes_nothing_from_the_figures() -> None:
     out = io.StringIO()
     view.as_text("a", result, out)
     assert "…" not in out.getvalue()
-    assert f"\n{called}  as recorded " in out.getvalue()
+    assert f"\n{called} as recorded " in out.getvalue()
 
 
 def test_a_cut_capture_is_estimated_up_to_the_cut(tmp_path: Path) -> None:
