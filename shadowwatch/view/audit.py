@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shadowwatch.snapshot import Snapshot
+from shadowwatch.view import whole
 
 
 def audit_table(now: Snapshot, out: TextIO) -> bool:
@@ -22,5 +23,8 @@ def audit_table(now: Snapshot, out: TextIO) -> bool:
         table.add_row(vm.name, *(f"{figure:,}" for figure in figures))
         good = good and not vm.differing and (vm.ended or vm.audits > 0)
     console = Console(file=out, highlight=False, emoji=False, markup=False)
-    console.print(table if now.vms else "no VM is running")
+    if now.vms:
+        whole.show(console, table)
+    else:
+        console.print("no VM is running")
     return good

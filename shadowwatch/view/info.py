@@ -11,6 +11,7 @@ from rich.table import Table
 from shadowwatch.capture.contents import Contents
 from shadowwatch.event.abi import RECORD, Kind
 from shadowwatch.event.facts import PAGING
+from shadowwatch.view import whole
 from shadowwatch.view.columns import ENDLESS
 
 
@@ -19,7 +20,7 @@ def show(found: Contents, out: TextIO) -> None:
     width = None if out.isatty() else ENDLESS
     console = Console(file=out, highlight=False, emoji=False, markup=False, width=width)
     now, facts, size = found.now, found.facts, found.size
-    whole = max(1, now.received * RECORD.size)
+    recorded = max(1, now.received * RECORD.size)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
@@ -31,7 +32,7 @@ def show(found: Contents, out: TextIO) -> None:
     grid.add_row("events", f"{now.received:,}, {now.all_lost:,} lost, {now.undecodable:,} undecodable")
     known = {int(kind): kind.name.lower() for kind in Kind}
     grid.add_row("", ", ".join(f"{known.get(kind, kind)} {count:,}" for kind, count in found.kinds.items()))
-    grid.add_row("size", f"{size:,} bytes, {size / whole:.0%} of the events'")
+    grid.add_row("size", f"{size:,} bytes, {size / recorded:.0%} of the events'")
     grid.add_row("begins", "in the middle of a run" if facts.midway else "with the daemon")
     grid.add_row("ends", found.fault or "whole")
     console.print(found.path, style="bold", markup=False)
@@ -43,4 +44,7 @@ def show(found: Contents, out: TextIO) -> None:
         figures = (vm.all_pages, vm.limit, vm.all_allocations, vm.reclaimed, vm.recently_parented, vm.lost)
         table.add_row(vm.name, str(vm.pid), *(f"{figure:,}" for figure in figures), vm.state)
     console.print()
-    console.print(table if now.vms else "no VM was running")
+    if now.vms:
+        whole.show(console, table)
+    else:
+        console.print("no VM was running")

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from shadowwatch.mmu.audit import Difference
+from shadowwatch.view.audit import audit_table
+from tests.unit import lively
 from tests.unit.heard import KVM, Heard, spt
 from tests.unit.kernel import PAGE_SIZE, KernelVm, role_of
 
@@ -156,3 +160,14 @@ def test_the_walk_after_a_loss_in_an_audit_makes_the_model_exact() -> None:
     vm = heard.walk()
     assert vm.exact
     assert heard.same()
+
+
+def test_a_long_name_takes_nothing_from_the_figures() -> None:
+    """Of the table that `audit` ends with, wherever that goes."""
+    now = lively.at_the_end()
+    first = replace(now.vms[0], name="web" * 30, audited=1_234_567)
+    out = io.StringIO()
+    assert not audit_table(replace(now, vms=(first,)), out)
+    heading, line = out.getvalue().splitlines()
+    assert heading.split() == ["VM", "pages", "audits", "compared", "differing", "resyncs", "lost"]
+    assert line.split() == ["web" * 30, "64", "0", "1,234,567", "0", "0", "0"]

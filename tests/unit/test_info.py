@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from shadowwatch.capture.contents import contents
 from shadowwatch.capture.format import Writer, pack
 from shadowwatch.event.abi import Batch
+from shadowwatch.view.info import show
 from shadowwatch.watch import Watch
 from tests.captures import CAPTURES
 from tests.golden import matches
 from tests.unit.story import FACTS, Story
+from tests.unit.test_record import Terminal
 
 
 def info(path: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -45,6 +51,16 @@ def test_in_a_pipe_a_sentence_is_one_line(tmp_path: Path) -> None:
     (line,) = (line for line in info(long, tmp_path).stdout.splitlines() if line.startswith("ends"))
     assert line.split(maxsplit=1)[1].startswith(f"{long} is cut off after ")
     assert line.rstrip().endswith(" to have all")
+
+
+def test_a_narrow_terminal_takes_nothing_from_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Headings and a table of VMs that has many figures: lines go on in the next one."""
+    monkeypatch.setenv("COLUMNS", "30")
+    terminal = Terminal()
+    show(contents(str(CAPTURES["stock"])), terminal)
+    shown = re.sub("\x1b\\[[0-9;]*m", "", terminal.getvalue())
+    assert "…" not in shown
+    assert {"allocated", "recently", "3,526", "3,469", "1,015", "ended"} <= set(shown.split())
 
 
 def test_what_is_no_capture_is_one_sentence(tmp_path: Path) -> None:
