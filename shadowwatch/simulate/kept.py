@@ -105,8 +105,7 @@ class KeptList(Life):
         for page in self._policy.candidates(self._list, wanted, self._clock):
             if len(chosen) >= wanted:
                 break
-            # A root that was there may have been loaded, and those are passed over.
-            if page.up is not None or not page.recorded:
+            if not page.in_use:
                 chosen.append(page)
         zapped = 0
         for page in chosen:

@@ -75,6 +75,11 @@ class SimulatedPage:
         self.reached = 0
         self.followers: list[SimulatedPage] | None = None
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a vCPU may have it loaded: a root that was there. Reclaim passes over those."""
+        return self.up is None and self.recorded
+
     def broke(self, written: int) -> int:
         """When an spte that was written then was lost, by a reclaim of this page at its one end; NEVER if not."""
         if self.reclaimed < written or not self.reclaimed:

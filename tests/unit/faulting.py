@@ -45,7 +45,7 @@ def _leaves_first(vm: Faulting, wanted: int) -> list[int]:
 
 def _on_a_path(vm: Faulting, spt: int, zapped: list[int]) -> bool:
     children = [child for pte, child in vm.edges.items() if pte & ~0xFFF == spt and child not in zapped]
-    parents = [pte for pte, child in vm.edges.items() if child == spt]
+    parents = [pte for pte, child in vm.edges.items() if child == spt and pte & ~0xFFF not in zapped]
     return bool(children and parents)
 
 

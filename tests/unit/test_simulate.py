@@ -19,6 +19,7 @@ from shadowwatch.snapshot import Estimate
 from tests.captures import CAPTURES
 from tests.unit import faulting
 from tests.unit.faulting import Address, Faulting
+from tests.unit.kernel import PAGE_SIZE
 from tests.unit.story import FACTS, GUEST_WRITE, PAGE_FAULT, Story
 
 ADDRESSES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), min_size=100, max_size=400)
@@ -213,6 +214,57 @@ def test_what_goes_along_with_a_nested_root_is_counted_whole() -> None:
     simulator.feed(story.records())
     (estimate,) = simulator.estimates().values()
     assert (estimate.reproduced, estimate.recorded_zaps, estimate.zaps) == (30, 30, 30)
+
+
+def test_childless_starts_over_when_a_page_takes_others_along() -> None:
+    """As KVM does, whose list is another one then: the oldest directory has no child left by that time."""
+    story = Story()
+    root, directory, leaf, idle, between, unsync, full, first = range(1, 9)
+    story.alloc(root, level=3)
+    for page, level, parent in (
+        *((directory, 2, root), (leaf, 1, directory), (idle, 3, 0), (between, 2, idle), (unsync, 1, between)),
+        *((full, 2, root), *((first + index, 1, full) for index in range(53))),
+    ):
+        story.alloc(page, level=level)
+        if parent:
+            story.link(parent, page, page)
+    story.reclaim()
+    story.zap(leaf)
+    story.zap(idle, level=3)
+    story.zap(unsync, caller=BY_PARENT)
+    story.zap(directory, level=2)
+    story.zap(between, level=2)
+    for index in range(16):
+        story.zap(first + index)
+    story.alloc(first + 53)
+    story.link(full, first + 53, first + 53)
+    simulator = Simulator(replace(FACTS, policy="childless"), "childless")
+    simulator.feed(story.records())
+    (estimate,) = simulator.estimates().values()
+    assert (estimate.reproduced, estimate.recorded_zaps, estimate.zaps) == (21, 21, 21)
+
+
+def test_childless_goes_on_with_what_only_a_page_led_to_that_it_took() -> None:
+    """The guest cleared the entry for the upper of two directories: with that, the lower has no parent either."""
+    story = Story()
+    root, upper, lower, leaf, full, first = range(1, 7)
+    story.alloc(root, level=4)
+    for page, level, parent in (
+        *((upper, 3, root), (lower, 2, upper), (leaf, 1, lower), (full, 3, root)),
+        *((first + index, 1, full) for index in range(55)),
+    ):
+        story.alloc(page, level=level)
+        story.link(parent, page, page)
+    story.write(root * PAGE_SIZE + 8 * upper)
+    story.reclaim()
+    for page, level in ((upper, 3), (lower, 2), (leaf, 1), *((first + index, 1) for index in range(18))):
+        story.zap(page, level=level)
+    story.alloc(first + 55)
+    story.link(full, first + 55, first + 55)
+    simulator = Simulator(replace(FACTS, policy="childless"), "childless")
+    simulator.feed(story.records())
+    (estimate,) = simulator.estimates().values()
+    assert (estimate.reproduced, estimate.recorded_zaps, estimate.zaps) == (21, 21, 21)
 
 
 def test_after_a_loss_it_goes_on_with_what_it_hears() -> None:

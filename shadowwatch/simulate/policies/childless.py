@@ -25,15 +25,19 @@ class Childless(Stock):
         spared = moved = self.moved_before()
         progress = True
         while progress:
-            progress = False
+            progress = moved > 0
             for page in list(islice(pages, min(max(0, len(pages) - moved), wanted + SPARED + len(chosen)))):
-                if page in chosen:
+                if page in chosen or page.in_use:
                     continue
                 accessed = self.was_accessed(page, now)
                 if not accessed and not _is_on_a_path(page, chosen):
                     progress = True
                     chosen.add(page)
                     yield page
+                    if along := _going_along(page, chosen):
+                        # The list is another one now, so KVM starts over.
+                        chosen |= along
+                        break
                     continue
                 spared += 1
                 if spared > SPARED:
@@ -54,6 +58,20 @@ class Childless(Stock):
         return False
 
 
+def _going_along(page: SimulatedPage, gone: set[SimulatedPage]) -> set[SimulatedPage]:
+    """What goes with a page: what was recorded to, and nested pages that nothing else leads to."""
+    along = {follower for follower in page.followers or () if follower.resident}
+    waiting = [page]
+    while waiting:
+        for child in waiting.pop().children:
+            if child.nested and child not in along and all(up in gone or up in along for up in child.directories()):
+                along.add(child)
+                waiting.append(child)
+    return along - gone
+
+
 def _is_on_a_path(page: SimulatedPage, gone: set[SimulatedPage]) -> bool:
-    """Whether a page has parents, and children that are not gone."""
-    return any(child not in gone for child in page.children) and any(page.directories())
+    """Whether a page has parents and children, those that are gone left out."""
+    return any(child not in gone for child in page.children) and any(
+        parent not in gone for parent in page.directories()
+    )
