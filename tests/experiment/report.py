@@ -233,16 +233,16 @@ def _left(figures: Figures) -> str:
         said += (
             " Linux's KVM as that hypervisor clears what led to them (`tdp_mmu_zap_root()`). The host's KVM sees it"
             " write, and zaps all below:"
-            f" when the real Linux of nested-linux had ended, {median(left):.0f} pages were left in the median"
-            f" ({min(left)} to {max(left)}, under all policies)."
+            f" when the real Linux of nested-linux had ended, {tables.spread(left, tables.count)} pages were left of"
+            f" {tables.spread([row['allocations'] for row in rows], tables.count)} that had been allocated."
         )
     return said + (
         " A hypervisor that clears nothing, as that of nested-ended, leaves all on active_mmu_pages, until reclaim"
         " takes them or its VM ends. Below is how many there are when its first guest is over, and when its eighth is;"
         " how many of the latter the root of the eighth does not lead to, so that they are of the seven before; what"
         " memory these hold, 8 KiB each; and how many of them are directories, which tells whether a policy that spares"
-        " these keeps dead ones longer. Three of them are roots whatever the policy: a vCPU keeps its last three"
-        " (`prev_roots`), and reclaim passes over those."
+        " these keeps dead ones longer. At least three of them are roots, under every policy: a vCPU keeps its last"
+        " three (`prev_roots`), and reclaim passes over those."
     )
 
 

@@ -16,7 +16,7 @@ from tests.experiment.reference import REFERENCES
 PAGE_BYTES, MIB = 2 * 4096, 1 << 20
 
 
-def _spread(values: Sequence[float], show: Callable[[float], str]) -> str:
+def spread(values: Sequence[float], show: Callable[[float], str]) -> str:
     """The median, and behind it the lowest and the highest."""
     low, high = show(min(values)), show(max(values))
     return show(median(values)) + (f" ({low} to {high})" if low != high else "")
@@ -26,7 +26,8 @@ def _tenth(ratio: float) -> str:
     return percent(ratio, 1)
 
 
-def _count(value: float) -> str:
+def count(value: float) -> str:
+    """A whole number."""
     return f"{value:,.0f}"
 
 
@@ -48,10 +49,10 @@ def possible(figures: Figures) -> str:
     for place in figures.places():
         best = figures.effect(place, BEST, "page_faults")
         if best:
-            cells = [_count(median(figures.values(place, STOCK, "page_faults"))), _spread(best.changes, _tenth)]
+            cells = [count(median(figures.values(place, STOCK, "page_faults"))), spread(best.changes, _tenth)]
             for policy in policies:
                 shares = figures.possible(place, policy)
-                cells.append(_spread(shares, share) if shares else "")
+                cells.append(spread(shares, share) if shares else "")
             lines.append((at(place), *cells))
     return _table(("guest, limit", "stock", BEST, *policies), lines, 1)
 
@@ -77,11 +78,11 @@ def effects(figures: Figures) -> str:
             faults = figures.effect(place, policy, "page_faults")
             if not faults:
                 continue
-            cells = [_spread(figures.values(place, policy, "page_faults"), _count)]
-            cells.append("" if policy == STOCK else _spread(faults.changes, _tenth) + _none(faults.sign))
+            cells = [spread(figures.values(place, policy, "page_faults"), count)]
+            cells.append("" if policy == STOCK else spread(faults.changes, _tenth) + _none(faults.sign))
             for name in ("zaps", "recently_parented", "refaults", "links"):
                 values = figures.values(place, policy, name)
-                cells.append(_count(median(values)) if values else "")
+                cells.append(count(median(values)) if values else "")
             lines.append((at(place), policy, *cells))
     head = ("guest, limit", "policy", "page faults", "change", "zaps", "recently parented", "refaults", "links")
     return _table(head, lines)
@@ -101,9 +102,9 @@ def ended(figures: Figures) -> str:
             faults = figures.effect(place, policy, "page_faults")
             if all(found) and faults:
                 first, held, stale, directories = (median(values) for values in found)
-                cells = [_count(first), _count(held), _count(stale), f"{stale * PAGE_BYTES / MIB:.2f}"]
-                cells.append(_count(directories))
-                cells.append("" if policy == STOCK else _spread(faults.changes, _tenth) + _none(faults.sign))
+                cells = [count(first), count(held), count(stale), f"{stale * PAGE_BYTES / MIB:.2f}"]
+                cells.append(count(directories))
+                cells.append("" if policy == STOCK else spread(faults.changes, _tenth) + _none(faults.sign))
                 lines.append((at(place), policy, *cells))
     head = (
         *("guest, limit", "policy", "pages after the first", "after the eighth", "of guests before that", "MiB"),
@@ -136,12 +137,12 @@ def costs(figures: Figures) -> str:
             if not instructions:
                 continue
             used, faults = (median(figures.values(place, policy, name)) for name in ("instructions", "page_faults"))
-            cells = ["" if policy == STOCK else _spread(instructions.changes, _tenth) + _none(instructions.sign)]
-            cells.append(_count(used / faults))
+            cells = ["" if policy == STOCK else spread(instructions.changes, _tenth) + _none(instructions.sign)]
+            cells.append(count(used / faults))
             held = figures.effect(place, policy, "lock_ns")
             cells.append("" if policy == STOCK or not held else _tenth(held.median))
             longest = figures.values(place, policy, "lock_longest_ns")
-            cells.append(_count(median(longest) / 1000) if longest else "")
+            cells.append(count(median(longest) / 1000) if longest else "")
             moves, links = (figures.values(place, policy, name) for name in ("moves", "links"))
             cells.append(f"{median(moves) / median(links):.2f}" if links else "")
             lines.append((at(place), policy, *cells))
@@ -158,8 +159,8 @@ def walks(figures: Figures) -> str:
     for place in figures.places():
         each, walks, unthrottled = figures.walk(place), figures.walks(place), figures.unthrottled(place)
         if each is not None and walks and unthrottled:
-            counts = [_count(median(figures.values(place, "parents", name))) for name in ("timed_links", "mappings")]
-            lines.append((at(place), _count(each), *counts, share(walks.median), share(unthrottled.median)))
+            counts = [count(median(figures.values(place, "parents", name))) for name in ("timed_links", "mappings")]
+            lines.append((at(place), count(each), *counts, share(walks.median), share(unthrottled.median)))
     head = (
         *("guest, limit", "instructions of a walk", "links", "mappings"),
         *("all walks, of all instructions", "if every mapping walked"),
