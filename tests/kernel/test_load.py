@@ -20,6 +20,7 @@ from tests.kernel.watched import AUDITS, Watched, audited
 from tests.lab.guest import RealGuest
 from tests.lab.hosts import HOSTS, Kvm
 from tests.lab.machine import Policy, say
+from tests.lab.own import SLOWNESS
 from tests.lab.scrape import Metrics, scrape_until
 from tests.lab.snapshot import ready
 from tests.lab.workload import Vmm, Workload
@@ -79,7 +80,7 @@ def is_well_under_load(on: Watched, meanwhile: str) -> Metrics:
         for workload in killed:
             with Vmm(lab, workload, rounds=0) as vmm:
                 lab.run(["kill", "-KILL", str(vmm.do("stats").pid)])
-        said, _ = running.communicate(timeout=600)
+        said, _ = running.communicate(timeout=120 * SLOWNESS)
         assert running.returncode == 0, said
         for vm in ("restless", "large", "linux"):
             audited(on, vm)

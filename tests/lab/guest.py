@@ -13,11 +13,12 @@ from tests.lab.command import tail
 from tests.lab.ending import Ending
 from tests.lab.errors import LabError
 from tests.lab.machine import Lab
+from tests.lab.own import SLOWNESS
 from tests.lab.qmp import ARGUMENTS, Qmp
 from tests.lab.workload import Reading
 
 #: Of the emulator's processor: a guest that shares it with two that thrash is at its init in half of it.
-BOOT_SECONDS = 120.0
+BOOT_SECONDS = 120.0 * SLOWNESS
 #: By the clock it may take so many times as long: this machine has other things to do, or the emulator nothing.
 PATIENCE = 4
 LINE_SECONDS = 300.0

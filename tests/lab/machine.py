@@ -19,7 +19,7 @@ from tests.lab.connection import Command, Connection, wait_for_server
 from tests.lab.emulator import Emulator, Hardware
 from tests.lab.errors import LabError
 from tests.lab.hosts import DEFAULT, HOSTS, Kvm
-from tests.lab.own import kernel_of_a_tree
+from tests.lab.own import SLOWNESS, kernel_of_a_tree
 from tests.lab.parts import Parts, prepare
 from tests.lab.run_folder import RunFolder
 
@@ -37,7 +37,7 @@ MODES: Mapping[Mode, Mapping[str, Mapping[str, str]]] = {
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 #: Of the emulator's processor. By the clock it may take so many times as long: this machine has other things to do.
-BOOT_SECONDS, PATIENCE = 60.0, 4
+BOOT_SECONDS, PATIENCE = 60.0 * SLOWNESS, 4
 SSH_LOST = 255  # ssh's own exit status when the connection is gone
 UNIT = "shadowwatch.service"
 SHARES = ("shadowwatch", "lab", "out")

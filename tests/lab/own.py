@@ -17,6 +17,8 @@ from tests.lab.parts import Parts
 
 #: Names a source tree in which `make vmlinux modules` is done.
 VARIABLE = "SHADOWWATCH_LAB_TREE"
+#: How many times as long the machine may take for all that it does: lockdep looks at each lock.
+SLOWNESS = 6 if VARIABLE in os.environ else 1
 #: Of the initramfs: what it copies into the root file system.
 EXTRA = "extra"
 

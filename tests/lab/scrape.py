@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from shadowwatch.config import LISTEN
 from shadowwatch.metrics.exporter import split_address
 from tests.lab.errors import LabError
+from tests.lab.own import SLOWNESS
 
 #: Where the daemon listens when nothing else is said.
 PORT = split_address(LISTEN.default)[1]
@@ -74,7 +75,7 @@ def settled(port: int, vm: str, allocations: int) -> Metrics:
     return scrape_until(port, lambda metrics: metrics.sum("allocations_total", vm=vm) >= allocations)
 
 
-def scrape_until(port: int, holds: Callable[[Metrics], bool], seconds: float = 30) -> Metrics:
+def scrape_until(port: int, holds: Callable[[Metrics], bool], seconds: float = 30.0 * SLOWNESS) -> Metrics:
     """Scrape until this holds, and return that scrape; LabError with what it asked when it never does."""
     deadline = time.monotonic() + seconds
     said = "nobody listens"
