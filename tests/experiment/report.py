@@ -205,7 +205,7 @@ def _policies(figures: Figures) -> str:
             continue
         shares = [median(found) for place in faults if (found := figures.possible(place, policy))]
         line = f"- **{policy}**: page faults {over(faults)}"
-        line += f", which is {_range(shares)} of what was possible" if shares else ""
+        line += f", which is {_range(shares)} of what farthest next use spares" if shares else ""
         line += _where(faults)
         instructions = figures.effects(policy, "instructions")
         line += f". All instructions: {over(instructions)}." if instructions else "."
