@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -145,8 +145,7 @@ class Limited(NamedTuple):
         return self.refaults + self.unseen / 2
 
 
-@dataclass(frozen=True, slots=True)
-class VmSnapshot:
+class VmSnapshot(NamedTuple):
     """One VM's counts since it was first seen.
 
     `oversize` is of a VM whose pages are not kept, since there are too many.
@@ -189,7 +188,7 @@ class VmSnapshot:
     writes: int
     newest_first: bool
     unknown_pages: Mapping[int, int]
-    what_if: Mapping[str, Estimate] = field(default_factory=dict)
+    what_if: Mapping[str, Estimate] = {}
     limited: tuple[Limited, ...] = ()
 
     @property

@@ -24,8 +24,8 @@ def _one(value: Value) -> Samples:
 
 def _by_cause(vm: VmSnapshot) -> Samples:
     """A sample for every level and cause of zaps; of reclaim for want of room also one that is 0."""
-    levels = {*vm.allocations, *(level for level, _ in vm.zaps)} - {UNKNOWN_LEVEL}
-    zaps = {**{(level, int(Cause.QUOTA)): 0 for level in levels}, **vm.zaps}
+    levels = (*vm.allocations, *[level for level, _ in vm.zaps])
+    zaps = {**{(level, _QUOTA): 0 for level in levels if level != UNKNOWN_LEVEL}, **vm.zaps}
     return [(_LEVELS_AND_CAUSES[each], zaps[each]) for each in sorted(zaps)]
 
 
@@ -34,6 +34,8 @@ def _directories(vm: VmSnapshot, values: Mapping[int, Value]) -> Samples:
     return [(LABELS[level], values.get(level, 0)) for level in vm.allocations if level > 1]
 
 
+#: Enumerations are slow, and this is asked of every VM.
+_QUOTA = int(Cause.QUOTA)
 _LEVELS_AND_CAUSES = {
     (level, int(cause)): (*LABELS[level], cause.name.lower()) for level in range(LEVELS) for cause in CAUSES
 }

@@ -194,7 +194,7 @@ class Figures(Walked):
     def freeze(
         self, what_if: Callable[[Figures], Mapping[str, Estimate]] | None = None, current: bool = True
     ) -> VmSnapshot:
-        """Copy the figures, unless the last copy holds; the time depends on the directories, not on all pages.
+        """Copy the figures, unless the last copy holds; the time does not depend on the number of pages.
 
         `what_if` is asked for what belongs into a new copy beside them. A living VM that is not `current`, for events
         are known to be still to come, is not exact.
@@ -248,11 +248,8 @@ class Figures(Walked):
         )
 
     def _pages_by_level(self) -> dict[int, int]:
-        counts = [0] * LEVELS
-        counts[1] = len(self.pages) - len(self.directories)
-        for directory in self.directories.values():
-            counts[directory.level] += 1
-        return _by_level(counts)
+        tables = len(self.pages) - len(self.directories)
+        return ({1: tables} if tables else {}) | _by_level(self.by_level)
 
     def detail(self, now_ns: int, current: bool = True) -> Callable[[], VmDetail]:
         """Note what there is of each page now; what is returned makes a copy of that, and takes longer."""

@@ -17,7 +17,18 @@ LEVELS = 16
 class Tree(Life):
     """Pages, edges and places, kept whole: each edge is known at both of its ends."""
 
-    __slots__ = ("active", "directories", "gfns", "levels", "more_parents", "obsolete", "orphans", "pages", "roles")
+    __slots__ = (
+        "active",
+        "by_level",
+        "directories",
+        "gfns",
+        "levels",
+        "more_parents",
+        "obsolete",
+        "orphans",
+        "pages",
+        "roles",
+    )
 
     def __init__(self, kvm: int, pid: int, roles: RoleLayout) -> None:
         super().__init__(kvm, pid)
@@ -26,6 +37,8 @@ class Tree(Life):
         #: Page.table -> page, and what there is to those above level 1 besides.
         self.pages: dict[int, Page] = {}
         self.directories: dict[int, Directory] = {}
+        #: How many directories there are of each level.
+        self.by_level = [0] * LEVELS
         self.active = ActiveMmuPages()
         self.orphans = 0
         #: Page -> the (directory, slot) that point to it, beside the one that it knows: few pages have any (the kernel
@@ -45,6 +58,7 @@ class Tree(Life):
     def _begin_empty(self) -> None:
         self.pages = {}
         self.directories = {}
+        self.by_level = [0] * LEVELS
         self.active = ActiveMmuPages()
         self.orphans = 0
         self.more_parents = {}
@@ -72,6 +86,7 @@ class Tree(Life):
 
     def _add_directory(self, page: Page, level: int) -> None:
         directory = self.directories[page.table] = Directory(page, level)
+        self.by_level[level] += 1
         if self.gfns is not None:
             self.gfns.setdefault(page.identity & GFN_MASK, set()).add(directory)
 
@@ -142,6 +157,7 @@ class Tree(Life):
 
     def _leave(self, directory: Directory) -> None:
         """A directory goes: its children have a parent less."""
+        self.by_level[directory.level] -= 1
         if self.obsolete:
             self.obsolete.discard(directory)
         if self.gfns is not None:

@@ -345,6 +345,7 @@ class Vm(Figures):
         super()._forget_pages()
         self.pages = other.pages
         self.directories = other.directories
+        self.by_level = other.by_level
         self.active = other.active
         self.orphans = other.orphans
         self.more_parents = other.more_parents

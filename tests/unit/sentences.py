@@ -25,8 +25,8 @@ SECONDS = 10.0
 
 def rows(**changed: object) -> Sequence[Row]:
     """One VM for ten seconds, with these fields otherwise; of higher limits nothing is known."""
-    vm = replace(at_the_end().vms[0], limited=(), reclaim_ns=(0, 0))
-    return [Row(replace(vm, **changed), None, SECONDS)]  # type: ignore[arg-type]
+    vm = at_the_end().vms[0]._replace(limited=(), reclaim_ns=(0, 0))
+    return [Row(vm._replace(**changed), None, SECONDS)]  # type: ignore[arg-type]
 
 
 def curve(*refaults: int) -> tuple[Limited, ...]:

@@ -12,13 +12,13 @@ from shadowwatch.view.advice import PAGE_BYTES, Advice, advice
 from shadowwatch.view.columns import Row
 from tests.unit.lively import at_the_end
 
-VM = replace(at_the_end().vms[0], limit=100)
+VM = at_the_end().vms[0]._replace(limit=100)
 
 
 def row(refaults: int, limited: tuple[Limited, ...], before: VmSnapshot | None = None) -> Row:
     """A VM after ten seconds, of which so many refaults came within its limit and as many as these under others."""
     limited = (Limited(1.0, refaults, 0), *limited) if limited else ()
-    return Row(replace(VM, refaults={1: refaults}, limited=limited), before, 10.0)
+    return Row(VM._replace(refaults={1: refaults}, limited=limited), before, 10.0)
 
 
 def test_it_is_the_lowest_that_spares_nine_of_ten() -> None:
@@ -39,7 +39,7 @@ def test_when_none_is_enough_it_is_the_highest() -> None:
 
 def test_it_is_of_the_time_since_the_last_look() -> None:
     """What a VM did hours ago is no reason to advise anything now."""
-    before = replace(VM, refaults={1: 1000}, limited=tuple(Limited(times, 1000, 0) for times in (1.0, 1.5, 2.0)))
+    before = VM._replace(refaults={1: 1000}, limited=tuple(Limited(times, 1000, 0) for times in (1.0, 1.5, 2.0)))
     advised = advice(row(1100, (Limited(1.5, 1100, 0), Limited(2.0, 1004, 0)), before))
     assert advised
     assert advised.limit == 200

@@ -165,7 +165,7 @@ def test_the_walk_after_a_loss_in_an_audit_makes_the_model_exact() -> None:
 def test_a_long_name_takes_nothing_from_the_figures() -> None:
     """Of the table that `audit` ends with, wherever that goes."""
     now = lively.at_the_end()
-    first = replace(now.vms[0], name="web" * 30, audited=1_234_567)
+    first = now.vms[0]._replace(name="web" * 30, audited=1_234_567)
     out = io.StringIO()
     assert not audit_table(replace(now, vms=(first,)), out)
     heading, line = out.getvalue().splitlines()

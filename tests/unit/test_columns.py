@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from shadowwatch.errors import ShadowwatchError
@@ -30,21 +28,21 @@ def test_what_a_vm_loses_is_reclaim_and_what_is_built_again() -> None:
     def limited(*refaults: int) -> tuple[Limited, ...]:
         return tuple(Limited(times, count, 0) for times, count in zip((1.0, 1.5, 8.0), refaults, strict=True))
 
-    now = replace(vm, reclaim_ns=(10**8, 2 * 10**8), limited=limited(1200, 600, 300))
-    before = replace(now, reclaim_ns=(0, 10**8), limited=limited(200, 200, 200))
+    now = vm._replace(reclaim_ns=(10**8, 2 * 10**8), limited=limited(1200, 600, 300))
+    before = now._replace(reclaim_ns=(0, 10**8), limited=limited(200, 200, 200))
     assert Row(now, before, 10.0).loses() == pytest.approx((0.01, 0.01))
     assert Row(now, None, 10.0).loses() == pytest.approx((0.01, 0.02))
     assert Row(now, before, 10.0, table_seconds=0.0002).loses() == pytest.approx((0.028, 0.03))
     assert Row(now, before, 10.0, table_seconds=0.0002, fill_seconds=0.0001).loses() == pytest.approx((0.028, 0.04))
     assert Row(now, before, 0.0).loses() == (0.0, 0.0)
-    restarted = replace(before, reclaim_ns=(10**9, 10**9), limited=limited(9000, 9000, 9000))
+    restarted = before._replace(reclaim_ns=(10**9, 10**9), limited=limited(9000, 9000, 9000))
     assert Row(now, restarted, 10.0, table_seconds=0.0002).loses() == (0.0, 0.0)
 
 
 def test_refaults_from_before_the_first_reclaim_are_not_of_now() -> None:
     """They are in the figures of every limit from the beginning."""
-    vm = replace(at_the_end().vms[0], refaults={1: 900}, limited=())
-    now = replace(vm, refaults={1: 1000}, limited=(Limited(1.0, 1000, 0), Limited(1.5, 920, 20)))
+    vm = at_the_end().vms[0]._replace(refaults={1: 900}, limited=())
+    now = vm._replace(refaults={1: 1000}, limited=(Limited(1.0, 1000, 0), Limited(1.5, 920, 20)))
     assert Row(now, vm, 10.0).limited() == {1.0: 100, 1.5: 30}
     assert Row(now, None, 10.0).limited() == {1.0: 1000, 1.5: 930}
     assert Row(vm, None, 10.0).limited() == Row(now, vm, 0.0).limited() == {}

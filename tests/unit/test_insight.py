@@ -32,7 +32,7 @@ def rows(seconds: float = 10.0, **changed: object) -> Sequence[Row]:
     """The lively VMs, of which the first one has these fields otherwise; of higher limits nothing is known."""
     first, *others = at_the_end().vms
     changed = {"limited": ()} | changed
-    return [Row(replace(first, **changed), None, seconds), *(Row(vm, None, seconds) for vm in others)]  # type: ignore[arg-type]
+    return [Row(first._replace(**changed), None, seconds), *(Row(vm, None, seconds) for vm in others)]  # type: ignore[arg-type]
 
 
 def test_the_order_of_reclaim_is_blamed_with_its_cure() -> None:
@@ -90,7 +90,7 @@ def test_an_estimate_is_of_the_time_since_the_last_look() -> None:
     (row, *_) = rows(what_if=estimated(2000, 1000))
 
     def since(what_if: Mapping[str, Estimate]) -> str:
-        before = replace(row.vm, zaps={}, recently_parented_zaps={}, what_if=what_if)
+        before = row.vm._replace(zaps={}, recently_parented_zaps={}, what_if=what_if)
         return insight([replace(row, before=before)], PATCHED)
 
     assert "would save about 10% of its page faults:" in since(estimated(1000, 100))
@@ -194,7 +194,7 @@ def busy(name: str, limit: int, reclaimed: int, recent: int = 0) -> Row:
     """A VM that reclaims so many directories in ten seconds, so many of them recently parented."""
     (vm, *_) = at_the_end().vms
     zaps, parented = {(2, Cause.QUOTA): reclaimed}, {2: recent} if recent else {}
-    vm = replace(vm, name=name, limit=limit, zaps=zaps, recently_parented_zaps=parented, limited=())  # type: ignore[arg-type]
+    vm = vm._replace(name=name, limit=limit, zaps=zaps, recently_parented_zaps=parented, limited=())  # type: ignore[arg-type]
     return Row(vm, None, 10.0)
 
 
@@ -224,7 +224,7 @@ def test_reclaim_of_the_newest_is_named() -> None:
 def test_a_host_with_the_tdp_mmu_is_told_so(paging: str) -> None:
     """Unless a nested guest has shadow pages, which are then what matters."""
     status = replace(STOCK, facts=replace(FACTS, paging=paging))
-    empty = [Row(replace(row.vm, pages={}, zaps={}), None, 1.0) for row in rows()]
+    empty = [Row(row.vm._replace(pages={}, zaps={}), None, 1.0) for row in rows()]
     assert insight(empty, status) == f"{PAGING[paging]}."
     assert "thrashes" in insight(rows(), status)
 
@@ -232,7 +232,7 @@ def test_a_host_with_the_tdp_mmu_is_told_so(paging: str) -> None:
 def test_no_vm_is_said_in_words() -> None:
     """Ended ones are none."""
     assert insight([], STOCK) == "No VM is running."
-    assert insight([Row(replace(row.vm, ended=True), None, 1.0) for row in rows()], STOCK) == "No VM is running."
+    assert insight([Row(row.vm._replace(ended=True), None, 1.0) for row in rows()], STOCK) == "No VM is running."
 
 
 def test_each_sentence_is_in_the_golden_file() -> None:

@@ -107,7 +107,7 @@ def test_the_page_of_a_vm_that_does_not_suffer_speaks_of_that_one() -> None:
     assert "web1" not in calm
     assert "KVM reclaims no shadow pages now." in calm
     detail = detail_of(daemon, "db1")
-    ended = replace(detail, vm=replace(detail.vm, ended=True), pages=())
+    ended = replace(detail, vm=detail.vm._replace(ended=True), pages=())
     assert "db1 has ended." in Parsed(page_of(frame, ended)).text
 
 
@@ -162,7 +162,7 @@ def test_vms_that_ended_come_last_and_those_that_suffered_before_others() -> Non
     """The order of the page is that of the sentence."""
     _, frame = looked()
     assert [row.vm.name for row in ranked(frame.rows)] == ["web1", "db1", "idle3", "idle4"]
-    ended = [replace(row, vm=replace(row.vm, ended=row.vm.name == "web1")) for row in frame.rows]
+    ended = [replace(row, vm=row.vm._replace(ended=row.vm.name == "web1")) for row in frame.rows]
     assert ranked(ended)[-1].vm.name == "web1"
     still = [replace(row, before=row.vm) for row in reversed(frame.rows)]
     assert [row.vm.name for row in ranked(still)] == ["web1", "db1", "idle3", "idle4"]
@@ -207,7 +207,7 @@ def test_a_vm_that_is_too_large_for_a_tree_has_a_page() -> None:
     assert "web1 has too many shadow pages for this page; shadowwatch tree web1 shows them." in parsed.text
     assert "512 (× 8)     100%" in parsed.text
     assert (parsed.elements["pre"], "#tree" in parsed.links) == (1, False)
-    oversize = replace(detail, vm=replace(detail.vm, oversize=True), pages=())
+    oversize = replace(detail, vm=detail.vm._replace(oversize=True), pages=())
     assert "none is kept, since this host has too many" in Parsed(page_of(frame, oversize)).text
 
 
@@ -221,7 +221,7 @@ def test_a_name_is_text_wherever_it_stands(name: str) -> None:
 
     def pages(called: str) -> tuple[Parsed, Parsed]:
         rows = [
-            replace(row, vm=replace(row.vm, name=called), before=row.before and replace(row.before, name=called))
+            replace(row, vm=row.vm._replace(name=called), before=row.before and row.before._replace(name=called))
             if row.vm.name == "web1"
             else row
             for row in frame.rows
@@ -230,7 +230,7 @@ def test_a_name_is_text_wherever_it_stands(name: str) -> None:
         status = replace(frame.status, facts=facts, policy=called)
         shown = replace(frame, rows=rows, status=status)
         detail = detail_of(daemon, "web1")
-        detail = replace(detail, vm=replace(detail.vm, name=called))
+        detail = replace(detail, vm=detail.vm._replace(name=called))
         return Parsed(all_page(shown, UNTIL, place_of)), Parsed(page_of(shown, detail))
 
     for hostile, harmless in zip(pages(name), pages("web2"), strict=True):

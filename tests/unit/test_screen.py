@@ -139,7 +139,7 @@ def test_no_sentence_is_cut_off_at_80_columns_and_24_lines(name: str) -> None:
     """Nor its cure with it, of a VM that has a UUID for its name and loses a lot of time."""
     rows, status = sentences.looks()[name]
     uuid = "7e1c4a52-93d0-4c57-9a0e-2f6b8d1c5e03"
-    rows = [replace(row, vm=replace(row.vm, name=uuid, reclaim_ns=(2 * 10**9, 4 * 10**9))) for row in rows]
+    rows = [replace(row, vm=row.vm._replace(name=uuid, reclaim_ns=(2 * 10**9, 4 * 10**9))) for row in rows]
     shown = screen(replace(looked()[1], rows=rows, status=status), STATE, 80, 24).splitlines()[2:]
     assert " ".join(shown[: shown.index("")]) == insight(rows, status)
 

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
-
 import pytest
 
 from shadowwatch.event.abi import Batch
@@ -29,7 +27,7 @@ def test_a_copy_stays_as_it_was() -> None:
     look(2)
     (after,) = watch.snapshot().vms
     assert (before.all_pages, after.all_pages) == (1, 2)
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         before.what_if = {}  # type: ignore[misc]
     assert watch.snapshot().vms[0] is after
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import accumulate
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,11 +15,12 @@ from prometheus_client.registry import Collector
 from shadowwatch.event.abi import Batch
 from shadowwatch.metrics.declarations import DAEMON_METRICS, VM_METRICS
 from shadowwatch.metrics.metric import DaemonMetric, Samples, VmMetric
-from shadowwatch.metrics.text import Exposition, exposition
+from shadowwatch.metrics.text import TEMPLATES, Exposition, exposition
 from shadowwatch.mmu.model import KEEP_NS
 from shadowwatch.snapshot import Distribution
 from shadowwatch.watch import Watch
 from tests.golden import matches
+from tests.unit.lively import Guest
 from tests.unit.story import FACTS, GUEST_WRITE, Story
 
 
@@ -53,7 +55,8 @@ def a_bit_of_everything() -> Watch:
     lossy.alloc(3)
     lossy.zap(3)
     lossy.other(99)
-    watch = Watch(FACTS, {4711: "web1", 12: "gone", 13: "lossy"}.__getitem__, ("parents",))
+    names = {4711: "web1", 12: "gone", 13: "lossy"}
+    watch = Watch(FACTS, lambda pid: names.get(pid, f"{pid} %d%s"), ("parents",))
     records = story.records() + ended.records() + lossy.records()
     watch.take(Batch(story.ns + 40_000_000, 2, 1, records + b"cut"))
     return watch
@@ -125,6 +128,14 @@ class Declared(Collector):
         return [self._family]
 
 
+def by_prometheus_client(watch: Watch) -> list[Metric]:
+    """The same written by prometheus_client from its own objects, and read back."""
+    registry = CollectorRegistry()
+    for family in declared(watch):
+        registry.register(Declared(family))
+    return list(text_string_to_metric_families(generate_latest(registry).decode()))
+
+
 def test_it_says_what_was_declared_as_prometheus_client_would() -> None:
     """Every sample of one VM, whose name has all that needs an escape."""
     story = Story()
@@ -134,12 +145,26 @@ def test_it_says_what_was_declared_as_prometheus_client_would() -> None:
     story.zap(1, level=2)
     watch = Watch(FACTS, lambda _: 'a\\b"c%s%{0}ü')
     watch.take(Batch(story.ns, 0, 0, story.records()))
-    registry = CollectorRegistry()
-    for family in declared(watch):
-        registry.register(Declared(family))
-    theirs = list(text_string_to_metric_families(generate_latest(registry).decode()))
+    theirs = by_prometheus_client(watch)
     assert parsed(watch) == theirs
     assert sum(len(family.samples) for family in theirs) > 80
+
+
+@pytest.mark.parametrize("templates", [TEMPLATES, 1])
+def test_vms_that_have_the_same_lines_keep_their_own_figures(templates: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As prometheus_client would: they share a template, also when one VM's is forgotten for another's."""
+    monkeypatch.setattr("shadowwatch.metrics.text.TEMPLATES", templates)
+    watch = a_bit_of_everything()
+    guests = [Guest(100 + number) for number in range(6)]
+    kept = Exposition(watch)
+    for turns in (1, 3, 30):
+        for number, guest in enumerate(guests):
+            for _ in range(turns + number // 2):
+                guest.turn()
+            watch.take(Batch(guest.story.ns, 0, 0, guest.take()))
+        text = b"".join(kept.pieces()).decode()
+        assert list(text_string_to_metric_families(text)) == by_prometheus_client(watch)
+    assert 1 <= len(kept._templates) <= templates
 
 
 def test_what_is_kept_from_the_last_scrape_is_still_true() -> None:

@@ -77,7 +77,7 @@ def test_a_root_at_the_end_of_the_list_is_skipped_not_promised() -> None:
 def test_newest_first_turns_the_mark_round() -> None:
     """With the mistake of 5.9 to 5.11.1 the page next to go is at the head."""
     detail = small()
-    detail = replace(detail, vm=replace(detail.vm, newest_first=True))
+    detail = replace(detail, vm=detail.vm._replace(newest_first=True))
     made = tree(detail, ROLES)
     assert made["reclaim_next"] == hex(Story.spt(13))
     assert made["reclaim_may_skip"] == [hex(Story.spt(5))]
@@ -181,12 +181,12 @@ def test_twenty_thousand_pages_take_linear_time() -> None:
 def test_a_vm_goes_by_its_name_or_else_its_pid() -> None:
     """Each refusal is one line that names what there is."""
     vm = small().vm
-    other = replace(vm, name="db", pid=12)
+    other = vm._replace(name="db", pid=12)
     assert pick([vm, other], "web") is vm
     assert pick([vm, other], "12") is other
     with pytest.raises(ShadowwatchError, match=r"^there is no VM mail; choose from web \(pid 4711\), db \(pid 12\)$"):
         pick([vm, other], "mail")
-    twin = replace(vm, name="web-2", ended=True)
+    twin = vm._replace(name="web-2", ended=True)
     with pytest.raises(
         ShadowwatchError, match=r"^4711 is more than one VM; choose from web \(pid 4711\), web-2 \(pid 4711, ended\)$"
     ):
@@ -195,6 +195,6 @@ def test_a_vm_goes_by_its_name_or_else_its_pid() -> None:
         pick([], "web")
     with pytest.raises(ShadowwatchError, match=r"^there is more than one VM with shadow pages; choose with --vm"):
         only([vm, other])
-    assert only([vm, replace(other, allocations={})]) is vm
+    assert only([vm, other._replace(allocations={})]) is vm
     with pytest.raises(ShadowwatchError, match="no VM has allocated a shadow page"):
         only([])
