@@ -125,9 +125,29 @@ class Notices:
 
     def look(self) -> None:
         """Say what is new."""
-        # A thousand VMs that rest need not be looked at each time.
-        received, self._received = self._received, self._watch.received
-        for vm in self._watch.newest_first() if received != self._received else ():
+        if self._watch.received != self._received:
+            # A thousand VMs that rest need not be looked at each time.
+            self._received = self._watch.received
+            self._look_at_vms()
+        if self._watch.missed and not self._missed:
+            self._missed = True
+            say(
+                "the kernel passed probes over while other BPF was at work on their processor; the lists of all VMs"
+                " will be read again each time; see shadowwatch_events_lost_total",
+                Level.WARNING,
+            )
+        if self._watch.lost > self._watch.missed and not self._lost:
+            self._lost = True
+            say(
+                "events were lost; the lists of their VMs will be read again; see shadowwatch_events_lost_total",
+                Level.WARNING,
+            )
+        if self._watch.difference and not self._difference:
+            self._difference = True
+            say(f"an audit found a difference: {self._watch.difference}", Level.WARNING)
+
+    def _look_at_vms(self) -> None:
+        for vm in self._watch.newest_first():
             if vm not in self._newest_first and len(self._newest_first) < MOST_TOLD:
                 self._newest_first.add(vm)
                 say(
@@ -145,22 +165,6 @@ class Notices:
                 Level.WARNING,
                 vm=vms[0],
             )
-        if self._watch.missed and not self._missed:
-            self._missed = True
-            say(
-                "the kernel passed probes over while other BPF was at work on their processor; the lists of all VMs"
-                " will be read again each time; see shadowwatch_events_lost_total",
-                Level.WARNING,
-            )
-        if self._watch.lost > self._watch.missed and not self._lost:
-            self._lost = True
-            say(
-                "events were lost; the lists of their VMs will be read again; see shadowwatch_events_lost_total",
-                Level.WARNING,
-            )
-        if self._watch.difference and not self._difference:
-            self._difference = True
-            say(f"an audit found a difference: {self._watch.difference}", Level.WARNING)
 
 
 class Audits:

@@ -170,6 +170,25 @@ def test_probes_that_were_missed_are_recorded_though_nothing_came(tmp_path: Path
     assert b'shadowwatch_vm_resyncs_total{vm="vm7"} 1\n' in live
 
 
+def test_vms_are_looked_at_when_events_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at each look: a thousand VMs that rest cost the daemon nothing."""
+    looked: list[int] = []
+
+    def question(watch: Watch) -> tuple[str, ...]:
+        looked.append(watch.received)
+        return ()
+
+    for name in ("oversize", "newest_first"):
+        monkeypatch.setattr(Watch, name, question)
+    host = Host()
+    loop = host.loop()
+    grown(host.kernel.add(KVM, 7))
+    for _ in range(50):
+        assert loop.turn()
+    assert looked == [loop._watch.received] * 2
+    assert looked[0] > 0
+
+
 def test_a_person_hears_once_of_probes_that_were_missed(capsys: pytest.CaptureFixture[str]) -> None:
     """And of nothing else, for no ring was full."""
     host = Host()
