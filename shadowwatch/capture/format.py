@@ -110,6 +110,13 @@ class Writer:
         self.records += packed.records
         self._frame(_DATA, packed.payload, packed.batch)
 
+    def flush(self) -> None:
+        """Have what is buffered in the file."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise self._stopped(error) from None
+
     def close(self) -> None:
         """Write the last frame and close the file."""
         self._frame(_LAST, json.dumps(self.records).encode())

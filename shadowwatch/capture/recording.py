@@ -20,6 +20,9 @@ from shadowwatch.event.facts import Facts, Name
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
+#: What came before is in the file after so long, and whenever the ring is empty: more is not lost with the daemon.
+KEPT_NS = 10**9
+
 #: A pipe that takes nothing for so long has nobody who reads it.
 ROOM_SECONDS = 5.0
 
@@ -87,6 +90,7 @@ class Recording:
         #: What the kernel's counters were when a file began in the middle of a run: earlier losses are not its own.
         self._base = Batch(0, 0, 0, b"")
         self._last = self._base
+        self._kept_ns = 0
         self._writer = self._open()
 
     def _open(self) -> Writer:
@@ -113,6 +117,9 @@ class Recording:
             self._first_ns = self._first_ns or self._last_ns
             if self._most is not None and self._writer.size >= self._most:
                 self._next_file()
+            elif not packed.records or batch.now_ns - self._kept_ns >= KEPT_NS:
+                self._kept_ns = batch.now_ns
+                self._writer.flush()
         except (ShadowwatchError, OSError) as error:
             self.error = str(error)
             self.ended.set()

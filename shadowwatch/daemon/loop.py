@@ -60,6 +60,10 @@ LAST_SECONDS = 5.0
 PERIOD_SECONDS = 0.05
 
 
+#: After this a batch is kept even though it has no records.
+_NOTHING_WRITTEN = Batch(0, 0, 0, b"-")
+
+
 class Collection:
     """The loop's one step: what is in the ring goes to the watch, and to the recordings if there are any."""
 
@@ -69,7 +73,7 @@ class Collection:
         self._flight = flight
         self._asked: SimpleQueue[Recording] = SimpleQueue()
         self._recordings: list[Recording] = []
-        self._written = Batch(0, 0, 0, b"-")
+        self._written = _NOTHING_WRITTEN
 
     def record(self, recording: Recording) -> None:
         """Feed this recording from the next step on; from any thread."""
@@ -86,6 +90,8 @@ class Collection:
         """Empty the ring, as far as it can have been filled when this began: a storm does not hold the loop."""
         while not self._asked.empty():
             self._recordings.append(self._asked.get())
+            # It begins with the first batch that it is given, and that may be long in coming.
+            self._written = _NOTHING_WRITTEN
         for _ in range(self._ring.looks):
             batch = self._ring.look()
             names = self._watch.take(batch)

@@ -55,6 +55,8 @@ def looking(daemon: Daemon) -> threading.Thread:
         daemon.look()
         while not daemon.recordings[0].ended.wait(0.02):
             daemon.look(0)
+        # What ended by itself is closed by the next turn.
+        daemon.look(0)
 
     thread = threading.Thread(target=loop)
     thread.start()

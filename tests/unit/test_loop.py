@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from shadowwatch.capture.format import reading
+from shadowwatch.capture.recording import Recording
 from shadowwatch.daemon.loop import PERIOD_SECONDS, Loop, Parts
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import Batch
@@ -168,6 +169,21 @@ def test_probes_that_were_missed_are_recorded_though_nothing_came(tmp_path: Path
     assert b'shadowwatch_events_lost_total{reason="probe_missed"} 2\n' in live
     assert b'shadowwatch_vm_exact{vm="vm7"} 1\n' in live
     assert b'shadowwatch_vm_resyncs_total{vm="vm7"} 1\n' in live
+
+
+def test_a_recording_begins_although_nothing_comes(tmp_path: Path) -> None:
+    """Whoever asks for one on a quiet host finds a file that can be read."""
+    host = Host()
+    loop = host.loop()
+    for _ in range(3):
+        assert loop.turn()
+    path = str(tmp_path / "a.capture")
+    file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    loop._collection.record(Recording([(file, path)], facts(), None, loop._watch.names))
+    assert loop.turn()
+    with reading(path) as reader:
+        assert reader.facts == facts()
+    os.close(file)
 
 
 def test_vms_are_looked_at_when_events_came(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from shadowwatch.capture.format import Writer, pack, reading
-from shadowwatch.capture.recording import Recording
+from shadowwatch.capture.recording import KEPT_NS, Recording
 from shadowwatch.capture.replay import Replay
 from shadowwatch.capture.series import read
-from shadowwatch.event.abi import Batch, Event, Kind
+from shadowwatch.event.abi import RECORD, Batch, Event, Kind
 from shadowwatch.simulate.simulator import Simulator
 from shadowwatch.snapshot import VmSnapshot
 from shadowwatch.watch import Watch
@@ -110,6 +110,30 @@ def test_probes_that_were_missed_are_told(midway: bool, tmp_path: Path) -> None:
             watch.take(batch)
             states.append((watch.missed, watch.snapshot().vms[0].exact))
     assert states == [(0, True), (3, False), (3, True)]
+
+
+def test_what_is_recorded_is_in_the_file_soon(tmp_path: Path) -> None:
+    """Before it ends, so that a daemon that is killed loses no more than a second of it."""
+    run = Run(tmp_path, 1, None)
+
+    def events() -> int:
+        with reading(run.paths[0]) as reader:
+            return sum(len(batch.records) // RECORD.size for batch in reader.whole_batches())
+
+    run.hear()
+    assert events() == 0
+    run.page += KEPT_NS
+    run.live()
+    first = run.recording.progress().records
+    assert events() == first > 0
+    run.live()
+    assert events() == first
+    run.hear()
+    second = run.recording.progress().records
+    assert events() == second > first
+    run.page += KEPT_NS
+    run.live()
+    assert events() == run.recording.progress().records > second
 
 
 def test_a_file_of_the_size_asked_for_ends_the_recording(tmp_path: Path) -> None:
