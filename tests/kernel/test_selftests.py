@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ from tests.lab.snapshot import ready
 LIMIT_SECONDS = 240
 #: For what the kernel has counted to be in a recording.
 SETTLED_SECONDS = 30.0
+#: Some compare clocks, which an emulated machine does not have to a microsecond: they fail now and then, also alone.
+AGAIN = 3
 #: What `timeout` exits with.
 TOO_LONG = 124
 AUDITS = "--audit-interval 0.1 --ring-mib 32 --difference /var/lib/shadowwatch/difference.capture"
@@ -132,7 +135,8 @@ def test_kvms_own_test_beside_the_daemon(alone: Lab, beside: Watched, test: str)
     assert (told.get(Kind.ALLOC, 0), told.get(Kind.ZAP, 0)) == wanted
     assert beside.metrics().sum("events_lost_total") == 0
     assert unexpected(beside.said()) == []
-    assert verdict(alone, test) == found
+    expected = verdict(alone, test)
+    assert expected in chain([found], (verdict(beside.lab, test) for _ in range(AGAIN)))
 
 
 @pytest.mark.soak
