@@ -19,9 +19,10 @@ from tests.lab.workload import Reading
 
 #: Of the emulator's processor: a guest that shares it with two that thrash is at its init in half of it.
 BOOT_SECONDS = 120.0 * SLOWNESS
+#: Likewise, for a guest to say something: one that builds sources in a guest of its own is silent for a fifth of it.
+LINE_SECONDS = 200.0 * SLOWNESS
 #: By the clock it may take so many times as long: this machine has other things to do, or the emulator nothing.
 PATIENCE = 4
-LINE_SECONDS = 300.0
 #: What the guests' inits say first.
 STARTED = "guest: init runs"
 CURE = 'give the lab more of this machine, or look for the reason beside one: make lab ARGS="--workload real-linux"'
@@ -30,13 +31,30 @@ ENDED = "guest: its guest has ended"
 PAGE_SIZE = 4096
 
 
+class _Since:
+    """A moment, and what has passed since then."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._begun, self._used = time.monotonic(), lab.processor_seconds()
+
+    @property
+    def passed(self) -> float:
+        """Seconds by the clock."""
+        return time.monotonic() - self._begun
+
+    def too_long(self, seconds: float) -> bool:
+        """Whether the emulator has worked for longer than that, or far more has passed by the clock."""
+        return self._lab.processor_seconds() - self._used > seconds or self.passed > PATIENCE * seconds
+
+
 class Guest(Ending):
     """A QEMU in the lab, with the lab's own kernel; quit() or the end of a `with` statement ends it."""
 
     def __init__(self, lab: Lab, name: str, pages: int, memory: int, initrd: str, append: str, more: str = "") -> None:
         self.name = name
         self._lab = lab
-        self._begun, self._used = time.monotonic(), lab.processor_seconds()
+        self._since = _Since(lab)
         self._lines: SimpleQueue[str] = SimpleQueue()
         self._said: deque[str] = deque(maxlen=6)
         self._booted = False
@@ -66,9 +84,8 @@ class Guest(Ending):
             try:
                 self._booted = self._took(self._lines.get(timeout=pause)).strip() == STARTED
             except Empty:
-                passed, used = time.monotonic() - self._begun, self._lab.processor_seconds() - self._used
-                if used > seconds or passed > PATIENCE * seconds:
-                    raise self._trouble(f"is not at its init after {passed:.0f} s") from None
+                if self._since.too_long(seconds):
+                    raise self._trouble(f"is not at its init after {self._since.passed:.0f} s") from None
                 return True
         return False
 
@@ -104,11 +121,14 @@ class Guest(Ending):
         self._lines.put("")
 
     def _line(self) -> str:
-        """Return the next line of the guest's console."""
-        try:
-            return self._took(self._lines.get(timeout=LINE_SECONDS))
-        except Empty:
-            raise self._trouble(f"has said nothing for {LINE_SECONDS:.0f} s") from None
+        """Return the next line of the guest's console; LabError when the emulator has worked for so long without it."""
+        since = _Since(self._lab)
+        while True:
+            try:
+                return self._took(self._lines.get(timeout=1.0))
+            except Empty:
+                if since.too_long(LINE_SECONDS):
+                    raise self._trouble(f"has said nothing for {since.passed:.0f} s") from None
 
     def _took(self, line: str) -> str:
         if not line:
