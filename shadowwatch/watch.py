@@ -10,7 +10,8 @@ from functools import partial
 from threading import Lock
 
 from shadowwatch.event.abi import RECORD, Batch, Event
-from shadowwatch.event.facts import Facts, Name, printable
+from shadowwatch.event.facts import Facts, Name
+from shadowwatch.event.names import clipped, unique
 from shadowwatch.mmu.audit import Difference
 from shadowwatch.mmu.counts import Miscount
 from shadowwatch.mmu.figures import Figures
@@ -26,36 +27,6 @@ AT_ONCE, GIVE_WAY_SECONDS = 32, 0.0002
 
 #: A model is not exact while the event that it took last is older than this, or the ring has not been read for so long.
 CURRENT_NS = 10**9
-
-#: Characters of a VM's name: whoever starts one chooses it, and each line of a scrape has it.
-LONGEST_NAME = 128
-
-
-def _clipped(name: str, most: int = LONGEST_NAME) -> str:
-    """The name, or of a long one the beginning, and a sign that there is more."""
-    return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
-def _numbered(name: str, pid: int, number: int) -> str:
-    suffix = f"-{pid}" if number == 1 else f"-{pid}-{number}"
-    return _clipped(name, LONGEST_NAME - len(suffix)) + suffix
-
-
-def _unique(name: str, pid: int, taken: Callable[[str], bool]) -> str:
-    """Two living VMs of one name would be one time series; the later one gets its pid, then a number.
-
-    One that ended leaves its name to the next: for Prometheus that is a restart, as of any process.
-    """
-    if not taken(name):
-        return name
-    # One process may have thousands: the first number that is free is looked for by halves.
-    low, free = 0, 1
-    while taken(_numbered(name, pid, free)):
-        low, free = free, 2 * free
-    while free - low > 1:
-        middle = (low + free) // 2
-        low, free = (middle, free) if taken(_numbered(name, pid, middle)) else (low, middle)
-    return _numbered(name, pid, free)
 
 
 def _ns(seconds: float | None) -> int | None:
@@ -120,10 +91,11 @@ class Watch:
                 for simulator in self._simulators:
                     simulator.feed(batch.records)
                 for vm in model.unnamed():
-                    vm.called = _clipped(self._name_of(vm.pid))
-                    # Batches at no time are those of a plot, for which no VM is ever forgotten.
+                    vm.called = clipped(self._name_of(vm.pid))
+                    # One that ended leaves its name to the next: for Prometheus that is a restart, as of any process.
+                    # But batches at no time are of a whole recording, and none of its VMs is forgotten.
                     taken = partial(model.taken, ended=not batch.now_ns)
-                    model.name(vm, _unique(printable(vm.called) or str(vm.pid), vm.pid, taken))
+                    model.name(vm, unique(vm.called, vm.pid, taken))
                     names.append((vm.pid, vm.called))
             else:
                 self._behind_ns = self._late_ns = 0

@@ -10,7 +10,8 @@ from typing import Protocol
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Batch
 from shadowwatch.event.facts import Facts
-from shadowwatch.simulate.simulator import Simulator
+from shadowwatch.event.names import unique
+from shadowwatch.simulate.simulator import Key, Simulator
 from shadowwatch.snapshot import Estimate
 
 
@@ -45,7 +46,8 @@ class Simulated:
         """Only the VM of this name or pid, all of them without one; ShadowwatchError when there is none."""
         if wanted is None:
             return self
-        found = {key: of for key, of in self.vms.items() if wanted in (key[0], str(key[1]))}
+        named = {key: of for key, of in self.vms.items() if key[0] == wanted}
+        found = named or {key: of for key, of in self.vms.items() if str(key[1]) == wanted}
         if not found:
             listed = ", ".join(f"{name} (pid {pid})" for name, pid in self.vms) or "none"
             raise ShadowwatchError(f"there is no VM {wanted} that allocated shadow pages; choose from {listed}")
@@ -55,18 +57,27 @@ class Simulated:
 def simulated(capture: Capture, policies: Sequence[str], progress: Callable[[int], None]) -> Simulated:
     """Play it to its end; `progress` hears after each batch how many events there were so far."""
     simulators = [Simulator(capture.facts, policy) for policy in policies]
-    events = 0
+    first = simulators[0]
+    events = born = 0
+    called: dict[Key, str] = {}
     for batch in capture.whole_batches():
         events += len(batch.records) // RECORD.size
         for simulator in simulators:
             simulator.feed(batch.records)
             simulator.miss(batch.missed)
+        if first.born > born:
+            # Now, for its process may call another VM otherwise later.
+            born = first.born
+            called = {key: called[key] if key in called else capture.name_of(key[1]) for key in first.known()}
         progress(events)
-    names: dict[int, str] = {}
+    names: dict[Key, str] = {}
+    taken: set[str] = set()
+    for key, name in called.items():
+        names[key] = unique(name, key[1], taken.__contains__)
+        taken.add(names[key])
     vms: dict[tuple[str, int], dict[str, Estimate]] = {}
     for simulator in simulators:
-        for (_, pid), estimate in simulator.estimates().items():
+        for key, estimate in simulator.estimates().items():
             if estimate.recorded_faults:
-                names.setdefault(pid, capture.name_of(pid))
-                vms.setdefault((names[pid], pid), {})[simulator.policy] = estimate
+                vms.setdefault((names[key], key[1]), {})[simulator.policy] = estimate
     return Simulated(capture.facts, events, vms, str(capture.fault or ""))

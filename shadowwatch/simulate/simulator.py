@@ -14,8 +14,8 @@ from shadowwatch.simulate.policies.stock import Stock
 from shadowwatch.simulate.vm import SimulatedVm
 from shadowwatch.snapshot import Estimate
 
-#: A VM, by its `struct kvm *` and its process.
-Key = tuple[int, int]
+#: A VM: its `struct kvm *` and its process, either of which another one may have later, and its number by birth.
+Key = tuple[int, int, int]
 
 #: No more VMs that have ended are kept, the last of them.
 KEEP_MOST = 128
@@ -32,10 +32,18 @@ class Simulator(Decoder[SimulatedVm]):
         self._roles = RoleLayout(facts.role)
         self._causes = CauseTables(facts.functions)
         self._ended: dict[Key, Estimate] = {}
+        #: VMs so far, and the numbers of those that live, by their `struct kvm *`.
+        self.born = 0
+        self._numbers: dict[int, int] = {}
         super().__init__(facts.midway)
 
     def _make(self, kvm: int, pid: int) -> SimulatedVm:
         return SimulatedVm(kvm, pid, self._roles, self._causes, self._policy(), self._limit, *self._recorded)
+
+    def _new_vm(self, kvm: int, pid: int, seq: int = 0) -> SimulatedVm:
+        self.born += 1
+        self._numbers[kvm] = self.born
+        return super()._new_vm(kvm, pid, seq)
 
     def _unnumbered(self, vm: SimulatedVm, event: tuple[int, ...]) -> None:
         _, _, spt, parent_pte, gfn, _, _, role, _, _, _, _, _, kind, _ = event
@@ -46,18 +54,29 @@ class Simulator(Decoder[SimulatedVm]):
 
     def _end_vm(self, vm: SimulatedVm, ns: int) -> None:
         super()._end_vm(vm, ns)
-        self._ended[vm.kvm, vm.pid] = vm.end()
+        self._ended[vm.kvm, vm.pid, self._numbers.pop(vm.kvm)] = vm.end()
         while len(self._ended) > KEEP_MOST:
             del self._ended[next(iter(self._ended))]
 
     def estimate(self, kvm: int, pid: int, ended: bool) -> Estimate | None:
         """What came of one VM so far; None if it allocated no page, or ended before the last KEEP_MOST."""
         if ended:
-            return self._ended.get((kvm, pid))
+            of = (estimate for key, estimate in reversed(self._ended.items()) if key[:2] == (kvm, pid))
+            return next(of, None)
         vm = self._vms.get(kvm)
         return vm.estimate() if vm else None
 
+    def _living(self) -> dict[Key, SimulatedVm]:
+        return {(vm.kvm, vm.pid, self._numbers[vm.kvm]): vm for vm in self._vms.values()}
+
+    def known(self) -> tuple[Key, ...]:
+        """The VMs that are kept, in the order of their birth."""
+        return tuple(sorted((*self._ended, *self._living()), key=_number))
+
     def estimates(self) -> dict[Key, Estimate]:
         """What came of each VM, those among them that ended lately, when there are no more records."""
-        living = {(vm.kvm, vm.pid): vm.end() for vm in self._vms.values()}
-        return self._ended | living
+        return self._ended | {key: vm.end() for key, vm in self._living().items()}
+
+
+def _number(key: Key) -> int:
+    return key[2]

@@ -21,10 +21,11 @@ from shadowwatch.control.protocol import GREETING
 from shadowwatch.daemon.vmname import name_in
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import RECORD, Batch
+from shadowwatch.event.names import LONGEST_NAME
 from shadowwatch.file import contents
 from shadowwatch.metrics.text import exposition
 from shadowwatch.probe.btf import Btf, BtfError
-from shadowwatch.watch import LONGEST_NAME, Watch
+from shadowwatch.watch import Watch
 from shadowwatch.web import server
 from shadowwatch.web.config import Web, load
 from shadowwatch.web.server import Answer, Server, _parse, _refused

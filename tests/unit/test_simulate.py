@@ -299,7 +299,7 @@ def test_a_vm_that_ended_keeps_its_estimate_and_its_address_is_another_ones() ->
         if pid == 1:
             story.destroy()
         simulator.feed(story.records())
-    assert [pid for _, pid in simulator.estimates()] == [1, 2, 3]
+    assert [pid for _, pid, _ in simulator.estimates()] == [1, 2, 3]
     assert {estimate.recorded_faults for estimate in simulator.estimates().values()} == {1}
 
 

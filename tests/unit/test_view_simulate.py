@@ -19,6 +19,9 @@ from shadowwatch.simulate.run import simulated
 from shadowwatch.view import simulate as view
 from tests.captures import CAPTURES
 from tests.golden import HERE, matches
+from tests.unit import forged
+from tests.unit.forged import data, frame, name
+from tests.unit.story import Story
 from tests.unit.test_record import Terminal
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +90,46 @@ def test_a_long_name_takes_nothing_from_the_figures() -> None:
     view.as_text("a", result, out)
     assert "…" not in out.getvalue()
     assert f"\n{called} as recorded " in out.getvalue()
+
+
+def lived(pid: int, faults: int, ns: int, kvm: int = 0x1000) -> Story:
+    """A VM that has so many page faults, then ends."""
+    story = Story(kvm=kvm, pid=pid)
+    story.ns = ns
+    story.alloc(1, level=2)
+    for number in range(faults):
+        story.alloc(2 + number)
+        story.link(1, number, 2 + number)
+    story.destroy()
+    return story
+
+
+@pytest.mark.parametrize(
+    ("kvms", "pids", "called", "names"),
+    [
+        pytest.param((0x1000, 0x2000), (7, 7), ("web1", "web1"), ["web1", "web1-7"], id="one process has both"),
+        pytest.param((0x1000, 0x1000), (7, 7), ("web1", "db1"), ["web1", "db1"], id="pid and address come again"),
+        pytest.param((0x1000, 0x1000), (7, 8), ("web1", "web1"), ["web1", "web1-8"], id="it is started again"),
+        pytest.param((0x1000, 0x2000), (7, 8), ("", "a" * 200), ["7", "a" * 127 + "…"], id="odd names"),
+    ],
+)
+def test_each_vm_has_its_own_estimate_and_the_name_that_info_has(
+    kvms: tuple[int, int], pids: tuple[int, int], called: tuple[str, str], names: list[str], tmp_path: Path
+) -> None:
+    """Whatever they have in common; `--vm` takes that name."""
+    path, ns = tmp_path / "a", 10**9
+    frames = []
+    for kvm, pid, each, faults in zip(kvms, pids, called, (3, 5), strict=True):
+        story = lived(pid, faults, ns, kvm)
+        ns = story.ns
+        frames += [name(pid, each), data(story.records(), ns)]
+    path.write_bytes(forged.capture([*frames, frame(b"LAST", b"20")]))
+    code, out, _ = forged.run("simulate --json --policy stock {}", path)
+    vms = json.loads(out)["vms"]
+    assert (code, [vm["vm"] for vm in vms]) == (0, names)
+    assert [vm["policies"]["stock"]["recorded_faults"] for vm in vms] == [3, 5]
+    code, out, _ = forged.run(f"simulate --json --policy stock --vm {names[1]} {{}}", path)
+    assert [vm["vm"] for vm in json.loads(out)["vms"]] == names[1:]
 
 
 def test_a_cut_capture_is_estimated_up_to_the_cut(tmp_path: Path) -> None:
