@@ -25,6 +25,7 @@ def add(commands: Commands) -> None:
         "--limit",
         metavar="PAGES",
         type=lambda text: text.split(","),
+        action="extend",
         default=[],
         help="under these limits, too, in shadow pages or times the VM's own: 96,128,2x",
     )

@@ -58,6 +58,15 @@ def test_json_has_every_figure_of_every_policy_asked_for() -> None:
     assert vm["policies"]["parents"] == of["parents"]._asdict()
 
 
+def test_limits_add_up_as_policies_do() -> None:
+    """Given once with commas, or one by one: of two flags the first had no effect."""
+    asked = ("stock.capture", "--json", "--policy", "parents", "--limit")
+    (vm,) = json.loads(simulate(*asked, "96,2x", "--limit", "3x").stdout)["vms"]
+    assert list(vm["policies"]) == ["parents", "parents@96", "parents@2x", "parents@3x"]
+    (vm,) = json.loads(simulate(*asked, "2x").stdout)["vms"]
+    assert list(vm["policies"]) == ["parents", "parents@2x"]
+
+
 def test_newest_is_not_estimated_but_where_it_was_in_force() -> None:
     """A page that goes at once may be wanted any number of times: there is no bound to tell."""
     shown = simulate("stock.capture", "--policy", "newest").stdout
