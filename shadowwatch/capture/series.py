@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import sub
 from typing import NamedTuple, TypeVar
 
 from shadowwatch.capture.format import Reader, reading
-from shadowwatch.event.abi import MOST_VMS, RECORD, UNCOUNTED, Batch, Event, Kind, decode
+from shadowwatch.event.abi import MOST_VMS, RECORD, UNCOUNTED, Batch, Event, Kind, decode, of_a_walk_in_vain
 from shadowwatch.event.facts import Facts
 from shadowwatch.mmu.pick import only, pick
 from shadowwatch.snapshot import VmSnapshot
@@ -18,7 +19,7 @@ from shadowwatch.watch import Watch
 #: So many bins a capture has: a panel of a printed page can hardly show more, and files stay small.
 BINS = 300
 
-_KVM, _NS, _MAPPED, _KIND = (Event._fields.index(name) for name in ("kvm", "ns", "mapped", "kind"))
+_KVM, _NS, _MAPPED, _KIND, _FLAGS = (Event._fields.index(name) for name in ("kvm", "ns", "mapped", "kind", "flags"))
 _MOST_SPANS = 4 * MOST_VMS
 _COUNTING = frozenset({Kind.ALLOC, Kind.RECLAIM})
 
@@ -102,39 +103,90 @@ class Series:
         return self.width * len(self.low)
 
 
+@dataclass(slots=True)
+class _Life:
+    """The events at an address until a VM ended there, which is another one's then: their times and numbers."""
+
+    first_ns: int
+    last_ns: int
+    first: int
+    last: int
+    over: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class _Span:
     """Where one VM's events begin and end."""
 
     facts: Facts
     vm: VmSnapshot
-    first_ns: int
-    last_ns: int
+    life: _Life
     fault: str | None
 
 
-def _lasting(batch: Batch) -> Batch:
-    """The batch at no time: the model then keeps VMs that ended long before the capture does."""
+def lasting(batch: Batch) -> Batch:
+    """The batch at no time: the model then keeps VMs that ended long before the capture does, each by its own name."""
     return batch._replace(now_ns=0)
 
 
+class _Lives:
+    """The VMs of a capture by their addresses, those of an address in their order."""
+
+    def __init__(self) -> None:
+        self._lives: dict[int, list[_Life]] = {}
+        self._many = 0
+        self._events = 0
+
+    def take(self, records: bytes) -> None:
+        """The next records."""
+        for number, event in enumerate(decode(records)[0], self._events):
+            kvm, ns, kind = event[_KVM], event[_NS], event[_KIND]
+            lives = self._lives.get(kvm)
+            if lives is None or lives[-1].over:
+                if of_a_walk_in_vain(kind, event[_FLAGS]):
+                    continue
+                life = _Life(ns, ns, number, number)
+                self._lives.setdefault(kvm, []).append(life)
+                self._many += 1
+            else:
+                life = lives[-1]
+                life.first_ns, life.last_ns = min(life.first_ns, ns), max(life.last_ns, ns)
+                life.last = number
+            life.over = kind == Kind.DESTROY
+        self._events += len(records) // RECORD.size
+
+    @property
+    def too_many(self) -> bool:
+        """Whether the model has forgotten most of them."""
+        return self._many > _MOST_SPANS
+
+    def keep(self, vms: Sequence[VmSnapshot]) -> None:
+        """Forget those that the model has forgotten, which are the first."""
+        kept = Counter(vm.kvm for vm in vms)
+        self._lives = {kvm: lives[-kept[kvm] :] for kvm, lives in self._lives.items() if kept[kvm]}
+        self._many = kept.total()
+
+    def of(self, vms: Sequence[VmSnapshot], vm: VmSnapshot) -> _Life:
+        """That of one of these, all VMs of the model."""
+        later = [each.kvm for each in vms[vms.index(vm) + 1 :]].count(vm.kvm)
+        lives = self._lives[vm.kvm]
+        # Where a VM's end was lost, it and the next one have one life.
+        return lives[max(0, len(lives) - 1 - later)]
+
+
 def _span(reader: Reader, name: str | None) -> _Span:
-    spans: dict[int, tuple[int, int]] = {}
+    lives = _Lives()
     watch = Watch(reader.facts, reader.name_of)
     for batch in reader.whole_batches():
-        watch.take(_lasting(batch))
-        for event in decode(batch.records)[0]:
-            kvm, ns = event[_KVM], event[_NS]
-            first, last = spans.get(kvm, (ns, ns))
-            spans[kvm] = (min(first, ns), max(last, ns))
-        if len(spans) > _MOST_SPANS:
-            # The model has forgotten most of these VMs.
-            spans = {vm.kvm: spans[vm.kvm] for vm in watch.snapshot().vms}
+        watch.take(lasting(batch))
+        lives.take(batch.records)
+        if lives.too_many:
+            lives.keep(watch.snapshot().vms)
     vms = watch.snapshot().vms
     if reader.fault and not vms:
         raise reader.fault
     vm = only(vms) if name is None else pick(vms, name)
-    return _Span(reader.facts, vm, *spans[vm.kvm], str(reader.fault) if reader.fault else None)
+    return _Span(reader.facts, vm, lives.of(vms, vm), str(reader.fault) if reader.fault else None)
 
 
 class _Slice(NamedTuple):
@@ -162,16 +214,20 @@ class _Sampler:
         self._reclaiming: int | None = None
         self.saw_tooth = SawTooth()
         self._kvm = span.vm.kvm
-        self._first_ns = span.first_ns
+        self._life = span.life
+        self._events = 0
+        self._first_ns = span.life.first_ns
         #: The last event belongs to the last bin.
-        self.width_ns = (span.last_ns - span.first_ns) / bins or 1.0
+        self.width_ns = (span.life.last_ns - span.life.first_ns) / bins or 1.0
 
     def cut(self, records: bytes) -> Iterator[_Slice]:
         """Slices of these records; the tree is looked at before and after the first reclaim of a bin."""
         begin = 0
         ended = len(self.samples)
+        before, life = self._events, self._life
+        self._events += len(records) // RECORD.size
         for number, event in enumerate(decode(records)[0]):
-            if event[_KVM] != self._kvm:
+            if event[_KVM] != self._kvm or not life.first <= before + number <= life.last:
                 continue
             # Processors' clocks may differ by a little: a bin that has ended stays so.
             bin_ = max(ended, min(self.bins - 1, int((event[_NS] - self._first_ns) / self.width_ns)))
@@ -226,7 +282,7 @@ def read(path: str, name: str | None = None, bins: int = BINS) -> Series:
         reader.go_to(beginning)
         sampler = _Sampler(span, bins)
         watch = Watch(reader.facts, reader.name_of)
-        for batch in map(_lasting, reader.whole_batches()):
+        for batch in map(lasting, reader.whole_batches()):
             for each in sampler.cut(batch.records):
                 # What was missed is known at the end of the batch.
                 watch.take(batch._replace(records=each.records, missed=watch.missed))

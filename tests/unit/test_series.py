@@ -13,6 +13,7 @@ from shadowwatch.capture.series import SawTooth, read
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.event.abi import UNCOUNTED, Batch, Event, Kind, decode, encode
 from shadowwatch.event.facts import Facts
+from shadowwatch.mmu import model
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.snapshot import RECLAIM, VmSnapshot
 from shadowwatch.watch import Watch
@@ -176,6 +177,43 @@ def test_a_vm_that_ended_long_before_is_still_drawn(tmp_path: Path) -> None:
     assert max(high for high in series.high if high is not None) == 12
     assert series.vm.ended
     assert {sum(counts) for counts in series.zaps.values()} == {5}
+
+
+@pytest.mark.parametrize("pid", [4711, 20])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_vm_at_the_address_of_one_that_ended_is_drawn_by_itself(pid: int, together: bool, tmp_path: Path) -> None:
+    """As one that is started again, in the same process or another; each has its own events and time."""
+    first, second = saw(), saw()
+    first.destroy()
+    second.mapped = 999
+    second.alloc(1)
+    shift = 10**12
+    later = [event._replace(ns=event.ns + shift, pid=pid) for event in second.events]
+    parts = [first.events + later] if together else [first.events, later]
+    path = write(tmp_path / "a.capture", *parts)
+    alone = read(write(tmp_path / "b.capture", first.events), bins=10)
+    old, new = read(path, "web", bins=10), read(path, f"web-{pid}", bins=10)
+    assert (old.seconds, old.fall, old.turns) == (alone.seconds, alone.fall, alone.turns)
+    assert (old.low, old.high, old.zaps, old.pages) == (alone.low, alone.high, alone.zaps, alone.pages)
+    assert new.seconds == pytest.approx(0.025)
+    assert (new.fall, new.high[-1], old.vm.ended, new.vm.ended) == (alone.fall, 999, True, False)
+
+
+def test_very_many_vms_are_not_all_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that the model has forgotten are left out, and the last of an address is found all the same."""
+    monkeypatch.setattr(model, "KEEP_MOST", 3)
+    monkeypatch.setattr("shadowwatch.capture.series._MOST_SPANS", 8)
+    parts = []
+    for number in range(30):
+        story = Story(pid=100 + number)
+        story.ns = 10**9 + number * 10**9
+        story.mapped = number
+        story.alloc(1)
+        story.destroy()
+        parts.append(story.events)
+    path = write(tmp_path / "a.capture", *parts)
+    assert read(path, "129", bins=1).high == (29,)
+    assert read(path, "128", bins=1).high == (28,)
 
 
 def test_a_cut_capture_is_read_to_the_cut(tmp_path: Path) -> None:
