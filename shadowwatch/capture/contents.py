@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shadowwatch.capture.format import reading
+from shadowwatch.capture.series import lasting
 from shadowwatch.event.abi import Event, decode
 from shadowwatch.event.facts import Facts
 from shadowwatch.snapshot import Snapshot
@@ -20,12 +21,14 @@ _KIND = Event._fields.index("kind")
 class Contents:
     """A capture read to its end: `kinds` counts events by Kind, the most frequent first, `size` is in bytes.
 
+    VMs that ended are in `now`, too, however long before; `left` more are not, which ended before those.
     `fault` says where it broke off, "" when it is whole.
     """
 
     path: str
     facts: Facts
     now: Snapshot
+    left: int
     kinds: Mapping[int, int]
     seconds: float
     size: int
@@ -37,15 +40,17 @@ def contents(path: str) -> Contents:
     with reading(path) as reader:
         watch = Watch(reader.facts, reader.name_of)
         kinds: Counter[int] = Counter()
-        first_ns = last_ns = 0
+        first_ns = last_ns = vms = 0
         for batch in reader.whole_batches():
-            watch.take(batch)
+            vms += len(watch.take(lasting(batch)))
             kinds.update(event[_KIND] for event in decode(batch.records)[0])
             first_ns, last_ns = first_ns or batch.now_ns, batch.now_ns
+        now = watch.snapshot()
         return Contents(
             path=path,
             facts=reader.facts,
-            now=watch.snapshot(),
+            now=now,
+            left=vms - len(now.vms),
             kinds=dict(kinds.most_common()),
             seconds=(last_ns - first_ns) / 1e9,
             size=reader.size,

@@ -20,7 +20,7 @@ def show(found: Contents, out: TextIO) -> None:
     width = None if out.isatty() else ENDLESS
     console = Console(file=out, highlight=False, emoji=False, markup=False, width=width)
     now, facts, size = found.now, found.facts, found.size
-    recorded = max(1, now.received * RECORD.size)
+    recorded = now.received * RECORD.size
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
@@ -30,9 +30,9 @@ def show(found: Contents, out: TextIO) -> None:
     grid.add_row("probe points", " ".join(facts.probes))
     grid.add_row("time", f"{found.seconds:,.1f} s")
     grid.add_row("events", f"{now.received:,}, {now.all_lost:,} lost, {now.undecodable:,} undecodable")
-    known = {int(kind): kind.name.lower() for kind in Kind}
-    grid.add_row("", ", ".join(f"{known.get(kind, kind)} {count:,}" for kind, count in found.kinds.items()))
-    grid.add_row("size", f"{size:,} bytes, {size / recorded:.0%} of the events'")
+    if found.kinds:
+        grid.add_row("", _by_kind(found))
+    grid.add_row("size", f"{size:,} bytes" + (f", {size / recorded:.0%} of the events'" if recorded else ""))
     grid.add_row("begins", "in the middle of a run" if facts.midway else "with the daemon")
     grid.add_row("ends", found.fault or "whole")
     console.print(found.path, style="bold", markup=False)
@@ -48,3 +48,10 @@ def show(found: Contents, out: TextIO) -> None:
         whole.show(console, table)
     else:
         console.print("no VM was running")
+    if found.left:
+        console.print(f"{found.left:,} more ended before these")
+
+
+def _by_kind(found: Contents) -> str:
+    known = {int(kind): kind.name.lower() for kind in Kind}
+    return ", ".join(f"{known.get(kind, kind)} {count:,}" for kind, count in found.kinds.items())

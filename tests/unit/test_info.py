@@ -13,10 +13,13 @@ import pytest
 from shadowwatch.capture.contents import contents
 from shadowwatch.capture.format import Writer, pack
 from shadowwatch.event.abi import Batch
+from shadowwatch.mmu import model
 from shadowwatch.view.info import show
 from shadowwatch.watch import Watch
 from tests.captures import CAPTURES
 from tests.golden import matches
+from tests.unit.forged import capture, data, frame, name
+from tests.unit.forged import run as in_process
 from tests.unit.story import FACTS, Story
 from tests.unit.test_record import Terminal
 
@@ -80,3 +83,47 @@ def test_a_name_in_brackets_is_shown_as_it_is(tmp_path: Path) -> None:
     writer.write(pack(batch := Batch(story.ns, 0, 0, story.records())), watch.take(batch))
     writer.close()
     assert "web[bold]1[/]" in info("a.capture", tmp_path).stdout
+
+
+def lives(pids: list[int], gap_ns: int = 10**9) -> list[bytes]:
+    """VMs that are all called web1, one after the other: each allocates two pages, and ends."""
+    frames, ns = [], 10**9
+    for pid in pids:
+        story = Story(pid=pid)
+        story.ns = ns
+        story.alloc(1)
+        story.alloc(2)
+        story.destroy()
+        frames += [name(pid, "web1"), data(story.records(), story.ns)]
+        ns = story.ns + gap_ns
+    return [*frames, data(b"", ns), frame(b"LAST", b"%d" % (3 * len(pids)))]
+
+
+def test_every_vm_is_there_that_was(tmp_path: Path) -> None:
+    """Also one that another has taken the name of, and those that the daemon had forgotten before the end."""
+    path = tmp_path / "a"
+    path.write_bytes(capture(lives([7, 8], gap_ns=10**12)))
+    code, out, _ = in_process("info {}", path)
+    assert code == 0
+    assert re.findall(r"^(web1\S*) +(\d+) .* ended *$", out, re.M) == [("web1", "7"), ("web1-8", "8")]
+
+
+def test_those_are_counted_for_which_there_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of very many that ended the last are shown."""
+    monkeypatch.setattr(model, "KEEP_MOST", 3)
+    path = tmp_path / "a"
+    path.write_bytes(capture(lives(list(range(7, 20)))))
+    _, out, _ = in_process("info {}", path)
+    assert len(re.findall(r" ended *$", out, re.M)) == 3
+    assert out.endswith("10 more ended before these\n")
+
+
+def test_a_capture_without_events_has_no_share_of_them(tmp_path: Path) -> None:
+    """It was 244,000% of what there is not."""
+    path = tmp_path / "a"
+    path.write_bytes(capture([data(b"", 10**9), frame(b"LAST", b"0")]))
+    code, out, _ = in_process("info {}", path)
+    assert code == 0
+    assert "%" not in out
+    assert not [line for line in out.partition("\n\n")[0].splitlines() if not line.strip()]
+    assert out.endswith("\n\nno VM was running\n")
