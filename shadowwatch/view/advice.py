@@ -47,8 +47,9 @@ def advice(row: Row) -> Advice | None:
     there_were = refaults.get(1.0, 0.0)
     found = None
     for times, there_would_be in refaults.items() if there_were > 0 else ():
-        if times > 1:
-            limit = round(row.vm.limit * times)
+        limit = round(row.vm.limit * times)
+        # Of a VM whose limit KVM has not told, or set to 0, no multiple is higher.
+        if limit > row.vm.limit:
             found = Advice(limit, spared(there_would_be, there_were), (limit - row.vm.limit) * PAGE_BYTES)
             if found.enough:
                 break

@@ -47,6 +47,12 @@ def test_it_is_of_the_time_since_the_last_look() -> None:
     assert advice(row(1000, (Limited(1.5, 0, 0),), before)) is None
 
 
+def test_no_limit_is_advised_that_is_not_higher() -> None:
+    """Three times nothing is nothing."""
+    unlimited = row(1000, (Limited(2.0, 0, 0), Limited(3.0, 0, 0)))
+    assert advice(replace(unlimited, vm=unlimited.vm._replace(limit=0))) is None
+
+
 def test_without_refaults_or_a_curve_nothing_is_advised() -> None:
     """Nor at the first look."""
     limited = (Limited(1.5, 0, 0),)
