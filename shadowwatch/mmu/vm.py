@@ -6,7 +6,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Final
 
-from shadowwatch.event.abi import Flags, Kind
+from shadowwatch.event.abi import UNCOUNTED, Flags, Kind
 from shadowwatch.mmu.cause import Unsettled
 from shadowwatch.mmu.curve import Curve
 from shadowwatch.mmu.figures import AGE_BOUNDS, IS_RECLAIM, POSITION_BOUNDS, SECONDS_BOUNDS, Figures
@@ -61,6 +61,8 @@ class Vm(Figures):
         """The VM is gone, and its pages with it; its figures stay."""
         self.ended_ns = ns
         self.changed = True
+        if self.mapped != UNCOUNTED:
+            self.mapped = 0
         self._forget_pages()
 
     def _forget_pages(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from shadowwatch.event.abi import SEQ_MASK, Event, Flags, Kind, encode
+from shadowwatch.event.abi import SEQ_MASK, UNCOUNTED, Event, Flags, Kind, encode
 from shadowwatch.mmu.model import KEEP_MOST, KEEP_NS, Model
 from tests.unit.heard import KVM, Heard, grown, spt
 from tests.unit.kernel import Kernel, role_of
@@ -91,6 +91,21 @@ def test_an_address_used_again_is_a_new_vm() -> None:
     assert (running.ended, running.pages, sum(running.allocations.values())) == (False, {1: 1}, 1)
     assert running.exact
     assert running.lost == 0
+
+
+@pytest.mark.parametrize(("told", "left"), [(40, 0), (UNCOUNTED, None)])
+def test_a_vm_that_has_ended_maps_nothing(told: int, left: int | None) -> None:
+    """Its pages are gone, and what they mapped is: the sum over all VMs is that of the living."""
+    story = Story()
+    story.mapped = told
+    story.alloc(1)
+    model = Model(ROLES, FUNCTIONS)
+    model.feed(story.records())
+    assert model.snapshot()[0].mapped == (left if left is None else told)
+    story.events.clear()
+    story.destroy()
+    model.feed(story.records())
+    assert (model.snapshot()[0].ended, model.snapshot()[0].mapped) == (True, left)
 
 
 def test_an_ended_vm_is_kept_for_a_while() -> None:
