@@ -54,6 +54,16 @@ def of_a_capture(at: float | None, replay: str | None) -> None:
         raise ShadowwatchError("--at is a time in a capture; add --replay FILE")
 
 
+def of_one_source(replay: str | None, socket: str, standalone: bool = False) -> None:
+    """ShadowwatchError when flags name more than one place to take events from: all but one would have no effect."""
+    given = {"--replay": replay is not None, "--standalone": standalone, "--socket": socket != CONTROL.default}
+    flags = [flag for flag, is_given in given.items() if is_given]
+    if len(flags) > 1:
+        raise ShadowwatchError(
+            f"{' and '.join(flags)} are {len(flags)} places to take events from; leave all but one out"
+        )
+
+
 def files(text: str) -> int:
     """A number of files."""
     value = whole(text)

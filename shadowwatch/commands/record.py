@@ -7,7 +7,7 @@ import argparse
 import sys
 from contextlib import closing
 
-from shadowwatch.commands.arguments import Commands, add_flags, files
+from shadowwatch.commands.arguments import Commands, add_flags, files, of_one_source
 from shadowwatch.config import COLLECTING, CONTROL, LISTEN, POSITIVE
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.start.launch import collect
@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     captures = record.paths(arguments.file, arguments.files)
     if arguments.files > 1 and most is None:
         raise ShadowwatchError("--files are filled in turn, so they need --max-mib N, the size of each")
+    of_one_source(None, arguments.socket, arguments.standalone)
     try:
         live = None if arguments.standalone else connect(arguments.socket)
     except NoDaemonError:

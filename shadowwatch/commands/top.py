@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from shadowwatch.commands.arguments import Commands, add_settings, add_socket, of_a_capture, seconds
+from shadowwatch.commands.arguments import Commands, add_settings, add_socket, of_a_capture, of_one_source, seconds
 from shadowwatch.config import POSITIVE, TABLES, fill
 from shadowwatch.errors import ShadowwatchError
 
@@ -27,7 +27,12 @@ def add(commands: Commands) -> None:
     parser.add_argument("--csv", action="store_true", help="print it as CSV, once")
     add_settings(parser, TABLES["top"])
     parser.add_argument("--filter", metavar="TEXT", default="", help="only VMs with this in their name")
-    parser.add_argument("--vm", metavar="NAME", default="", help="start with this VM open, by its name or its pid")
+    parser.add_argument(
+        "--vm",
+        metavar="NAME",
+        default="",
+        help="start with this VM open, or print it alone; by its name or its pid",
+    )
     add_socket(parser)
     parser.set_defaults(command=run)
 
@@ -47,9 +52,16 @@ def run(arguments: argparse.Namespace) -> int:
     from shadowwatch.view.state import State
 
     of_a_capture(arguments.at, arguments.replay)
+    of_one_source(arguments.replay, arguments.socket, arguments.standalone)
+    if arguments.speed != 1 and arguments.replay is None:
+        raise ShadowwatchError("--speed is that of a capture; add --replay FILE")
     fill(arguments, "top")
     chosen = columns.choose(arguments.columns or columns.DEFAULT)
-    sort = arguments.sort if arguments.sort in (column.key for column in chosen) else chosen[0].key
+    sort = arguments.sort
+    if sort not in (column.key for column in chosen):
+        if "sort" in arguments.given:
+            raise ShadowwatchError(f"the column {sort} to sort by is not shown; add it to --columns")
+        sort = chosen[0].key
     state = State(
         chosen,
         sort,
@@ -78,8 +90,12 @@ def run(arguments: argparse.Namespace) -> int:
             top.interactive(source, state, sys.stdout, sys.stdin.fileno())
             return 0
         frame = top.once(source, state, arguments.at)
-        if arguments.vm and not frame.fault:
-            pick(frame.now.vms, arguments.vm)
+        if arguments.vm:
+            try:
+                name = pick(frame.now.vms, arguments.vm).name
+            except ShadowwatchError as error:
+                raise ShadowwatchError(frame.fault or str(error)) from None
+            frame = replace(frame, rows=[row for row in frame.rows if row.vm.name == name])
         show = top.as_json if arguments.json else top.as_csv if arguments.csv else top.as_text
         show(frame, state, sys.stdout)
         if frame.fault:

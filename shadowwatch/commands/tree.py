@@ -10,7 +10,7 @@ import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from shadowwatch.commands.arguments import Commands, add_socket, of_a_capture, seconds
+from shadowwatch.commands.arguments import Commands, add_socket, of_a_capture, of_one_source, seconds
 from shadowwatch.commands.output import check, write
 from shadowwatch.errors import ShadowwatchError
 
@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     from shadowwatch.mmu.role import RoleLayout
 
     of_a_capture(arguments.at, arguments.replay)
+    of_one_source(arguments.replay, arguments.socket)
     fault: ShadowwatchError | None = None
     if arguments.output is not None:
         check(arguments.output)

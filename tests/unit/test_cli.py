@@ -73,6 +73,14 @@ def test_replay_of_a_cut_file_prints_what_there_is_and_says_so(tmp_path: Path) -
             ("simulate", "/no", "--limit", "2"),
             "'2' is not a limit; give a number of shadow pages from 64 on, or times the VM's own, such as 2x",
         ),
+        (
+            ("tree", "a", "--replay", "b", "--socket", "/c"),
+            "--replay and --socket are 2 places to take events from; leave all but one out",
+        ),
+        (
+            ("record", "/dev/null", "--standalone", "--socket", "/c"),
+            "--standalone and --socket are 2 places to take events from; leave all but one out",
+        ),
         # As of a variable of a script that has no value: it is not the live host that was meant.
         (("top", "--once", "--replay", ""), "cannot read : No such file or directory; check the path"),
     ],

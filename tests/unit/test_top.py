@@ -224,6 +224,11 @@ def test_no_colour_and_dumb_terminals_behave(folder: Path) -> None:
         (["--replay", "/nonexistent/a"], "cannot read /nonexistent/a: No such file or directory; check the path"),
         (["--columns", "name,pges"], "there is no column pges; did you mean pages"),
         (["--sort", "nme"], "there is no column nme; did you mean name"),
+        (["--sort", "zapped"], "the column zapped to sort by is not shown; add it to --columns"),
+        (["--sort", "pages", "--columns", "name,limit"], "the column pages to sort by is not shown"),
+        (["--speed", "2"], "--speed is that of a capture; add --replay FILE"),
+        (["--replay", "a", "--standalone"], "--replay and --standalone are 2 places to take events from; leave all"),
+        (["--replay", "a", "--socket", "/b", "--standalone"], "--replay and --standalone and --socket are 3 places"),
         (["--config", "/nonexistent/a"], "cannot read /nonexistent/a: No such file or directory; check its path"),
     ],
 )
@@ -299,6 +304,15 @@ def test_what_is_pasted_presses_no_keys(tmux: Tmux) -> None:
     tmux.until("name contains:")
     tmux._run("paste-buffer", "-p")
     tmux.until("name contains: q/db1")
+
+
+@pytest.mark.parametrize("vm", ["db1", "2"])
+def test_one_vm_is_shown_once_by_its_name_or_pid(vm: str, folder: Path) -> None:
+    """All of them were, whichever was asked for."""
+    asked = ("--replay", str(folder / "a.capture"), "--vm", vm)
+    assert [row.split()[0] for row in run(*asked, "--once").stdout.splitlines()] == ["VM", "db1"]
+    assert [each["name"] for each in json.loads(run(*asked, "--json").stdout)] == ["db1"]
+    assert [each["pid"] for each in csv.DictReader(io.StringIO(run(*asked, "--csv").stdout))] == ["2"]
 
 
 def test_a_vm_that_is_not_there_is_no_table(folder: Path) -> None:
