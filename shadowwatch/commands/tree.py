@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from contextlib import closing
+from os.path import splitext
 from typing import TYPE_CHECKING
 
 from shadowwatch.commands.arguments import Commands, add_socket, of_a_capture, of_one_source, seconds
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from shadowwatch.snapshot import VmDetail
 
 
+FORMATS = ("text", "json", "dot", "svg")
+
+
 def add(commands: Commands) -> None:
     """Add it to the command line."""
     parser = commands.add_parser("tree", help="print a VM's shadow pages, once")
@@ -28,7 +32,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--at", metavar="S", type=seconds, help="as it was S seconds after the capture began (default: its end)"
     )
-    parser.add_argument("--format", choices=("text", "json", "dot", "svg"), default="text", help="(default text)")
+    parser.add_argument("--format", choices=FORMATS, help="(default: as the name of -o FILE ends, else text)")
     parser.add_argument("-o", "--output", metavar="FILE", help="write there instead of printing")
     add_socket(parser)
     parser.set_defaults(command=run)
@@ -47,7 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
         detail, facts = _live(arguments.vm, arguments.socket)
     else:
         detail, facts, fault = _replayed(arguments.vm, arguments.replay, arguments.at)
-    content = _drawn(detail, RoleLayout(facts.role), arguments.format)
+    form = arguments.format or _form_of(arguments.output or "")
+    content = _drawn(detail, RoleLayout(facts.role), form)
     if arguments.output is None:
         sys.stdout.write(content)
     else:
@@ -55,6 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
     if fault:
         raise fault
     return 0
+
+
+def _form_of(path: str) -> str:
+    """What a file of this name is expected to hold."""
+    form = splitext(path)[1].lower().removeprefix(".")
+    return form if form in FORMATS else "text"
 
 
 def _live(vm: str, socket: str) -> tuple[VmDetail, Facts]:

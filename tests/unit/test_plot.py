@@ -213,6 +213,19 @@ def test_a_tree_as_svg_is_drawn_by_graphviz() -> None:
     assert done.stdout.count('class="node"') > 10
 
 
+@pytest.mark.parametrize(
+    ("file", "begins"),
+    [("a.svg", "<?xml"), ("a.JSON", "{"), ("a.dot", "digraph"), ("a.txt", "zipf, pid"), ("a", "zipf")],
+)
+def test_a_tree_is_what_the_name_of_its_file_says(file: str, begins: str, tmp_path: Path) -> None:
+    """Unless --format says another; what was called .svg was text."""
+    words = ("tree", "zipf", "--replay", STOCK, "--at", "0.42", "-o", str(tmp_path / file))
+    assert shadowwatch(*words).returncode == 0
+    assert (tmp_path / file).read_text().startswith(begins)
+    assert shadowwatch(*words, "--format", "dot").returncode == 0
+    assert (tmp_path / file).read_text().startswith("digraph")
+
+
 def test_a_tree_comes_from_the_running_daemon(daemon: Daemon) -> None:
     """By name or by pid, over its socket; a VM that it does not have is refused with those that it has."""
     by_name, by_pid = (shadowwatch("tree", vm, "--socket", daemon.path) for vm in ("web1", "4711"))
