@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from rich.console import Console
 from rich.table import Table
 
 from shadowwatch.snapshot import Snapshot
@@ -22,7 +21,7 @@ def audit_table(now: Snapshot, out: TextIO) -> bool:
         figures = (vm.all_pages, vm.audits, vm.audited, vm.differing, vm.resyncs, vm.lost)
         table.add_row(vm.name, *(f"{figure:,}" for figure in figures))
         good = good and not vm.differing and (vm.ended or vm.audits > 0)
-    console = Console(file=out, highlight=False, emoji=False, markup=False)
+    console = whole.console(out)
     if now.vms:
         whole.show(console, table)
     else:

@@ -7,12 +7,11 @@ import json
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from rich.console import Console
 from rich.table import Table
 
 from shadowwatch.cost import Cost, Times, VmCost, edge
-from shadowwatch.view.columns import ENDLESS, sparkline
-from shadowwatch.view.whole import show
+from shadowwatch.view import whole
+from shadowwatch.view.columns import sparkline
 
 #: What the kinds are called here, and in JSON.
 _KINDS = {"building": "faults that build page tables", "other": "other faults", "reclaim": "reclaim"}
@@ -34,8 +33,7 @@ def length(seconds: float) -> str:
 
 def as_text(cost: Cost, out: TextIO) -> None:
     """Print a table of VMs, those that lose most first, and how to read it."""
-    width = None if out.isatty() else ENDLESS
-    console = Console(file=out, highlight=False, emoji=False, markup=False, width=width)
+    console = whole.console(out)
     console.print(f"{cost.host}  Linux {cost.kernel}  measured for {cost.seconds:.1f} s", style="bold")
     vms = sorted(cost.vms, key=lambda vm: -sum(times.seconds for _, times in vm.kinds()))
     first, behind = _span(vms)
@@ -51,7 +49,7 @@ def as_text(cost: Cost, out: TextIO) -> None:
             if times.times:
                 table.add_row(name, _KINDS[kind], *_cells(times, cost.seconds, first, behind))
                 name = ""
-    show(console, table)
+    whole.show(console, table)
     console.print()
     if cost.missed:
         console.print(f"{cost.missed:,} more could not be timed; measure one VM alone", style="yellow")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -13,6 +12,7 @@ from shadowwatch.event.facts import PAGING
 from shadowwatch.probe.checks import CHECKS, cure_of, paging, to_do
 from shadowwatch.probe.host import Host
 from shadowwatch.probe.plan import HIT_INSTRUCTIONS, Plan, unknown_clones
+from shadowwatch.view import whole
 
 _GOOD, _BAD = Text("ok", "green"), Text("no", "bold red")
 
@@ -59,8 +59,8 @@ def _points(plan: Plan, host: Host) -> Table:
 
 def show(host: Host, plan: Plan, runs: bool, out: TextIO) -> bool:
     """Print the screen, `runs` is whether a daemon does already; true when `shadowwatch run` can work here."""
-    console = Console(file=out, highlight=False, emoji=False, soft_wrap=False)
-    console.print(f"Linux {host.release}", style="bold", markup=False)
+    console = whole.console(out)
+    console.print(f"Linux {host.release}", style="bold")
     console.print(_checks(host))
     console.print()
     console.print("Guests", style="bold")
@@ -77,5 +77,5 @@ def show(host: Host, plan: Plan, runs: bool, out: TextIO) -> bool:
         console.print("Ready, and it runs: shadowwatch top" if runs else "Ready: sudo shadowwatch run", style="green")
     else:
         steps = "; ".join((*cures, "then run shadowwatch doctor again"))
-        console.print(f"Not ready. In this order: {steps}.", style="red", markup=False)
+        console.print(f"Not ready. In this order: {steps}.", style="red")
     return not cures

@@ -5,20 +5,17 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from rich.console import Console
 from rich.table import Table
 
 from shadowwatch.capture.contents import Contents
 from shadowwatch.event.abi import RECORD, Kind
 from shadowwatch.event.facts import PAGING
 from shadowwatch.view import whole
-from shadowwatch.view.columns import ENDLESS
 
 
 def show(found: Contents, out: TextIO) -> None:
     """Print it."""
-    width = None if out.isatty() else ENDLESS
-    console = Console(file=out, highlight=False, emoji=False, markup=False, width=width)
+    console = whole.console(out)
     now, facts, size = found.now, found.facts, found.size
     recorded = now.received * RECORD.size
     grid = Table.grid(padding=(0, 2))

@@ -15,8 +15,7 @@ from rich.table import Table
 from shadowwatch.simulate.policies import parsed
 from shadowwatch.simulate.run import Simulated
 from shadowwatch.snapshot import Estimate
-from shadowwatch.view.columns import ENDLESS
-from shadowwatch.view.whole import show
+from shadowwatch.view import whole
 
 #: Simulations of long captures get a bar: it comes when this many records are read.
 _LONG = 200_000
@@ -44,8 +43,7 @@ def _change(now: float, before: int) -> str:
 
 def as_text(path: str, result: Simulated, out: TextIO) -> None:
     """Print a table of VMs and policies, and how to read it."""
-    width = None if out.isatty() else ENDLESS
-    console = Console(file=out, highlight=False, emoji=False, markup=False, width=width)
+    console = whole.console(out)
     facts = result.facts
     kvm = f"reclaim_policy {facts.policy}" if facts.policy else "stock KVM"
     console.print(f"{path}: Linux {facts.kernel}, {kvm}, {result.events:,} events", style="bold")
@@ -64,7 +62,7 @@ def as_text(path: str, result: Simulated, out: TextIO) -> None:
         table.add_row(name, "as recorded", f"{counts[0]:,}", "", "", "", f"{counts[1]:,}", "", f"{counts[2]:,}", "")
         for policy, estimate in of.items():
             table.add_row("", policy, *_cells(policy, estimate))
-    show(console, table)
+    whole.show(console, table)
     console.print()
     console.print(_NOTE, style="dim")
 

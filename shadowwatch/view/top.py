@@ -15,8 +15,9 @@ from typing import TextIO
 from rich.console import Console
 
 from shadowwatch.source import Source
+from shadowwatch.view import whole
 from shadowwatch.view.advice import advice
-from shadowwatch.view.columns import ENDLESS, Row
+from shadowwatch.view.columns import Row
 from shadowwatch.view.frames import Frames
 from shadowwatch.view.screen import Frame, draw, table
 from shadowwatch.view.state import State, ordered, pressed
@@ -77,9 +78,8 @@ def once(source: Source, state: State, at: float | None, wait: Wait = time.sleep
 
 def as_text(frame: Frame, state: State, out: TextIO) -> None:
     """The table alone, without colours where they are not wanted; on a terminal no wider than that."""
-    console = Console(file=out, highlight=False)
-    width = console.width if console.is_terminal else ENDLESS
-    for line in table(frame, state, width, len(frame.rows) + 1, cursor=False):
+    console = whole.console(out)
+    for line in table(frame, state, console.width, len(frame.rows) + 1, cursor=False):
         line.rstrip()
         console.print(line, soft_wrap=True)
 

@@ -1,13 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of which no figure is cut, however narrow a terminal is."""
+"""Words and tables of which nothing is cut, however narrow a terminal is, and no line folded where there is none."""
 
 from __future__ import annotations
+
+from typing import TextIO
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
 from shadowwatch.view.columns import ENDLESS
+
+
+def console(out: TextIO) -> Console:
+    """What prints there as it is told, without a mark-up of its own; what is no terminal has no width."""
+    width = None if out.isatty() else ENDLESS
+    return Console(file=out, highlight=False, emoji=False, markup=False, width=width)
 
 
 def show(console: Console, table: Table) -> None:

@@ -21,6 +21,7 @@ from tests.golden import matches
 from tests.unit.forged import capture, frame
 from tests.unit.hosts import PATCHED, STOCK
 from tests.unit.test_capture import recorded
+from tests.unit.test_record import Terminal
 
 
 def shadowwatch(*words: str, user: int | None = None) -> subprocess.CompletedProcess[str]:
@@ -147,18 +148,29 @@ def test_version_and_help() -> None:
 @pytest.mark.parametrize("name", ["patched", "stock", "bare"])
 def test_doctor_fits_one_screen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole host, and one that lacks what it can: golden, 80 × 34 at most for a whole one."""
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")  # it has 80 columns, and no colours
     bare = replace(
         STOCK, root=False, bcc=False, headers=False, kvm=False, layouts={}, role={}, parameters={}, symbols={}
     )
     host = {"patched": PATCHED, "stock": STOCK, "bare": bare}[name]
-    out = io.StringIO()
+    out = Terminal()
     assert show(host, make_plan(host), False, out) == (name != "bare")
     text = "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
     if name != "bare":
         assert len(text.splitlines()) <= 34
     assert max(map(len, text.splitlines())) <= 80
     matches(f"doctor-{name}.txt", text)
+
+
+def test_doctor_folds_no_line_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing and how to fix it stay one line, which scripts look for, whatever COLUMNS says."""
+    monkeypatch.setenv("COLUMNS", "40")
+    host, out = replace(STOCK, headers=False), io.StringIO()
+    assert not show(host, make_plan(host), False, out)
+    fix = "the headers of kernel 6.1.0-56-amd64 are not installed; apt install linux-headers-6.1.0-56-amd64"
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert f"no  headers         {fix}" in lines
+    assert lines[-1].startswith("Not ready. In this order: ")
 
 
 def test_doctor_says_how_a_kvm_without_a_choice_reclaims() -> None:

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import termios
@@ -185,6 +186,14 @@ def test_a_pipe_gets_the_table_once_and_whole(folder: Path) -> None:
     assert heading.split()[:5] == ["VM", "loses", "reclaim/s", "recent/s▼", "share"]
     assert [row.split()[0] for row in rows] == ["web1", "db1", "idle3", "idle4"]
     assert "quota:" in rows[0]
+
+
+def test_colours_in_a_pipe_take_no_column(folder: Path) -> None:
+    """Who wants them there, with FORCE_COLOR, has given it no width all the same."""
+    plain = run("--replay", str(folder / "a.capture"), COLUMNS="40")
+    coloured = run("--replay", str(folder / "a.capture"), COLUMNS="40", FORCE_COLOR="1", TERM="xterm-256color")
+    assert "\x1b" in coloured.stdout
+    assert re.sub("\x1b\\[[0-9;]*m", "", coloured.stdout) == plain.stdout
 
 
 def test_json_and_csv_say_the_same(folder: Path) -> None:
