@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, fields
 from itertools import accumulate
 from typing import Any
 
 from shadowwatch.errors import ShadowwatchError, shown
-from shadowwatch.file import contents
+from shadowwatch.file import contents, put
 
 #: Four for each power of two of nanoseconds, up to 2**32, which is 4 s; bpf/cost.bpf.c fills them.
 BUCKETS = 32 * 4
@@ -138,19 +136,10 @@ def store(found: Figures, path: str = STORED) -> None:
 
     The folder is the daemon's, whom root need not trust: a new file takes the place of whatever is there.
     """
-    folder = os.path.dirname(path)
-    made = ""
     try:
-        os.makedirs(folder, exist_ok=True)
-        descriptor, made = tempfile.mkstemp(prefix=".cost-", dir=folder)
-        with open(descriptor, "w") as file:
-            json.dump(asdict(found), file)
-            os.fchmod(descriptor, 0o644)
-        os.replace(made, path)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        put(path, json.dumps(asdict(found)).encode(), 0o644)
     except OSError as error:
-        if made:
-            with suppress(OSError):
-                os.unlink(made)
         raise ShadowwatchError(
             f"cannot write {path}, from which the daemon takes what a fault costs: {error.strerror}; check its folder"
         ) from None

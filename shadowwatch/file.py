@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that somebody names in a configuration: whatever they are, reading them ends, and takes little memory."""
+"""Files that somebody names: whatever is there, reading it ends and takes little memory, and a new one is whole."""
 
 from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 
 from shadowwatch.errors import ShadowwatchError, clipped
 
@@ -34,3 +35,19 @@ def contents(path: str, most: int = LARGEST) -> bytes:
     if len(content) > most:
         raise ShadowwatchError(f"cannot read {shown}: it has more than {most >> 10} KiB; make it smaller")
     return content
+
+
+def put(path: str, content: bytes, mode: int) -> None:
+    """Have a new file with this content take the place of whatever is there, whole or not at all; OSError if not."""
+    import tempfile  # the daemon reads files and has no use for it
+
+    descriptor, made = tempfile.mkstemp(prefix=".shadowwatch-", dir=os.path.dirname(path) or ".")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            os.fchmod(descriptor, mode)
+        os.replace(made, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(made)
+        raise

@@ -42,7 +42,7 @@ ARROWS = {
     "pages": "errors snapshot source watch web view",
     "config": "errors file simulate metrics control view",
     "start": "errors cost event service web probe control",
-    "commands": "errors cost event snapshot mmu source web probe simulate watch capture metrics control view pages"
+    "commands": "errors file cost event snapshot mmu source web probe simulate watch capture metrics control view pages"
     " config start",
     "daemon": "errors event service source web probe watch capture metrics control view pages config start",
     "cli": "errors service commands",
