@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What shadowwatch says when the world is not as it must be."""
+"""What shadowwatch says when the world is not as it must be, and how it says what it was given and has counted."""
 
 from __future__ import annotations
 
@@ -34,3 +34,8 @@ def shown(value: object) -> str:
 def clipped(text: str) -> str:
     """Words of somebody else in an error: of many the first ones."""
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def counted(number: int, thing: str, form: str = ",") -> str:
+    """So many of a thing, in words: 1 event, 5,344 events; `form` is how the number is written."""
+    return f"{number:{form}} {thing}{'' if abs(number) == 1 else 's'}"

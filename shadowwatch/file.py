@@ -33,7 +33,7 @@ def contents(path: str, most: int = LARGEST) -> bytes:
     except ValueError:  # a NUL, or half a character
         raise ShadowwatchError(f"cannot read {shown!r}: no file can have this name; name another") from None
     if len(content) > most:
-        raise ShadowwatchError(f"cannot read {shown}: it has more than {most >> 10} KiB; make it smaller")
+        raise ShadowwatchError(f"cannot read {shown}: it has more than {most >> 10:,} KiB; make it smaller")
     return content
 
 

@@ -26,7 +26,7 @@ from shutil import copyfileobj
 from tempfile import TemporaryFile
 from typing import BinaryIO, NamedTuple
 
-from shadowwatch.errors import ShadowwatchError
+from shadowwatch.errors import ShadowwatchError, counted
 from shadowwatch.event.abi import RECORD, Batch
 from shadowwatch.event.facts import Facts, Name, printable
 from shadowwatch.event.ring import LOOK
@@ -222,20 +222,22 @@ class Reader:
             return self._file.read(size)
         except OSError as error:
             raise ShadowwatchError(
-                f"cannot read {self.path} after {self._records} events: {error.strerror}; the figures cover those,"
+                f"cannot read {self.path} after {self._so_far()}: {error.strerror}; the figures cover no more,"
                 " look at the disk with `dmesg`"
             ) from None
 
+    def _so_far(self) -> str:
+        return counted(self._records, "event")
+
     def _damaged(self) -> ShadowwatchError:
         return ShadowwatchError(
-            f"{self.path} is damaged after {self._records} events; the figures cover only"
-            " those, record it again to have all"
+            f"{self.path} is damaged after {self._so_far()}; the figures cover no more, record it again to have all"
         )
 
     def _cut(self) -> ShadowwatchError:
         return ShadowwatchError(
-            f"{self.path} is cut off after {self._records} events; the figures cover only"
-            " those, stop the next recording with Ctrl-C or SIGTERM, before the disk is full, to have all"
+            f"{self.path} is cut off after {self._so_far()}; the figures cover no more,"
+            " stop the next recording with Ctrl-C or SIGTERM, before the disk is full, to have all"
         )
 
     def _frame(self) -> tuple[bytes, bytes, Batch]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from shadowwatch.capture.format import Packed, Writer
-from shadowwatch.errors import ShadowwatchError
+from shadowwatch.errors import ShadowwatchError, counted
 from shadowwatch.event.abi import Batch
 from shadowwatch.event.facts import Facts, Name
 
@@ -56,7 +56,8 @@ class RecordingProgress(NamedTuple):
     error: str = ""
 
     def __str__(self) -> str:
-        return f"{self.seconds:,.0f} s, {self.records:,} events, {self.size / (1 << 20):,.1f} MiB in {self.path}"
+        events = counted(self.records, "event")
+        return f"{self.seconds:,.0f} s, {events}, {self.size / (1 << 20):,.1f} MiB in {self.path}"
 
 
 class Recording:

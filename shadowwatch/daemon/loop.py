@@ -23,7 +23,7 @@ from shadowwatch.daemon.confine import confine
 from shadowwatch.daemon.reload import Reload
 from shadowwatch.daemon.vmname import name_of
 from shadowwatch.daemon.walker import Walker
-from shadowwatch.errors import ShadowwatchError
+from shadowwatch.errors import ShadowwatchError, counted
 from shadowwatch.event.abi import RECORD, Batch
 from shadowwatch.event.commands import Commands
 from shadowwatch.event.facts import PAGING, Facts, Name
@@ -215,7 +215,7 @@ class Audits:
 def _about(facts: Facts, address: str) -> str:
     where = f", http://{address}/" if address else ""
     meaning = f"; {PAGING[facts.paging]}" if facts.paging.startswith("tdp_mmu") else ""
-    return f"{len(facts.probes)} probes on Linux {facts.kernel}{where}{meaning}"
+    return f"{counted(len(facts.probes), 'probe')} on Linux {facts.kernel}{where}{meaning}"
 
 
 def _status(facts: Facts) -> Status:

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from shadowwatch.errors import counted
+
 
 class Counts(NamedTuple):
     """Pages allocated (mmu_cache_miss), zapped (mmu_shadow_zapped), and of these by reclaim (mmu_recycled)."""
@@ -32,4 +34,5 @@ class Miscount:
 
     def __str__(self) -> str:
         allocations, zaps, _ = self.counts
-        return f"VM {self.vm}: KVM has counted {allocations:+,} allocations and {zaps:+,} zaps beside what events told"
+        both = f"{counted(allocations, 'allocation', '+,')} and {counted(zaps, 'zap', '+,')}"
+        return f"VM {self.vm}: KVM has counted {both} beside what events told"

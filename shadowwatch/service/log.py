@@ -56,7 +56,7 @@ class Limit:
                 return ""
             self._room -= 1
         before, self._left_out = self._left_out, 0
-        return f"{words} (lines left out before this one: {before})" if before else words
+        return f"{words} (lines left out before this one: {before:,})" if before else words
 
 
 _limit = Limit()

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
+from shadowwatch.errors import counted
 from shadowwatch.event.facts import PAGING
 from shadowwatch.simulate.policies import SPARING
 from shadowwatch.snapshot import Cause, VmSnapshot
@@ -61,14 +62,15 @@ def insight(rows: Sequence[Row], status: Status) -> str:
         return "Measuring: rates come with the next update."
     worst = ranked(living)[0]
     name, rate = worst.vm.name, worst.rate(RECLAIMED)
+    reclaims = f"KVM reclaims {counted(round(rate), 'shadow page')}/s"
     if not _thrashes(worst) and (otherwise := _otherwise(living)):
         return otherwise
     if not rate:
         return "KVM reclaims no shadow pages now."
     if not _thrashes(worst):
         few = f"few for its limit of {worst.vm.limit:,}; it does not thrash"
-        return f"{name}: KVM reclaims {rate:,.0f} shadow pages/s, {few}."
-    thrashes = f"{name} thrashes: KVM reclaims {rate:,.0f} shadow pages/s at its limit of {worst.vm.limit:,}"
+        return f"{name}: {reclaims}, {few}."
+    thrashes = f"{name} thrashes: {reclaims} at its limit of {worst.vm.limit:,}"
     return " ".join(filter(None, (f"{thrashes}{_time(worst)}.", _limit(worst), _order(worst, status))))
 
 
@@ -89,7 +91,7 @@ def _otherwise(rows: Sequence[Row]) -> str:
     rate, row, (why, cure) = max(losses, key=lambda loss: loss[0] / max(1, loss[1].vm.limit))
     if rate * THRASHING_SECONDS < max(1, row.vm.limit):
         return ""
-    return f"{row.vm.name}: KVM zaps {rate:,.0f} shadow pages/s because {why}; no limit helps. {cure}"
+    return f"{row.vm.name}: KVM zaps {counted(round(rate), 'shadow page')}/s because {why}; no limit helps. {cure}"
 
 
 def _zapped(vm: VmSnapshot, *, causes: Collection[Cause]) -> int:

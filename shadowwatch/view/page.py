@@ -15,6 +15,7 @@ from shlex import quote
 from rich.text import Text
 
 from shadowwatch import __version__
+from shadowwatch.errors import counted
 from shadowwatch.event.facts import PAGING
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.snapshot import VmDetail, VmSnapshot
@@ -79,6 +80,7 @@ def all_page(frame: Frame, until: str, place: Place) -> str:
     status, now = frame.status, frame.now
     facts = status.facts
     kvm = f"KVM patched, policy {status.policy}" if status.policy else "stock KVM"
+    probes = counted(len(facts.probes), "probe")
     meaning = PAGING[facts.paging]
     running = [vm for vm in now.vms if not vm.ended]
     rows = ranked(frame.rows)
@@ -92,9 +94,7 @@ def all_page(frame: Frame, until: str, place: Place) -> str:
         _note(frame, until) if rows else "",
         f"<p>VMs: {len(running):,} running, {sum(vm.exact for vm in running):,} of them exact."
         f" Events: {now.received:,} received, {_lost(now.all_lost)}.</p>",
-        "<p>"
-        + escape(f"Linux {facts.kernel}, {kvm}, {len(facts.probes)} probes. {meaning[0].upper()}{meaning[1:]}.")
-        + "</p>",
+        "<p>" + escape(f"Linux {facts.kernel}, {kvm}, {probes}. {meaning[0].upper()}{meaning[1:]}.") + "</p>",
         _explained(),
     ]
     return _whole(f"shadowwatch on {facts.host}", body, frame, rows)

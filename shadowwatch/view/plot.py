@@ -11,7 +11,7 @@ from io import BytesIO
 from typing import Any, NamedTuple
 
 from shadowwatch.capture.series import Series
-from shadowwatch.errors import ShadowwatchError
+from shadowwatch.errors import ShadowwatchError, counted
 from shadowwatch.snapshot import Cause
 
 FORMATS = (".svg", ".png")
@@ -167,7 +167,7 @@ def saw_tooth(series: Series) -> str:
         return f"{said}, this kernel does not count the guest pages that are mapped"
     return (
         f"{said}, saw-tooth of {series.amplitude:.1f} guest pages from crest to trough (mean),"
-        f" {series.turns:,} changes of direction in {series.seconds:.2f} s"
+        f" {counted(series.turns, 'change')} of direction in {series.seconds:.2f} s"
     )
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
+from shadowwatch.errors import counted
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.snapshot import Cause, Distribution, Snapshot, VmDetail, VmSnapshot
 from shadowwatch.source import Status
@@ -86,11 +87,11 @@ def _header(frame: Frame, state: State, width: int, height: int) -> Iterator[Tex
     facts = status.facts
     kvm = f"KVM patched, policy {status.policy}" if status.policy else "stock KVM"
     yield Text.assemble(
-        ("shadowwatch", "bold"), f"  {facts.host}  Linux {facts.kernel}  {kvm}  {len(facts.probes)} probes"
+        ("shadowwatch", "bold"), f"  {facts.host}  Linux {facts.kernel}  {kvm}  {counted(len(facts.probes), 'probe')}"
     )
     living = sum(not vm.ended for vm in frame.now.vms)
-    parts = [f"{living:,} VM{'' if living == 1 else 's'}"]
-    parts.append(f"{frame.events / frame.seconds:,.0f} events/s" if frame.seconds else "– events/s")
+    parts = [counted(living, "VM")]
+    parts.append(f"{counted(round(frame.events / frame.seconds), 'event')}/s" if frame.seconds else "– events/s")
     lost = frame.now.all_lost
     parts.append(f"{lost:,} lost")
     if frame.cpu is not None and status.resident is not None:

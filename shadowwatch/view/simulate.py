@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from shadowwatch.errors import counted
 from shadowwatch.simulate.policies import parsed
 from shadowwatch.simulate.run import Simulated
 from shadowwatch.snapshot import Estimate
@@ -46,7 +47,7 @@ def as_text(path: str, result: Simulated, out: TextIO) -> None:
     console = whole.console(out)
     facts = result.facts
     kvm = f"reclaim_policy {facts.policy}" if facts.policy else "stock KVM"
-    console.print(f"{path}: Linux {facts.kernel}, {kvm}, {result.events:,} events", style="bold")
+    console.print(f"{path}: Linux {facts.kernel}, {kvm}, {counted(result.events, 'event')}", style="bold")
     if not result.vms:
         console.print("no VM had a page fault that built page tables")
         return

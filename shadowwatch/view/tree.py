@@ -12,6 +12,7 @@ from itertools import islice, takewhile
 from shlex import quote
 from typing import Any, NamedTuple
 
+from shadowwatch.errors import counted
 from shadowwatch.mmu.page import SPT_MASK
 from shadowwatch.mmu.role import RoleLayout
 from shadowwatch.snapshot import PageSnapshot, VmDetail
@@ -80,20 +81,16 @@ def flags(roles: RoleLayout, role: int) -> str:
     return " ".join(name if width == 1 else f"{name}={value}" for name, value, width in roles.set_fields(role))
 
 
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
-
-
 def _ago(page: PageSnapshot, now_ns: int) -> str:
     if page.parented is None or page.parented_ns is None:
         return "–"
-    return f"{_count(page.parented, 'allocation')}, {(now_ns - page.parented_ns) / 1e9:,.3f} s"
+    return f"{counted(page.parented, 'allocation')}, {(now_ns - page.parented_ns) / 1e9:,.3f} s"
 
 
 def _note(forest: Forest, page: PageSnapshot) -> str:
     notes = []
     if len(page.parents) > 1:
-        notes.append(f"{len(page.parents)} parents")
+        notes.append(f"{len(page.parents):,} parents")
     if forest.next and page.spt == forest.next.spt:
         notes.append(_NEXT)
     elif page.spt in forest.skipped:
@@ -146,7 +143,7 @@ def text(detail: VmDetail, roles: RoleLayout, width: int | None = None, most: in
         return "  ".join(padded).rstrip()
 
     state = vm.state if vm.ended or vm.exact else f"{vm.state}: some pages are unknown or old"
-    pages = f"{_count(len(detail.pages), 'page')}, limit {vm.limit:,}"
+    pages = f"{counted(len(detail.pages), 'page')}, limit {vm.limit:,}"
     yield f"{vm.name}, pid {vm.pid}, {state}; {pages}; list 0 is the newest on active_mmu_pages"
     if not detail.pages:
         return
@@ -159,7 +156,7 @@ def text(detail: VmDetail, roles: RoleLayout, width: int | None = None, most: in
         yield from map(line, lower)
     if left:
         yield ""
-        yield f"{_count(left, 'more page')}: shadowwatch tree {quote(vm.name)} shows all"
+        yield f"{counted(left, 'more page')}: shadowwatch tree {quote(vm.name)} shows all"
     if vm.newest_first:
         yield ""
         yield "reclaim takes the newest pages first, as Linux 5.9 to 5.11.1 did by mistake"

@@ -130,7 +130,7 @@ def cut_off_but_exact(path: Path) -> None:
         watch = Watch(reader.facts, reader.name_of)
         for batch in reader.whole_batches():
             watch.take(batch)
-    cut = f"{path} is cut off after {watch.received} events; the figures cover only those"
+    cut = f"{path} is cut off after {watch.received:,} events; the figures cover no more"
     assert str(reader.fault).startswith(cut)
     (vm,) = (vm for vm in watch.snapshot().vms if vm.name == RESIDENT)
     assert (vm.exact, vm.lost, vm.unknown_pages, watch.difference) == (True, 0, {}, None)

@@ -55,7 +55,7 @@ def test_replay_of_a_cut_file_prints_what_there_is_and_says_so(tmp_path: Path) -
     assert done.stdout.encode() == live
     assert done.returncode == 1
     assert done.stderr == (
-        f"shadowwatch: {path} is cut off after 8 events; the figures cover only those,"
+        f"shadowwatch: {path} is cut off after 8 events; the figures cover no more,"
         " stop the next recording with Ctrl-C or SIGTERM, before the disk is full, to have all\n"
     )
 

@@ -121,7 +121,7 @@ def test_a_disk_that_fails_is_one_line(tmp_path: Path) -> None:
             reader._file = failing
             assert list(batches) == []
         reader._file = file
-        assert "Input/output error; the figures cover those, look at the disk" in str(reader.fault)
+        assert "Input/output error; the figures cover no more, look at the disk" in str(reader.fault)
 
 
 def crowd(kinds: tuple[Kind, ...], vms: int, pids: int = 1) -> list[bytes]:

@@ -150,6 +150,7 @@ def test_little_reclaim_is_no_thrashing() -> None:
     assert insight(rows(zaps={(1, Cause.QUOTA): 20}), STOCK) == (
         "web1: KVM reclaims 2 shadow pages/s, few for its limit of 64; it does not thrash."
     )
+    assert insight(rows(zaps={(1, Cause.QUOTA): 10}), STOCK).startswith("web1: KVM reclaims 1 shadow page/s, few ")
     assert insight(rows(zaps={(1, Cause.TEARDOWN): 2000}), STOCK) == "KVM reclaims no shadow pages now."
 
 

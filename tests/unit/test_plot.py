@@ -151,7 +151,7 @@ def test_a_cut_capture_is_shown_to_the_cut_and_said_to_be(command: str, tmp_path
     }
     done = shadowwatch(*words[command])
     assert done.returncode == 1
-    assert re.fullmatch(rf"shadowwatch: {cut} is cut off after \d+ events;.*\n", done.stderr)
+    assert re.fullmatch(rf"shadowwatch: {cut} is cut off after \d,\d\d\d events;.*\n", done.stderr)
     assert made.stat().st_size > 1000
 
 
