@@ -11,13 +11,12 @@ import os
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
 from shadowwatch.control.protocol import SOCKET
-from shadowwatch.errors import ShadowwatchError, clipped, shown
+from shadowwatch.errors import ShadowwatchError, clipped, meant, shown
 from shadowwatch.file import contents
 
 DEFAULT = Path("/etc/shadowwatch.toml")
@@ -271,13 +270,7 @@ def _unknown(place: Path, key: str, known: Collection[str], table: str = "") -> 
     """What to say of such a key: the nearest one of its table, else the nearest one of all tables."""
     key = clipped(key)
     elsewhere = {setting.key: f"[{name}] {setting.key}" for name in TABLES for setting in TABLES[name]}
-    if near := get_close_matches(key, known, 1):
-        cure = f"did you mean {near[0]}"
-    elif near := get_close_matches(key, elsewhere, 1):
-        cure = f"did you mean {elsewhere[near[0]]}"
-    else:
-        cure = f"choose from {', '.join(known)}"
-    return ShadowwatchError(f"{place}: there is no {table}{key}; {cure}")
+    return ShadowwatchError(f"{place}: there is no {table}{key}; {meant(key, known, elsewhere)}")
 
 
 def settle(table: str, file: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from reprlib import Repr
 
 #: So many characters of somebody else's text are enough to find it again.
@@ -39,3 +41,13 @@ def clipped(text: str) -> str:
 def counted(number: int, thing: str, form: str = ",") -> str:
     """So many of a thing, in words: 1 event, 5,344 events; `form` is how the number is written."""
     return f"{number:{form}} {thing}{'' if abs(number) == 1 else 's'}"
+
+
+def meant(word: str, known: Iterable[str], elsewhere: Mapping[str, str] | None = None) -> str:
+    """The cure of a word that is not known: the nearest one that is, else the nearest elsewhere in its words, else all.
+
+    There is no question mark behind it: other words may follow.
+    """
+    word, known, elsewhere = clipped(word), list(known), elsewhere or {}
+    near = get_close_matches(word, known, 1) or [elsewhere[key] for key in get_close_matches(word, elsewhere, 1)]
+    return f"did you mean {near[0]}" if near else f"choose from {', '.join(known)}"

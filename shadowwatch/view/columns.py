@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import Enum
 from operator import attrgetter
 from typing import NamedTuple
 
-from shadowwatch.errors import ShadowwatchError
+from shadowwatch.errors import ShadowwatchError, meant
 from shadowwatch.snapshot import Cause, VmSnapshot
 
 Value = float | str
@@ -279,9 +278,7 @@ def choose(keys: Sequence[str]) -> tuple[Column, ...]:
     """The columns of these keys; ShadowwatchError names the nearest when there is none."""
     for key in keys:
         if key not in COLUMNS:
-            near = get_close_matches(key, COLUMNS, 1)
-            hint = f"did you mean {near[0]}" if near else f"choose from {', '.join(COLUMNS)}"
-            raise ShadowwatchError(f"there is no column {key}; {hint}")
+            raise ShadowwatchError(f"there is no column {key}; {meant(key, COLUMNS)}")
     if not keys:
         raise ShadowwatchError(f"no column is left; choose from {', '.join(COLUMNS)}")
     return tuple(COLUMNS[key] for key in keys)

@@ -12,10 +12,9 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
-from shadowwatch.errors import ShadowwatchError, clipped, shown
+from shadowwatch.errors import ShadowwatchError, clipped, meant, shown
 from shadowwatch.file import LARGEST, contents
 from shadowwatch.web.users import Users
 
@@ -138,9 +137,7 @@ class _Loading:
             if key in _REFUSED:
                 raise ShadowwatchError(f"{table}{key} is not supported; {_REFUSED[key]}")
             if key not in known:
-                near = get_close_matches(str(key), known, 1)
-                cure = f"did you mean {near[0]}" if near else f"choose from {', '.join(known)}"
-                raise ShadowwatchError(f"there is no {table}{clipped(str(key))}; {cure}")
+                raise ShadowwatchError(f"there is no {table}{clipped(str(key))}; {meant(str(key), known)}")
         return values
 
     def _strings(self, values: Any, key: str, unquoted: bool = False) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ import os
 
 from shadowwatch.capture.format import Reader
 from shadowwatch.capture.recording import RecordingProgress
-from shadowwatch.errors import counted
+from shadowwatch.errors import counted, meant
 from shadowwatch.event.abi import RECORD
 from shadowwatch.mmu.counts import Counts, Miscount
 from tests.unit.forged import capture, data
@@ -28,3 +28,10 @@ def test_messages_count_so() -> None:
         assert said in str(reader.fault)
     assert str(RecordingProgress(1, 1, 0, "a")) == "1 s, 1 event, 0.0 MiB in a"
     assert "+1 allocation and -1 zap beside" in str(Miscount("a", Counts(1, -1, 0)))
+
+
+def test_who_is_wrong_is_told_what_was_meant() -> None:
+    """In one wording, without a question mark, since a reload says more behind it: all else stays as it is."""
+    assert meant("nme", ["name", "pages"]) == "did you mean name"
+    assert meant("colums", ["name"], {"columns": "[top] columns"}) == "did you mean [top] columns"
+    assert meant("x", ["name", "pages"]) == "choose from name, pages"

@@ -153,7 +153,7 @@ def test_a_cut_capture_is_estimated_up_to_the_cut(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("stock.capture", "--policy", "parnts"), "there is no reclaim policy parnts; did you mean parents?"),
+        (("stock.capture", "--policy", "parnts"), "there is no reclaim policy parnts; did you mean parents\n"),
         (("stock.capture", "--vm", "web"), "there is no VM web that allocated shadow pages; choose from zipf (pid"),
         (("none",), "cannot read none: No such file or directory; check the path"),
     ],

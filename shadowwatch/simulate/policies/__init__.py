@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import NamedTuple
 
-from shadowwatch.errors import ShadowwatchError, clipped
+from shadowwatch.errors import ShadowwatchError, clipped, meant
 from shadowwatch.simulate.policies.accessed import Accessed
 from shadowwatch.simulate.policies.childless import Childless
 from shadowwatch.simulate.policies.leaf_first import LeafFirst
@@ -68,9 +67,7 @@ def parsed(name: str) -> tuple[type[Stock], Limit]:
     """The policy and the limit that a name stands for; ShadowwatchError when there is none."""
     policy, at, text = name.partition("@")
     if policy not in POLICIES:
-        nearest = get_close_matches(policy, POLICIES, 1)
-        cure = f"did you mean {nearest[0]}?" if nearest else f"choose from {', '.join(POLICIES)}"
-        raise ShadowwatchError(f"there is no reclaim policy {clipped(policy)}; {cure}")
+        raise ShadowwatchError(f"there is no reclaim policy {clipped(policy)}; {meant(policy, POLICIES)}")
     return POLICIES[policy], limit(text) if at else AS_RECORDED
 
 
