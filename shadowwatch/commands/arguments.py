@@ -21,7 +21,10 @@ def add_settings(parser: argparse.ArgumentParser, settings: Iterable[Setting]) -
     for setting in settings:
         setting.add_to(parser)
     parser.add_argument(
-        "--config", metavar="FILE", help=f"read settings that no flag gives from this file (default {DEFAULT})"
+        "--config",
+        metavar="FILE",
+        type=given,
+        help=f"read settings that no flag gives from this file (default {DEFAULT})",
     )
 
 
@@ -38,6 +41,13 @@ def add_flags(parser: argparse.ArgumentParser, settings: Iterable[Setting], **de
 def add_socket(parser: argparse.ArgumentParser) -> None:
     """Add --socket."""
     add_flags(parser, (CONTROL,))
+
+
+def given(text: str) -> str:
+    """A word that is there: without a value, as a script's variable may be, it would be taken for one that is not."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; leave it out, or give it a value")
+    return text
 
 
 def seconds(text: str) -> float:

@@ -7,7 +7,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from shadowwatch.commands.arguments import Commands, add_socket
+from shadowwatch.commands.arguments import Commands, add_socket, given
 from shadowwatch.config import POSITIVE
 from shadowwatch.errors import ShadowwatchError
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 def add(commands: Commands) -> None:
     """Add it to the command line."""
     parser = commands.add_parser("cost", help="measure what page faults and reclaim take, for some seconds (root)")
-    parser.add_argument("vm", metavar="VM", nargs="?", help="only this one, by its name or its pid (default: all)")
+    parser.add_argument(
+        "vm", metavar="VM", type=given, nargs="?", help="only this one, by its name or its pid (default: all)"
+    )
     parser.add_argument(
         "--seconds", metavar="S", type=POSITIVE, default=10.0, help="measure for so long, or until Ctrl-C (default 10)"
     )

@@ -7,7 +7,7 @@ import argparse
 import sys
 from contextlib import closing
 
-from shadowwatch.commands.arguments import Commands, add_flags, files, of_one_source
+from shadowwatch.commands.arguments import Commands, add_flags, files, given, of_one_source
 from shadowwatch.config import COLLECTING, CONTROL, LISTEN, POSITIVE
 from shadowwatch.errors import ShadowwatchError
 from shadowwatch.start.launch import collect
@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--standalone", action="store_true", help="attach probes of its own instead of asking the daemon (root)"
     )
-    parser.add_argument("--metrics", metavar="FILE", default="", help="write the metrics to this file at the end")
+    parser.add_argument("--metrics", metavar="FILE", type=given, help="write the metrics to this file at the end")
     parser.add_argument("--seconds", metavar="S", type=POSITIVE, help="stop after this long (default: at Ctrl-C)")
     add_flags(parser, (CONTROL, *SETTINGS))
     parser.set_defaults(command=run)
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     except NoDaemonError:
         live = None
     if live is None:
-        return collect(arguments, captures=captures, most=most, metrics_path=arguments.metrics)
+        return collect(arguments, captures=captures, most=most, metrics_path=arguments.metrics or "")
     with closing(live):
         if arguments.metrics:
             raise ShadowwatchError(

@@ -6,7 +6,15 @@ from __future__ import annotations
 import argparse
 import sys
 
-from shadowwatch.commands.arguments import Commands, add_settings, add_socket, of_a_capture, of_one_source, seconds
+from shadowwatch.commands.arguments import (
+    Commands,
+    add_settings,
+    add_socket,
+    given,
+    of_a_capture,
+    of_one_source,
+    seconds,
+)
 from shadowwatch.config import POSITIVE, TABLES, fill
 from shadowwatch.errors import ShadowwatchError
 
@@ -14,24 +22,23 @@ from shadowwatch.errors import ShadowwatchError
 def add(commands: Commands) -> None:
     """Add it to the command line."""
     parser = commands.add_parser("top", help="show all VMs live, and what the figures mean")
-    parser.add_argument("--replay", metavar="FILE", help="play a capture instead of asking the daemon")
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--replay", metavar="FILE", help="play a capture instead of asking the daemon")
     parser.add_argument(
         "--speed", metavar="X", type=POSITIVE, default=1.0, help="play this many times faster (default 1)"
     )
     parser.add_argument("--at", metavar="S", type=seconds, help="start S seconds into it; with --once, stop there")
-    parser.add_argument(
+    one.add_argument(
         "--standalone", action="store_true", help="attach probes of its own instead of asking the daemon (root)"
     )
     parser.add_argument("--once", action="store_true", help="print the table once, as when the output is a pipe")
-    parser.add_argument("--json", action="store_true", help="print it as JSON, once")
-    parser.add_argument("--csv", action="store_true", help="print it as CSV, once")
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--json", action="store_true", help="print it as JSON, once")
+    one.add_argument("--csv", action="store_true", help="print it as CSV, once")
     add_settings(parser, TABLES["top"])
     parser.add_argument("--filter", metavar="TEXT", default="", help="only VMs with this in their name")
     parser.add_argument(
-        "--vm",
-        metavar="NAME",
-        default="",
-        help="start with this VM open, or print it alone; by its name or its pid",
+        "--vm", metavar="NAME", type=given, help="start with this VM open, or print it alone; by its name or its pid"
     )
     add_socket(parser)
     parser.set_defaults(command=run)
@@ -66,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         chosen,
         sort,
         filter=arguments.filter,
-        vm=arguments.vm,
+        vm=arguments.vm or "",
         interval=arguments.interval,
         speed=arguments.speed,
         replayed=arguments.replay is not None,

@@ -137,6 +137,25 @@ def test_values_out_of_range_are_refused(option: tuple[str, str]) -> None:
     assert f"argument {option[0]}" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["run --config", "top --config", "top --vm", "record a --metrics", "cost"],
+)
+def test_a_value_that_is_empty_is_not_taken_for_none(words: str) -> None:
+    """As of a variable of a script that has no value: it is neither the default file nor all VMs that were meant."""
+    done = shadowwatch(*words.split(), "")
+    assert done.returncode == 2
+    assert done.stderr.endswith(": it is empty; leave it out, or give it a value\n")
+
+
+@pytest.mark.parametrize("words", ["--json --csv", "--standalone --replay a"])
+def test_of_two_flags_none_is_ignored(words: str) -> None:
+    """Where there can be only one of both."""
+    done = shadowwatch("top", *words.split())
+    assert done.returncode == 2
+    assert "not allowed with argument --" in done.stderr
+
+
 def test_version_and_help() -> None:
     """Every command has its line of help."""
     assert shadowwatch("--version").stdout.startswith(f"shadowwatch {__version__}")
