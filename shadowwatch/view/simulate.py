@@ -27,6 +27,11 @@ have had, and under a lower limit nobody can say more. "At most" adds one for ea
 zapped while the kernel kept it: the guest may have used that page, which makes no event. How many of these become
 faults is estimated from how often the guest came back to pages that it did lose."""
 
+_BOUNDLESS = ("no estimate",)
+_NO_MOST = """\
+Of {} there is no estimate: a page that it zaps as soon as a fault has built it may be wanted any number of times, so
+that there is no "at most"."""
+
 
 @contextmanager
 def bar(size: int, out: TextIO) -> Iterator[Callable[[int, int], None]]:
@@ -57,15 +62,21 @@ def as_text(path: str, result: Simulated, out: TextIO) -> None:
         table.add_column(heading, no_wrap=True)
     for heading in ("page faults", "", "at least", "at most", "zaps", "", "refaults", ""):
         table.add_column(heading, justify="right", no_wrap=True)
+    boundless: dict[str, None] = {}
     for (name, _), of in result.vms.items():
         first = next(iter(of.values()))
         counts = (first.recorded_faults, first.recorded_zaps, first.recorded_refaults)
         table.add_row(name, "as recorded", f"{counts[0]:,}", "", "", "", f"{counts[1]:,}", "", f"{counts[2]:,}", "")
         for policy, estimate in of.items():
-            table.add_row("", policy, *_cells(policy, estimate))
+            cells = _cells(policy, estimate)
+            table.add_row("", policy, *cells)
+            if cells == _BOUNDLESS:
+                boundless[parsed(policy)[0].name] = None
     whole.show(console, table)
     console.print()
     console.print(_NOTE, style="dim")
+    if boundless:
+        console.print(_NO_MOST.format(", ".join(boundless)), style="dim")
 
 
 def _cells(policy: str, estimate: Estimate) -> Sequence[str]:
@@ -73,7 +84,7 @@ def _cells(policy: str, estimate: Estimate) -> Sequence[str]:
         same = f"{estimate.zaps:,}", "each", f"{estimate.refaults:,}", "each"
         return (f"{estimate.faults:,}", "each", "", "", *same)
     if not parsed(policy)[0].bounded:
-        return ("no estimate",)
+        return _BOUNDLESS
     if estimate.lowered:
         return ("no estimate", "", _change(estimate.faults, estimate.recorded_faults))
     bounds = (_change(faults, estimate.recorded_faults) for faults in (estimate.faults, estimate.most_faults))

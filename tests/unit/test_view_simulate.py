@@ -71,6 +71,8 @@ def test_newest_is_not_estimated_but_where_it_was_in_force() -> None:
     """A page that goes at once may be wanted any number of times: there is no bound to tell."""
     shown = simulate("stock.capture", "--policy", "newest").stdout
     assert "no estimate" in next(line for line in shown.splitlines() if "newest" in line)
+    assert "\nOf newest there is no estimate: a page that it zaps as soon as a fault has built it may be" in shown
+    assert "Of newest" not in simulate("stock.capture").stdout
     assert "newest" not in SENSIBLE
     assert "newest" in POLICIES
 
