@@ -47,6 +47,6 @@ def run(arguments: argparse.Namespace) -> int:
     result = result.only(arguments.vm)
     show = view.as_json if arguments.json else view.as_text
     show(arguments.file, result, sys.stdout)
-    if result.fault:
-        print(f"shadowwatch: {result.fault}", file=sys.stderr)
+    for said in filter(None, (result.lowest(), result.fault)):
+        print(f"shadowwatch: {said}", file=sys.stderr)
     return 1 if result.fault else 0

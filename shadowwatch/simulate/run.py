@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from shadowwatch.errors import ShadowwatchError
+from shadowwatch.errors import ShadowwatchError, clipped
 from shadowwatch.event.abi import RECORD, Batch
 from shadowwatch.event.facts import Facts
 from shadowwatch.event.names import unique
+from shadowwatch.simulate.policies import LOWEST
 from shadowwatch.simulate.simulator import Key, Simulator
 from shadowwatch.snapshot import Estimate
 
@@ -35,12 +36,23 @@ class Capture(Protocol):
 
 @dataclass(frozen=True)
 class Simulated:
-    """VMs of a capture by name and pid, and for each what policies would have made of it; `fault` if it broke off."""
+    """VMs of a capture by name and pid, and for each what policies would have made of it; `fault` if it broke off.
+
+    `raised` are those, with multiples of their limit, for which KVM's lowest limit stands.
+    """
 
     facts: Facts
     events: int
     vms: Mapping[tuple[str, int], Mapping[str, Estimate]]
     fault: str
+    raised: Sequence[tuple[tuple[str, int], str]] = ()
+
+    def lowest(self) -> str:
+        """A line about multiples that are lower than KVM's lowest limit, which stands for them; "" without any."""
+        too_low = [f"{text} of {key[0]}" for key, text in self.raised if key in self.vms]
+        if not too_low:
+            return ""
+        return f"KVM takes no limit below {LOWEST}, which stands for {clipped(', '.join(too_low))}"
 
     def only(self, wanted: str | None) -> Simulated:
         """Only the VM of this name or pid, all of them without one; ShadowwatchError when there is none."""
@@ -76,8 +88,12 @@ def simulated(capture: Capture, policies: Sequence[str], progress: Callable[[int
         names[key] = unique(name, key[1], taken.__contains__)
         taken.add(names[key])
     vms: dict[tuple[str, int], dict[str, Estimate]] = {}
+    raised: dict[tuple[tuple[str, int], str], None] = {}
     for simulator in simulators:
         for key, estimate in simulator.estimates().items():
             if estimate.recorded_faults:
-                vms.setdefault((names[key], key[1]), {})[simulator.policy] = estimate
-    return Simulated(capture.facts, events, vms, str(capture.fault or ""))
+                vm = names[key], key[1]
+                vms.setdefault(vm, {})[simulator.policy] = estimate
+                if key in simulator.raised:
+                    raised[vm, simulator.policy.partition("@")[2]] = None
+    return Simulated(capture.facts, events, vms, str(capture.fault or ""), tuple(raised))

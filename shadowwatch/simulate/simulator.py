@@ -35,6 +35,8 @@ class Simulator(Decoder[SimulatedVm]):
         #: VMs so far, and the numbers of those that live, by their `struct kvm *`.
         self.born = 0
         self._numbers: dict[int, int] = {}
+        #: VMs for which KVM's lowest limit stands for a lower one.
+        self.raised: set[Key] = set()
         super().__init__(facts.midway)
 
     def _make(self, kvm: int, pid: int) -> SimulatedVm:
@@ -54,9 +56,17 @@ class Simulator(Decoder[SimulatedVm]):
 
     def _end_vm(self, vm: SimulatedVm, ns: int) -> None:
         super()._end_vm(vm, ns)
-        self._ended[vm.kvm, vm.pid, self._numbers.pop(vm.kvm)] = vm.end()
+        key = vm.kvm, vm.pid, self._numbers.pop(vm.kvm)
+        self._ended[key] = self._end(key, vm)
         while len(self._ended) > KEEP_MOST:
-            del self._ended[next(iter(self._ended))]
+            oldest = next(iter(self._ended))
+            del self._ended[oldest]
+            self.raised.discard(oldest)
+
+    def _end(self, key: Key, vm: SimulatedVm) -> Estimate:
+        if vm.raised:
+            self.raised.add(key)
+        return vm.end()
 
     def estimate(self, kvm: int, pid: int, ended: bool) -> Estimate | None:
         """What came of one VM so far; None if it allocated no page, or ended before the last KEEP_MOST."""
@@ -75,7 +85,7 @@ class Simulator(Decoder[SimulatedVm]):
 
     def estimates(self) -> dict[Key, Estimate]:
         """What came of each VM, those among them that ended lately, when there are no more records."""
-        return self._ended | {key: vm.end() for key, vm in self._living().items()}
+        return self._ended | {key: self._end(key, vm) for key, vm in self._living().items()}
 
 
 def _number(key: Key) -> int:

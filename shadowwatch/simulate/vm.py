@@ -52,6 +52,7 @@ class SimulatedVm(KeptList):
         "_unseen",
         "faults",
         "limit",
+        "raised",
         "recorded_faults",
         "recorded_refaults",
         "recorded_zaps",
@@ -79,6 +80,8 @@ class SimulatedVm(KeptList):
         self._recorded_limit = 0
         self._lowered = self._higher = False
         self.limit = 0
+        #: Whether KVM's lowest limit stands for a lower one that was asked for.
+        self.raised = False
         self.faults = 0
         self.recorded_faults = self.recorded_zaps = self.recorded_refaults = 0
         #: Recorded zaps that the policy made, too, in the same reclaim and the same order.
@@ -134,6 +137,7 @@ class SimulatedVm(KeptList):
             self.limit = self._limit.instead_of(limit)
             self._lowered = self._lowered or self.limit < limit
             self._higher = self.limit > limit
+            self.raised = self._limit.too_low(limit)
         self._unlisted = used - len(self._tables)
         self._fresh = page
 

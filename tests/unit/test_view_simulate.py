@@ -143,6 +143,15 @@ def test_each_vm_has_its_own_estimate_and_the_name_that_info_has(
     assert [vm["vm"] for vm in json.loads(out)["vms"]] == names[1:]
 
 
+def test_a_limit_that_kvm_does_not_take_is_said_to_be_raised() -> None:
+    """Once for each VM and multiple, however many policies there are; the table shows what the lowest limit does."""
+    policies = ("--policy", "stock", "--policy", "parents")
+    done = simulate("stock.capture", *policies, "--limit", "0.5x,64,0.9x,2x")
+    assert done.stderr == "shadowwatch: KVM takes no limit below 64, which stands for 0.5x of zipf, 0.9x of zipf\n"
+    assert done.returncode == 0
+    assert simulate("stock.capture", *policies, "--limit", "1x,64").stderr == ""
+
+
 def test_a_cut_capture_is_estimated_up_to_the_cut(tmp_path: Path) -> None:
     """What there is, the cut as one line, and an exit status that tells."""
     (tmp_path / "cut.capture").write_bytes(CAPTURES["stock"].read_bytes()[:100_000])

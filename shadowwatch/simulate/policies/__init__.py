@@ -47,6 +47,10 @@ class Limit(NamedTuple):
         """What the limit would have been where it was this one."""
         return self.pages or max(LOWEST, round(limit * self.times)) if self != AS_RECORDED else limit
 
+    def too_low(self, limit: int) -> bool:
+        """Whether it is a multiple that makes less of this limit than KVM takes."""
+        return self.times > 0 and round(limit * self.times) < LOWEST
+
 
 AS_RECORDED = Limit()
 
