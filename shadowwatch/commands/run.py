@@ -26,8 +26,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Watch until told to end; returns only by an error, or when only the configuration is checked."""
     fill(arguments, "run")
     if arguments.check:
+        from shadowwatch.control.server import check_path
+        from shadowwatch.start.handover import find_user
         from shadowwatch.web.config import texts
 
+        if arguments.user:
+            find_user(arguments.user)
+        check_path(arguments.socket)
         files = [str(arguments.config or DEFAULT)] if arguments.config or os.path.exists(DEFAULT) else []
         if arguments.web_config_file:
             texts(arguments.web_config_file)

@@ -32,12 +32,15 @@ from shadowwatch.control.protocol import (
     version_in,
 )
 from shadowwatch.control.wire import dumps
-from shadowwatch.errors import ShadowwatchError
+from shadowwatch.errors import ShadowwatchError, clipped
 from shadowwatch.source import Status
 from shadowwatch.watch import Watch
 
 #: A request is no longer than this.
 LONGEST = 1 << 16
+
+#: Bytes of a socket's path: sun_path has one more, for the NUL behind it (unix(7)).
+LONGEST_PATH = 107
 
 PROGRESS_SECONDS = 1.0
 
@@ -47,6 +50,7 @@ POLL_SECONDS = 86_400.0
 
 def listen(path: str, group: int | None) -> socket.socket:
     """Bind the socket, for root and the members of a group; ShadowwatchError when another daemon has it."""
+    check_path(path)
     folder = os.path.dirname(path)
     if answers(path):
         raise ShadowwatchError(
@@ -71,10 +75,18 @@ def listen(path: str, group: int | None) -> socket.socket:
         listener.listen(CONNECTIONS)
     except OSError as error:
         listener.close()
-        raise ShadowwatchError(
-            f"cannot make the socket {path}: {error.strerror or error}; choose another place with --socket"
-        ) from None
+        raise _refused(path, error.strerror or str(error)) from None
     return listener
+
+
+def check_path(path: str) -> None:
+    """ShadowwatchError when no socket can have this path, whatever is there."""
+    if len(os.fsencode(path)) > LONGEST_PATH:
+        raise _refused(path, "AF_UNIX path too long")
+
+
+def _refused(path: str, why: str) -> ShadowwatchError:
+    return ShadowwatchError(f"cannot make the socket {clipped(path)}: {why}; choose another place with --socket")
 
 
 def answers(path: str) -> bool:

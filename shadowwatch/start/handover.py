@@ -112,15 +112,20 @@ def unprivileged_user(name: str | None) -> User:
         if name in (None, current.name):
             return current
         raise ShadowwatchError(f"only root may run as --user {name}; leave that out, or run it with sudo")
+    user = find_user(name)
+    _try_to_be(user)
+    return user
+
+
+def find_user(name: str | None) -> User:
+    """The user that root would become; ShadowwatchError when there is none, or it is root."""
     for candidate in (name,) if name else ("shadowwatch", "nobody"):
         try:
             user = pwd.getpwnam(candidate)
         except KeyError:
             continue
         if user.pw_uid != 0:
-            chosen = User(user.pw_name, user.pw_uid, user.pw_gid)
-            _try_to_be(chosen)
-            return chosen
+            return User(user.pw_name, user.pw_uid, user.pw_gid)
         raise ShadowwatchError(f"--user {candidate} is root; name a user without privileges, such as nobody")
     raise ShadowwatchError(f"there is no user {name or 'nobody'} to run as; name another with --user")
 

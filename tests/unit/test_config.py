@@ -14,6 +14,7 @@ import pytest
 
 from shadowwatch.cli import parser
 from shadowwatch.config import TABLES, example, fill, read, settle
+from shadowwatch.control.server import listen
 from shadowwatch.errors import ShadowwatchError
 from tests.unit.test_cli import shadowwatch
 
@@ -113,6 +114,32 @@ def test_the_command_checks_a_file_and_ends(written: Written) -> None:
     done = shadowwatch("run", "--config", path, "--config.check")
     said = f"shadowwatch: {path}: there is no [run] rign-mib; did you mean ring-mib\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ('user = "nosuch"', "there is no user nosuch to run as; name another with --user"),
+        ('user = "root"', "--user root is root; name a user without privileges, such as nobody"),
+        (f'socket = "/run/{"a" * 103}"', "AF_UNIX path too long; choose another place with --socket"),
+    ],
+)
+def test_a_check_refuses_what_a_start_would(setting: str, said: str, written: Written) -> None:
+    """In the same words, though nobody becomes that user and no socket is made."""
+    path = written(f"[run]\n{setting}")
+    done = shadowwatch("run", "--config", path, "--config.check")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith(f"{said}\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_socket_path_of_107_bytes_is_right(written: Written, tmp_path: Path) -> None:
+    """By the check and by the kernel, and one of a byte more is not."""
+    longest = f"{tmp_path}/{'a' * (107 - len(str(tmp_path)) - 1)}"
+    assert shadowwatch("run", "--config", written(f'[run]\nsocket = "{longest}"'), "--config.check").returncode == 0
+    listen(longest, None).close()
+    with pytest.raises(ShadowwatchError, match=r"aaa: AF_UNIX path too long; choose another place with --socket$"):
+        listen(f"{longest}a", None)
 
 
 def test_the_example_is_what_the_declarations_say() -> None:
