@@ -94,15 +94,17 @@ def _header(frame: Frame, state: State, width: int, height: int) -> Iterator[Tex
     parts.append(f"{counted(round(frame.events / frame.seconds), 'event')}/s" if frame.seconds else "– events/s")
     lost = frame.now.all_lost
     parts.append(f"{lost:,} lost")
-    if frame.cpu is not None and status.resident is not None:
-        parts.append(f"daemon {frame.cpu:.1%} of a core, {status.resident / (1 << 20):,.0f} MiB")
-    if frame.position is not None:
-        parts.append(f"replay {frame.position:,.1f} of {frame.length:,.1f} s, × {state.speed:g}")
-    line = Text("  ".join(parts), "bold red" if lost else "")
+    # What a narrow terminal must not cut comes first: whether the figures move, and what they are.
+    line = Text(style="bold red" if lost else "")
     if state.paused:
-        line.append("  paused", "bold yellow")
+        line.append("paused  ", "bold yellow")
+    line.append("  ".join(parts))
     if state.units is not Units.RATE:
         line.append(f"  {state.units.value}", "bold")
+    if frame.position is not None:
+        line.append(f"  replay {frame.position:,.1f} of {frame.length:,.1f} s, × {state.speed:g}")
+    if frame.cpu is not None and status.resident is not None:
+        line.append(f"  daemon {frame.cpu:.1%} of a core, {status.resident / (1 << 20):,.0f} MiB")
     yield line
     words = insight(frame.rows, status)
     if frame.fault:

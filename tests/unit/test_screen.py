@@ -39,6 +39,18 @@ def test_the_table_in_each_size(width: int, height: int) -> None:
     matches(f"top-{width}x{height}.txt", screen(looked()[1], STATE, width, height))
 
 
+@pytest.mark.parametrize("replayed", [False, True])
+def test_a_narrow_terminal_shows_that_nothing_moves(replayed: bool) -> None:
+    """And what counters count: what the daemon takes is cut off before that."""
+    frame = replace(looked()[1], position=1234.5, length=2345.6) if replayed else looked()[1]
+    assert frame.cpu is not None
+    state = replace(STATE, paused=True, replayed=replayed, units=Units.CHANGE)
+    shown = screen(frame, state, 60, 24).splitlines()[1]
+    assert shown.startswith("paused  4 VMs  ")
+    assert "  since the last up" in shown
+    assert screen(frame, state, 40, 24).splitlines()[1].startswith("paused  4 VMs  1,344 events/s  0 lost  ")
+
+
 @pytest.mark.parametrize("state", [STATE, replace(STATE, help=True), replace(STATE, vm="web1")])
 def test_no_terminal_is_too_small(state: State) -> None:
     """What has no room is not shown, and nothing breaks while somebody drags the window's edge."""
@@ -111,9 +123,9 @@ def test_what_is_not_per_second_is_not_headed_so() -> None:
     """And the line above says what it is."""
     _, frame = looked()
     for units, heading, said in (
-        (Units.RATE, "reclaim/s  recent/s▼", "31 MiB\n"),
-        (Units.CHANGE, "reclaim  recent▼", "31 MiB  since the last update\n"),
-        (Units.TOTAL, "reclaim  recent▼", "31 MiB  in all\n"),
+        (Units.RATE, "reclaim/s  recent/s▼", "0 lost  daemon "),
+        (Units.CHANGE, "reclaim  recent▼", "0 lost  since the last update  daemon "),
+        (Units.TOTAL, "reclaim  recent▼", "0 lost  in all  daemon "),
     ):
         shown = screen(frame, replace(STATE, units=units), 120, 24)
         assert heading in shown
