@@ -22,13 +22,12 @@ from shadowwatch.errors import ShadowwatchError
 def add(commands: Commands) -> None:
     """Add it to the command line."""
     parser = commands.add_parser("top", help="show all VMs live, and what the figures mean")
-    one = parser.add_mutually_exclusive_group()
-    one.add_argument("--replay", metavar="FILE", help="play a capture instead of asking the daemon")
+    parser.add_argument("--replay", metavar="FILE", help="play a capture instead of asking the daemon")
     parser.add_argument(
         "--speed", metavar="X", type=POSITIVE, default=1.0, help="play this many times faster (default 1)"
     )
     parser.add_argument("--at", metavar="S", type=seconds, help="start S seconds into it; with --once, stop there")
-    one.add_argument(
+    parser.add_argument(
         "--standalone", action="store_true", help="attach probes of its own instead of asking the daemon (root)"
     )
     parser.add_argument("--once", action="store_true", help="print the table once, as when the output is a pipe")
