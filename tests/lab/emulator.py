@@ -22,6 +22,8 @@ KERNEL_ARGUMENTS = (
     *("panic=-1", "systemd.getty_auto=no", "systemd.show_status=no"),
     # On a machine that is busy the kernel takes a timer that is emulated late for one that does not work.
     "no_timer_check",
+    # And its TSC for one that is unstable, with which some of KVM's own tests do not begin.
+    "tsc=nowatchdog",
     # Else who is nice is that to his own session alone, and each VMM has one of its own.
     "noautogroup",
 )
