@@ -145,7 +145,7 @@ def watch(lab: Lab, cell: Cell, accesses: int = 20_000, rested: int = LAST_AUDIT
                 guest.stop()
                 counters[LINUX] = guest.counters()
             except LabError as error:
-                # On two processors it often hangs (README.md here); the others are watched all the same.
+                # Under another QEMU it may hang (README.md here); the others are watched all the same.
                 say(f"matrix: {cell}: {error}")
                 guest.quit()
         for each in workloads(cell, accesses):
