@@ -19,7 +19,8 @@ from urllib.request import urlopen
 import pytest
 
 from shadowwatch.capture.format import FlightRecorder, pack
-from shadowwatch.daemon.loop import PERIOD_SECONDS, Audits, Collection, Notices
+from shadowwatch.daemon.loop import PERIOD_SECONDS, Audits, Collection
+from shadowwatch.daemon.notices import Notices
 from shadowwatch.daemon.walker import Walker
 from shadowwatch.event.abi import RECORD, Batch
 from shadowwatch.event.ring import Ring
