@@ -18,8 +18,9 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--policy",
         metavar="NAME",
-        action="append",
-        help="as KVM calls it, such as parents; more than once for several (default: all but newest)",
+        type=lambda text: text.split(","),
+        action="extend",
+        help="as KVM calls them, such as parents,mapped (default: all but newest)",
     )
     parser.add_argument(
         "--limit",

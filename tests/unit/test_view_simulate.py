@@ -49,7 +49,7 @@ def test_the_document_shows_the_table_as_it_is() -> None:
 
 def test_json_has_every_figure_of_every_policy_asked_for() -> None:
     """For scripts: the VM's name and pid, and each estimate as it is."""
-    made = json.loads(simulate("debian.capture", "--policy", "parents", "--policy", "newest", "--json").stdout)
+    made = json.loads(simulate("debian.capture", "--policy", "parents,newest", "--json").stdout)
     (vm,) = made["vms"]
     assert vm["vm"] == "zipf"
     assert list(vm["policies"]) == ["parents", "newest"]
