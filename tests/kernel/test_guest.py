@@ -87,7 +87,7 @@ def test_a_nested_linux_takes_its_pages_along_when_it_ends() -> None:
 def test_a_real_linux_starts_each_time_on_two_processors() -> None:
     """QEMU delivers no interrupt twice, after which a guest waits for ever; before one of four hung."""
     with Lab.boot(kvm="stock", processors=2, progress=say) as lab:
-        lab.run("yes >/dev/null & yes >/dev/null &")
+        lab.run("(yes & yes &) </dev/null >/dev/null 2>&1")
         for number in range(STARTS):
             with RealGuest(lab, name=f"starts-{number}", processes=5) as guest:
                 guest.wait()
