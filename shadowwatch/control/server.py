@@ -229,6 +229,8 @@ class _Handler(BaseRequestHandler):
             try:
                 if not text:
                     return
+                if not text.strip():
+                    continue  # the end was asked of a recording that had come to it by itself meanwhile
                 request = json.loads(text)
                 if request["ask"] == "record":
                     control.record(connection, request, files)

@@ -275,6 +275,18 @@ def greeted(daemon: Daemon) -> Iterator[socket.socket]:
         yield asker
 
 
+def test_the_end_of_a_recording_that_has_ended_is_no_request(daemon: Daemon) -> None:
+    """It gets no answer, which would be taken for that of the next request."""
+    with greeted(daemon) as asker:
+        asker.sendall(b"\n")
+        asker.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            asker.recv(1)
+        asker.settimeout(10)
+        asker.sendall(b'\n{"ask": "snapshot"}\n')
+        assert "vms" in json.loads(asker.makefile("r").readline())
+
+
 def test_who_does_not_even_greet_is_left(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its place is for others then."""
     monkeypatch.setattr(server, "PATIENCE_SECONDS", 0.05)
