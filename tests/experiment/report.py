@@ -120,7 +120,6 @@ it is close to the best, not proven to be. The simulator has the kernel's orders
 ## What was not tested
 
 {UNTESTED}{_left_out(figures)}
-
 ## What ran
 
 {tables.ran(figures)}
@@ -270,7 +269,7 @@ def _left_out(figures: Figures) -> str:
     few = [f"{tables.at(place)}: {number}" for place, number in seeds.items() if number < len(SEEDS)]
     if few:
         said.append(f"- **More seeds** than these of {len(SEEDS)}, by which to know the spread: {'; '.join(few)}.")
-    return "\n".join(_filled(line, "  ") for line in said)
+    return "".join(f"{_filled(line, '  ')}\n" for line in said)
 
 
 def _earlier(figures: Figures) -> list[str]:
