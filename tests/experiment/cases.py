@@ -98,7 +98,8 @@ CASES: Mapping[str, Case] = {
             linux=Linux(processes=0, sources=48, memory=512, nested=True),
             mode="nested",
             limits=(64,),
-            recorded=SEEDS[:1],
+            # A recording is made by the clock, and its timer leaves a guest's guest nothing of an emulated processor.
+            recorded=(),
             unlike="no two runs are alike",
         ),
         Case(

@@ -32,11 +32,12 @@ def test_a_block_is_every_policy_at_every_limit_in_an_order_of_its_own() -> None
 
 
 def test_five_seeds_run_of_each_case() -> None:
-    """And something is recorded, and timed."""
-    for case in CASES.values():
+    """And something is timed, and recorded but for one that takes too long by the clock."""
+    for name, case in CASES.items():
         parts = [block.part for block in blocks(case, (*COUNTING, *RECORDING))]
         assert parts.count("bare") >= 5
-        assert {"held", "linked", "recorded"} <= set(parts)
+        assert {"held", "linked"} <= set(parts)
+        assert "recorded" in parts or name == "nested-linux"
 
 
 def test_a_block_that_is_done_is_not_done_again(tmp_path: Path) -> None:
