@@ -282,7 +282,10 @@ class SimulatedVm(KeptList):
         self._fresh = self._parent = None
         self._settle()
         self._clock += 1
+        # Room is made before it is loaded, and may be made of it, if it was there.
+        there, page.recorded = page.recorded, False
         self._make_room()
+        page.recorded = there
         page.up = None
         if not page.resident:
             self._place(page)
