@@ -267,6 +267,29 @@ def test_childless_goes_on_with_what_only_a_page_led_to_that_it_took() -> None:
     assert (estimate.reproduced, estimate.recorded_zaps, estimate.zaps) == (21, 21, 21)
 
 
+def test_room_for_a_root_may_be_made_of_what_it_was() -> None:
+    """KVM reclaims before it loads a root, and takes the one that the guest goes back to, which nothing has loaded."""
+    story = Story()
+    idle, root, full, first = range(1, 5)
+    story.alloc(idle, level=3)
+    story.alloc(root, level=3)
+    for page, level, parent in ((full, 2, root), *((first + index, 1, full) for index in range(57))):
+        story.alloc(page, level=level)
+        story.link(parent, page, page)
+    story.reclaim()
+    story.zap(idle, level=3)
+    story.zap(full, level=2)
+    for index in range(19):
+        story.zap(first + index)
+    story.alloc(idle, level=3)
+    story.alloc(full, level=2)
+    story.link(idle, full, full)
+    simulator = Simulator(FACTS, "stock")
+    simulator.feed(story.records())
+    (estimate,) = simulator.estimates().values()
+    assert (estimate.reproduced, estimate.recorded_zaps, estimate.zaps) == (21, 21, 21)
+
+
 def test_after_a_loss_it_goes_on_with_what_it_hears() -> None:
     """The counts stay, and pages that are not known are passed over."""
     story = Story()
